@@ -1,0 +1,84 @@
+/**
+ * The two parties of speculative decoding as the sampler sees them. Anything that meets these interfaces
+ * works with it: a diffusion model, a smaller autoregressive one, a lookup of n-grams, a table in a test.
+ *
+ * Throughout: p is the target's law, q the drafter's, γ (`gamma`) the length of a draft.
+ *
+ * @module
+ */
+
+import type { Activation, Sampling } from "../backend/backend.ts";
+import type { Distributions } from "./distributions.ts";
+import type { RandomSource } from "./random.ts";
+
+/** The model whose law the text has. It remembers the text it has seen and can be rolled back. */
+export interface Target {
+  /** V */
+  readonly vocabSize: number;
+  /** The most tokens a text may have. */
+  readonly contextLength: number;
+  /**
+   * Laws of the token that follows each of the last `rows` tokens of `tokens`. The whole text is given each
+   * time; what the target has already seen (a common prefix, up to the last {@linkcode truncate}) is not
+   * computed again.
+   *
+   * @param tokens the committed text followed by the draft
+   * @param rows how many laws, 1 … tokens.length
+   * @throws {RangeError} if `tokens` exceeds the context, or one is outside the vocabulary
+   */
+  score(tokens: Int32Array, rows: number, sampling: Sampling): Distributions | Promise<Distributions>;
+  /** Forgets everything after the first `length` tokens. More than were seen: no effect. */
+  truncate(length: number): void;
+  /**
+   * Hidden states of the rows of the last {@linkcode score}, for a drafter that asks for them by
+   * {@linkcode Drafter.hiddenLayers}: one [R, C] per layer asked for, on the device.
+   */
+  readonly hidden?: readonly Activation[] | undefined;
+}
+
+/** What a drafter is asked for. */
+export interface DraftRequest {
+  /** The committed text, prompt included. */
+  readonly tokens: Int32Array;
+  /** γ, how many tokens to draft; fewer may come back. */
+  readonly gamma: number;
+  /** How q is made from the drafter's logits. */
+  readonly sampling: Sampling;
+  /** Source of its decisions. */
+  readonly random: RandomSource;
+  /** Draw with the noise the target will use (`coupled`), instead of noise of its own. */
+  readonly coupled: boolean;
+  /** The target's hidden states, if {@linkcode Drafter.hiddenLayers} asked for them. */
+  readonly hidden?: readonly Activation[] | undefined;
+}
+
+/** A draft of n ≤ γ tokens, for the positions that follow the committed text. */
+export interface Draft {
+  /** [n] */
+  readonly tokens: Int32Array;
+  /** The very laws the tokens were drawn from, n rows; absent: each token is a point mass. */
+  readonly q?: Distributions | undefined;
+  /** [n] the denoising step at which each was revealed; positions revealed together share a number. */
+  readonly steps: Int32Array;
+  /** Network evaluations made. */
+  readonly passes: number;
+}
+
+/** Whatever proposes tokens. It may remember the text between drafts; the text given is what counts. */
+export interface Drafter extends Disposable {
+  /** For people and statistics: `diffusion (causal prefix, Markov head)`. */
+  readonly name: string;
+  /** V */
+  readonly vocabSize: number;
+  /**
+   * Whether every position, whatever the draws, is revealed no earlier than all positions left of it, so
+   * that `ratio` and `block` are exact (reference: Leviathan et al. 2023; here `ordered` generalises it).
+   */
+  readonly leftToRight: boolean;
+  /** Layers of the target whose hidden states it wants. */
+  readonly hiddenLayers?: readonly number[] | undefined;
+  /** Proposes tokens. Must not look at anything but the request. */
+  draft(request: DraftRequest): Draft | Promise<Draft>;
+  /** Forgets the text. */
+  reset(): void;
+}

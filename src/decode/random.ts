@@ -1,0 +1,103 @@
+/**
+ * The random decisions of decoding, named by what they are for. The sampler asks this interface and nothing
+ * else, so a test can put exact enumeration in its place.
+ *
+ * @module
+ */
+
+import { philox, toUniform } from "../backend/philox.ts";
+import type { Distributions, Law } from "./distributions.ts";
+
+/**
+ * What noise is for. Streams with different purposes are independent. Sharing one where the ratio rule is
+ * used would bias the text (vLLM PR#54282 mended exactly that); sharing `token` is what `coupled` is.
+ */
+export const Purpose = {
+  /** Which token the target emits; shared with the drafter under `coupled`. */
+  token: 0,
+  /** Whether a drafted token is accepted. */
+  accept: 1,
+  /** Which token the drafter proposes. */
+  draft: 2,
+  /** What replaces a rejected token, and the bonus token, under the ratio rules. */
+  residual: 3,
+  /** Which masked positions a denoising step opens. */
+  reveal: 4,
+} as const;
+
+/** One of {@linkcode Purpose}. */
+export type Purpose = typeof Purpose[keyof typeof Purpose];
+
+/** The decisions. All are functions of (seed, purpose, absolute position, draw) alone. */
+export interface RandomSource {
+  /** True with the given probability (≥ 1: always, ≤ 0: never). */
+  bernoulli(probability: number, purpose: Purpose, position: number, draw?: number): boolean;
+  /** An index drawn in proportion to `weights` (they need not be normalised; not all may be 0). */
+  choose(weights: Law, purpose: Purpose, position: number, draw?: number): number;
+  /** The token that the shared noise of `position` picks from row `row` of `laws`. */
+  race(laws: Distributions, row: number, position: number): number;
+}
+
+/** Decisions from Philox, keyed by a seed: the source that ships. */
+export class PhiloxSource implements RandomSource {
+  /** The 64-bit seed. */
+  readonly seed: bigint;
+  readonly #block: Uint32Array = new Uint32Array(4);
+  readonly #low: number;
+  readonly #high: number;
+
+  /** @param seed any integer; its low 64 bits count */
+  constructor(seed: number | bigint) {
+    this.seed = BigInt.asUintN(64, BigInt(seed));
+    this.#low = Number(this.seed & 0xffffffffn);
+    this.#high = Number(this.seed >> 32n);
+  }
+
+  /** The uniform in (0, 1) of (purpose, position, draw). */
+  uniform(purpose: Purpose, position: number, draw: number = 0): number {
+    philox(this.#block, draw >>> 2, position, purpose, 0, this.#low, this.#high);
+    return toUniform(this.#block[draw & 3]);
+  }
+
+  /** @inheritdoc */
+  bernoulli(probability: number, purpose: Purpose, position: number, draw: number = 0): boolean {
+    return this.uniform(purpose, position, draw) < probability;
+  }
+
+  /** @inheritdoc */
+  choose(weights: Law, purpose: Purpose, position: number, draw: number = 0): number {
+    return invert(weights, this.uniform(purpose, position, draw));
+  }
+
+  /** @inheritdoc */
+  race(laws: Distributions, row: number, position: number): number {
+    return laws.race(row, { seed: this.seed, purpose: Purpose.token, position });
+  }
+}
+
+/**
+ * The index i at which the running sum of `weights` first exceeds u times their total: inversion of the
+ * cumulative law. An entry of weight 0 is never returned.
+ *
+ * @param u in [0, 1)
+ * @throws {RangeError} if no weight is positive, or one is negative or not a number
+ */
+export function invert(weights: Law, u: number): number {
+  let total = 0;
+  for (let i = 0; i < weights.length; i++) total += weights[i];
+  if (!(total > 0 && total < Infinity)) {
+    throw new RangeError(
+      `Cannot draw a token: the weights sum to ${total}, expected a positive finite number`,
+    );
+  }
+  const threshold = u * total;
+  let sum = 0, last = -1;
+  for (let i = 0; i < weights.length; i++) {
+    if (weights[i] > 0) {
+      sum += weights[i];
+      last = i;
+      if (sum > threshold) break;
+    }
+  }
+  return last;
+}

@@ -1,0 +1,108 @@
+/**
+ * What the decoding loops may ask of a model, whatever its architecture and device.
+ *
+ * @module
+ */
+
+import type { Activation, Cache } from "../backend/backend.ts";
+
+/** What a checkpoint says of itself. */
+export interface ModelShape {
+  /** V, number of real tokens (a diffusion model's mask is not one of them). */
+  readonly vocabSize: number;
+  /** The most positions it can see (for SEDD, which has no position table: what it was trained at). */
+  readonly contextLength: number;
+  /** Number of blocks. */
+  readonly layers: number;
+  /** C, width of the residual stream. */
+  readonly width: number;
+  /** H, attention heads. */
+  readonly heads: number;
+}
+
+/** A request for hidden states: copies of the residual stream as it leaves some blocks. */
+export interface HiddenTap {
+  /** Which blocks, 0-based. */
+  readonly layers: readonly number[];
+  /** One buffer per entry of `layers`, each [R, C], filled by the pass. */
+  readonly out: readonly Activation[];
+}
+
+/** An autoregressive language model: GPT-2, GPT-Neo. */
+export interface CausalModel extends Disposable {
+  /** Its shape. */
+  readonly shape: ModelShape;
+  /** Bytes of weights held on the device. */
+  readonly bytes: number;
+  /**
+   * An empty cache for one sequence.
+   * @param capacity default: the context length
+   */
+  newCache(capacity?: number): Cache;
+  /**
+   * Appends `tokens` (R of them) to the sequence in `cache`, commits them, and computes the logits that
+   * follow each of the last `headRows`.
+   *
+   * @returns logits [headRows, V], in a buffer of the model's that the next pass overwrites
+   * @throws {RangeError} if a token is not in [0, V), or the context or the cache would overflow
+   */
+  forward(
+    tokens: ArrayLike<number>,
+    cache: Cache,
+    options?: { readonly headRows?: number; readonly hidden?: HiddenTap },
+  ): Activation;
+}
+
+/** Left context restored inside a one-pass draft: see {@linkcode DiffusionModel.markovLogits}. */
+export interface DiffusionPass {
+  /** [headRows, V+1] log-scores up to a constant per row; the mask is the last column. */
+  readonly logits: Activation;
+  /** [headRows, rank] of the Markov head, if the checkpoint has one. */
+  readonly markov: Activation | undefined;
+}
+
+/** A masked discrete-diffusion language model: SEDD-Absorb. Its mask token has id V. */
+export interface DiffusionModel extends Disposable {
+  /** Its shape. */
+  readonly shape: ModelShape;
+  /** Bytes of weights held on the device. */
+  readonly bytes: number;
+  /**
+   * `causal`: clean prefix rows attend causally and never see masked ones, so a cache can keep them across
+   * rounds. `bidirectional`: every row sees every row, and each pass starts from an empty cache.
+   */
+  readonly prefixAttention: "bidirectional" | "causal";
+  /** Whether the checkpoint has a Markov head. */
+  readonly hasMarkovHead: boolean;
+  /**
+   * An empty cache for one sequence.
+   * @param capacity default: the context length
+   */
+  newCache(capacity?: number): Cache;
+  /**
+   * One denoising pass. `tokens` stand at positions cache.length …; the first `options.cleanRows` of them are
+   * clean prefix (committed to the cache if `prefixAttention` is `causal`), the rest the window being
+   * denoised, masked (id V) or already revealed, never committed.
+   *
+   * @param sigma σ̄, the noise level given to the model
+   * @returns logits of the last `headRows` rows, in buffers of the model's that the next pass overwrites
+   * @throws {RangeError} if a token is not in [0, V], or the cache would overflow
+   */
+  denoise(
+    tokens: ArrayLike<number>,
+    cache: Cache,
+    sigma: number,
+    options: {
+      readonly cleanRows: number;
+      readonly headRows: number;
+      /** A row sees no key further than this many positions back. */
+      readonly window?: number | undefined;
+    },
+  ): DiffusionPass;
+  /**
+   * Adds the Markov head's term to one row of logits, in place:
+   * logits[row] += W·((A·h + a)[row] ⊙ B[previous]), `previous` the token just left of it.
+   * @throws {Error} if the checkpoint has no Markov head
+   */
+  markovLogits(pass: DiffusionPass, row: number, previous: number): void;
+}

@@ -1,0 +1,41 @@
+/**
+ * Where a model's weights come from, as a model sees it: named tensors that arrive as f32, in pieces, so that
+ * loading never holds a whole checkpoint. `src/hub` implements it over files; a test may over a map.
+ *
+ * @module
+ */
+
+/** Named tensors of one checkpoint. */
+export interface Weights {
+  /** Where they come from, for messages: a folder or a file. */
+  readonly origin: string;
+  /** `config.json`, parsed. */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** Whether there is a tensor of that name. */
+  has(name: string): boolean;
+  /**
+   * A whole tensor as f32, for vectors and small tables.
+   * @param shape what it must be
+   * @throws {CheckpointError} if it is missing, has another shape, or a dtype that is not understood
+   */
+  read(name: string, shape: readonly number[]): Promise<Float32Array>;
+  /**
+   * A matrix as f32 rows, some at a time: chunks [n, columns] in order.
+   * @param shape [rows, columns] that the tensor must have
+   * @throws {CheckpointError} as {@linkcode Weights.read}
+   */
+  rows(name: string, shape: readonly [number, number]): AsyncIterable<Float32Array>;
+  /**
+   * The transpose of a matrix as f32 rows, some at a time: chunks [n, rows] in order, for Conv1D weights
+   * stored [inputs, outputs].
+   * @param shape [rows, columns] that the tensor must have *as stored*
+   * @throws {CheckpointError} as {@linkcode Weights.read}
+   */
+  transposed(name: string, shape: readonly [number, number]): AsyncIterable<Float32Array>;
+}
+
+/** A checkpoint that cannot be loaded; the message names file, tensor, what was found and what was expected. */
+export class CheckpointError extends Error {
+  /** Its name, for callers that catch by name. */
+  override readonly name: string = "CheckpointError";
+}
