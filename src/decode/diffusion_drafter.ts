@@ -1,0 +1,227 @@
+/**
+ * Drafting by masked discrete diffusion (SpecDiff: Christopher et al. 2024, arXiv 2408.05636; SEDD: Lou et
+ * al. 2024): γ masks after the text are denoised in T network evaluations, each of which opens some of them.
+ * The law a token is drawn from is kept, and so is the step at which it was revealed: the rules in
+ * `acceptance.ts` need both.
+ *
+ * Deliberately absent: remasking or editing of revealed tokens, and choosing among several drafts. Both look
+ * at drafted values, and would be exact only under `match` and `coupled`.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend/backend.ts";
+import type { DiffusionModel, DiffusionPass } from "../model/model.ts";
+import { CachedText } from "./cached_text.ts";
+import { DeviceDistributions } from "./device_distributions.ts";
+import type { Draft, Drafter, DraftRequest } from "./drafter.ts";
+import { propose } from "./propose.ts";
+import { reveal, type RevealOrder } from "./reveal.ts";
+
+/** σ̄(t) of the log-linear schedule, t ∈ (0, 1]; t = 1 is all mask (Lou et al. 2024; ε = 1e-3). */
+function logLinearSigma(t: number): number {
+  return -Math.log1p(-(1 - 1e-3) * t);
+}
+
+/** Options of {@linkcode DiffusionDrafter}. */
+export interface DiffusionDrafterOptions {
+  /** T, denoising steps per draft; no more than γ are ever made. @default {1} */
+  readonly steps?: number | undefined;
+  /** Which masks a step opens. @default {"left-to-right"} */
+  readonly order?: RevealOrder | undefined;
+  /** The most tokens of the text the model sees. @default the length it was trained at, less γ */
+  readonly draftContext?: number | undefined;
+  /**
+   * σ̄, the noise level the model is told: a number, or `schedule` for σ̄(1 − i/T) at step i.
+   * @default σ̄(1) = 6.9078 at every step. The ideal score depends on it only through a factor that the
+   * softmax cancels (RADD, arXiv 2406.03736), and the masks are a full block, as at t = 1.
+   */
+  readonly sigma?: number | "schedule" | undefined;
+  /**
+   * Keep what is left of a rejected draft, beyond the corrected token, as the start of the next one (future
+   * work of the SpecDiff paper). Kept tokens count as revealed before everything else, hence as point
+   * masses. @default {false}
+   */
+  readonly hotStart?: boolean | undefined;
+}
+
+/** Drafts with a diffusion model. The model is borrowed: disposing of this leaves it alone. */
+export class DiffusionDrafter implements Drafter {
+  /** For people and statistics. */
+  readonly name: string;
+  /** V */
+  readonly vocabSize: number;
+  /** True for one step and for left-to-right steps, unless tokens are kept from an earlier draft. */
+  readonly leftToRight: boolean;
+  readonly #model: DiffusionModel;
+  readonly #q: DeviceDistributions;
+  readonly #steps: number;
+  readonly #order: RevealOrder;
+  readonly #draftContext: number | undefined;
+  readonly #sigma: number | "schedule";
+  readonly #hotStart: boolean;
+  #text: CachedText;
+  /** The last draft and where it began, for a hot start. */
+  #last: { start: number; tokens: Int32Array } | undefined;
+
+  /**
+   * Allocates a cache for the length the model was trained at.
+   * @throws {RangeError} if `steps` or `draftContext` is not a positive integer, or `sigma` not positive
+   */
+  constructor(model: DiffusionModel, backend: Backend, options: DiffusionDrafterOptions = {}) {
+    this.#steps = options.steps ?? 1;
+    this.#order = options.order ?? "left-to-right";
+    this.#draftContext = options.draftContext;
+    this.#sigma = options.sigma ?? logLinearSigma(1);
+    this.#hotStart = options.hotStart ?? false;
+    for (
+      const [name, value] of [["steps", this.#steps], ["draftContext", this.#draftContext ?? 1]] as const
+    ) {
+      if (!Number.isInteger(value) || value < 1) {
+        throw new RangeError(
+          `Cannot make a diffusion drafter: ${name} is ${value}, expected a positive integer`,
+        );
+      }
+    }
+    if (this.#sigma !== "schedule" && !(this.#sigma > 0 && this.#sigma < Infinity)) {
+      throw new RangeError(
+        `Cannot make a diffusion drafter: sigma is ${this.#sigma}, expected a positive number`,
+      );
+    }
+    this.#model = model;
+    this.vocabSize = model.shape.vocabSize;
+    this.leftToRight = (this.#steps === 1 || this.#order === "left-to-right") && !this.#hotStart;
+    this.name = `diffusion (${model.prefixAttention === "causal" ? "causal prefix" : "bidirectional"}` +
+      `${model.hasMarkovHead ? ", Markov head" : ""})`;
+    this.#text = new CachedText(model.newCache());
+    this.#q = new DeviceDistributions(backend, this.vocabSize);
+  }
+
+  /** Drafts γ tokens in at most min(T, γ) evaluations; fewer tokens if the model's length is shorter. */
+  draft(request: DraftRequest): Draft {
+    const { tokens: text, random, sampling } = request;
+    const start = text.length;
+    const gamma = Math.min(request.gamma, this.#model.shape.contextLength - 1);
+    const steps = Math.min(this.#steps, gamma);
+    const mask = this.vocabSize;
+    const draft = new Int32Array(gamma).fill(mask);
+    const revealedAt = new Int32Array(gamma);
+    this.#q.resize(gamma);
+    if (this.#hotStart) this.#seed(draft, revealedAt, start);
+
+    let passes = 0;
+    let changed = true;
+    let pass: DiffusionPass | undefined;
+    let first = 0; // the draft index of the pass's first row of logits
+    for (let step = 0; step < steps; step++) {
+      const masked = indicesOf(draft, mask);
+      if (masked.length === 0) break;
+      // with one σ for all steps, a step that opened nothing leaves the next nothing new to compute
+      if (changed || this.#sigma === "schedule" || pass === undefined) {
+        first = masked[0];
+        pass = this.#denoise(text, draft, first, this.#sigmaOf(step, steps));
+        passes++;
+      }
+      const rows = pass;
+      const law = (j: number): void => this.#q.fill(j, rows.logits.slice(j - first, 1), sampling);
+      const open = reveal(this.#order, {
+        masked,
+        step,
+        steps,
+        random,
+        start,
+        confidence: (j) => {
+          law(j);
+          let most = 0;
+          for (const p of this.#q.row(j)) most = Math.max(most, p);
+          return most;
+        },
+      });
+      for (const j of open) {
+        const previous = j === 0 ? text[start - 1] : draft[j - 1];
+        // the head restores left context; where the left neighbour is still a mask there is none to restore
+        if (this.#model.hasMarkovHead && previous !== mask) {
+          this.#model.markovLogits(rows, j - first, previous);
+        }
+        law(j);
+        draft[j] = propose(this.#q, j, request);
+        revealedAt[j] = step;
+      }
+      changed = open.length > 0;
+    }
+    if (this.#hotStart) this.#last = { start, tokens: draft };
+    return { tokens: draft, q: this.#q, steps: revealedAt, passes };
+  }
+
+  /** One network evaluation: logits of the draft's rows from index `first` on. */
+  #denoise(text: Int32Array, draft: Int32Array, first: number, sigma: number): DiffusionPass {
+    const headRows = draft.length - first;
+    if (this.#model.prefixAttention === "causal") {
+      this.#reserve(text.length + draft.length);
+      const fresh = this.#text.rewind(text);
+      const pass = this.#model.denoise(concat(fresh, draft), this.#text.cache, sigma, {
+        cleanRows: fresh.length,
+        headRows,
+        window: this.#draftContext,
+      });
+      this.#text.committed(fresh);
+      return pass;
+    }
+    const room = this.#model.shape.contextLength - draft.length;
+    const context = text.subarray(Math.max(0, text.length - Math.min(this.#draftContext ?? room, room)));
+    return this.#model.denoise(concat(context, draft), this.#text.cache, sigma, {
+      cleanRows: context.length,
+      headRows,
+    });
+  }
+
+  #sigmaOf(step: number, steps: number): number {
+    return this.#sigma === "schedule" ? logLinearSigma(1 - step / steps) : this.#sigma;
+  }
+
+  /** Fills in what an earlier draft proposed for positions beyond the committed text. */
+  #seed(draft: Int32Array, revealedAt: Int32Array, start: number): void {
+    if (this.#last === undefined) return;
+    const { start: from, tokens } = this.#last;
+    for (let j = 0; j < draft.length; j++) {
+      const left = start + j - from;
+      if (left < 0 || left >= tokens.length) continue;
+      draft[j] = tokens[left];
+      revealedAt[j] = -1;
+      this.#q.pointMass(j, tokens[left]);
+    }
+  }
+
+  /** Positions are relative, so a text may outgrow the length the model was trained at: so may the cache. */
+  #reserve(length: number): void {
+    const { capacity } = this.#text.cache;
+    if (length <= capacity) return;
+    this.#text.cache[Symbol.dispose]();
+    this.#text = new CachedText(this.#model.newCache(Math.max(length, 2 * capacity)));
+  }
+
+  /** Forgets the text. */
+  reset(): void {
+    this.#text.truncate(0);
+    this.#last = undefined;
+  }
+
+  /** Frees the cache and the laws. */
+  [Symbol.dispose](): void {
+    this.#text.cache[Symbol.dispose]();
+    this.#q[Symbol.dispose]();
+  }
+}
+
+function indicesOf(tokens: Int32Array, token: number): number[] {
+  const found: number[] = [];
+  for (let j = 0; j < tokens.length; j++) if (tokens[j] === token) found.push(j);
+  return found;
+}
+
+function concat(a: Int32Array, b: Int32Array): Int32Array {
+  const both = new Int32Array(a.length + b.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
+}

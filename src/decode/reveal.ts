@@ -1,0 +1,56 @@
+/**
+ * Which masked positions a denoising step opens. A choice may look at the laws, never at the tokens drawn in
+ * the same step: that is what keeps the `ordered` rule exact (reference: the conditions in `acceptance.ts`).
+ *
+ * @module
+ */
+
+import { Purpose, type RandomSource } from "./random.ts";
+
+/**
+ * - `left-to-right`: the leftmost ones, in T chunks of nearly equal size. Every rule is exact for it.
+ * - `random`: each with probability 1/(steps left), independently; SEDD's own reverse process, whose reveal
+ *   probability is dt/t for log-linear noise (Lou et al. 2024, §4; MDLM and RADD likewise).
+ * - `confidence`: those whose laws have the largest maximum, in T chunks of nearly equal size.
+ */
+export type RevealOrder = "left-to-right" | "random" | "confidence";
+
+/** What {@linkcode reveal} decides on. */
+export interface RevealRequest {
+  /** Indices in the draft that are masked, ascending. */
+  readonly masked: readonly number[];
+  /** The step being made, 0 … steps − 1. */
+  readonly step: number;
+  /** T. */
+  readonly steps: number;
+  /** The largest probability of the law at an index; asked only for `confidence`. */
+  readonly confidence: (index: number) => number;
+  /** Source of the decisions of `random`. */
+  readonly random: RandomSource;
+  /** Length of the committed text: index j stands at position start + j. */
+  readonly start: number;
+}
+
+/** The indices to open, ascending. The last step opens all that are left; `random` may open none before. */
+export function reveal(order: RevealOrder, request: RevealRequest): number[] {
+  const { masked, step, steps, random, start } = request;
+  const stepsLeft = steps - step;
+  if (stepsLeft <= 1) return [...masked];
+  const count = Math.ceil(masked.length / stepsLeft);
+  switch (order) {
+    case "left-to-right":
+      return masked.slice(0, count);
+    case "random":
+      // start tells rounds apart, as in propose.ts
+      return masked.filter((j) =>
+        random.bernoulli(1 / stepsLeft, Purpose.reveal, start + j, start * steps + step)
+      );
+    case "confidence": {
+      const ranked = masked.map((j) => ({ j, confidence: request.confidence(j) }));
+      ranked.sort((a, b) => b.confidence - a.confidence || a.j - b.j);
+      return ranked.slice(0, count).map(({ j }) => j).sort((a, b) => a - b);
+    }
+    default:
+      throw new TypeError(`Cannot order the reveal: unknown order "${order satisfies never}"`);
+  }
+}
