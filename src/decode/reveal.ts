@@ -41,9 +41,9 @@ export function reveal(order: RevealOrder, request: RevealRequest): number[] {
     case "left-to-right":
       return masked.slice(0, count);
     case "random":
-      // start tells rounds apart, as in propose.ts
+      // (start + j, j) tells rounds apart, as in propose.ts, whatever γ and T they were left with
       return masked.filter((j) =>
-        random.bernoulli(1 / stepsLeft, Purpose.reveal, start + j, start * steps + step)
+        random.bernoulli(1 / stepsLeft, Purpose.reveal, start + j, j * 0x10000 + step)
       );
     case "confidence": {
       const ranked = masked.map((j) => ({ j, confidence: request.confidence(j) }));

@@ -1,0 +1,205 @@
+/**
+ * How near the CPU kernels come to what the machine can do, as ratios of medians within one run: cores and memory
+ * are shared with whatever else runs, so absolute figures vary from minute to minute and ratios much less.
+ *
+ * Usage: `deno run bench/kernels.ts [threads]`. Needs about 1 GiB of memory and no permission.
+ *
+ * @module
+ */
+
+import type { Activation, Backend, Dtype, Matrix } from "../src/backend/backend.ts";
+import { createWasmBackend } from "../src/backend/wasm/backend.ts";
+import { relaxed, reservedPages } from "../src/backend/wasm/kernels.generated.ts";
+import { Heap } from "../src/backend/wasm/memory.ts";
+import { type Pool, startPool } from "../src/backend/wasm/pool.ts";
+
+/** Random numbers for weights; their values do not matter as long as they are no denormals. */
+const noise = Float32Array.from({ length: 1 << 20 }, () => (Math.random() - 0.5) * 0.2);
+
+/** Rows of noise that fill a matrix. */
+function* noiseRows(outputs: number, inputs: number): Generator<Float32Array> {
+  const most = Math.floor(noise.length / inputs);
+  for (let row = 0; row < outputs; row += most) {
+    yield noise.subarray(0, Math.min(most, outputs - row) * inputs);
+  }
+}
+
+/** A matrix of noise. */
+export function noiseMatrix(
+  backend: Backend,
+  outputs: number,
+  inputs: number,
+  dtype: Dtype,
+): Promise<Matrix> {
+  return backend.matrix({ outputs, inputs, dtype }, noiseRows(outputs, inputs));
+}
+
+/** An activation of noise. */
+export function noiseActivation(backend: Backend, rows: number, columns: number): Activation {
+  const activation = backend.activation(rows, columns);
+  activation.write(noise.subarray(0, rows * columns));
+  return activation;
+}
+
+/** Medians, in milliseconds, of several things done in turn, so that what disturbs one disturbs all. */
+function medians<K extends string>(rounds: number, tasks: Record<K, () => void>): Record<K, number> {
+  const names = Object.keys(tasks) as K[];
+  const times = Object.fromEntries(names.map((name) => [name, []])) as unknown as Record<K, number[]>;
+  for (let round = -2; round < rounds; round++) { // two to warm up
+    for (const name of names) {
+      const start = performance.now();
+      tasks[name]();
+      if (round >= 0) times[name].push(performance.now() - start);
+    }
+  }
+  for (const name of names) times[name].sort((a, b) => a - b);
+  return Object.fromEntries(names.map((name) => [name, times[name][rounds >> 1]])) as Record<K, number>;
+}
+
+/** A pool of its own, for the probes, with `bytes` of zeros to read. */
+async function openProbe(threads: number, bytes: number): Promise<{ pool: Pool; data: number } & Disposable> {
+  const heap = new Heap(reservedPages);
+  const pool = await startPool(heap, await WebAssembly.compile(Uint8Array.fromBase64(relaxed)), threads);
+  const data = heap.allocateZeroed(bytes);
+  pool.reserveScratch(4096);
+  return { pool, data, [Symbol.dispose]: () => pool.dispose() };
+}
+
+/** GPT-2 124M: what one pass over `rows` rows runs, with noise for weights. */
+export class Gpt2Shape implements Disposable {
+  static readonly layers = 12;
+  static readonly width = 768;
+  static readonly heads = 12;
+  static readonly vocabSize = 50257;
+  readonly #backend: Backend;
+  readonly #matrices: Record<"qkv" | "out" | "up" | "down", Matrix>[] = [];
+  #table!: Matrix;
+
+  private constructor(backend: Backend) {
+    this.#backend = backend;
+  }
+
+  /** Uploads the weights. */
+  static async open(backend: Backend, dtype: Dtype): Promise<Gpt2Shape> {
+    const shape = new Gpt2Shape(backend), width = Gpt2Shape.width;
+    const matrix = (outputs: number, inputs: number) => noiseMatrix(backend, outputs, inputs, dtype);
+    for (let layer = 0; layer < Gpt2Shape.layers; layer++) {
+      shape.#matrices.push({
+        qkv: await matrix(3 * width, width),
+        out: await matrix(width, width),
+        up: await matrix(4 * width, width),
+        down: await matrix(width, 4 * width),
+      });
+    }
+    shape.#table = await matrix(Gpt2Shape.vocabSize, width);
+    return shape;
+  }
+
+  /** Bytes of weights that a pass reads. */
+  get bytes(): number {
+    return this.#matrices.reduce(
+      (sum, { qkv, out, up, down }) => sum + qkv.bytes + out.bytes + up.bytes + down.bytes,
+      this.#table.bytes,
+    );
+  }
+
+  /** A pass over `rows` rows after `context` positions, head included on every row. */
+  pass(rows: number, context: number): () => void {
+    const backend = this.#backend, { width, heads, layers, vocabSize } = Gpt2Shape;
+    const cache = backend.cache({ layers, width, capacity: context + rows });
+    cache.advance(context);
+    const x = noiseActivation(backend, rows, width), qkv = backend.activation(rows, 3 * width);
+    const mixed = backend.activation(rows, width), hidden = backend.activation(rows, 4 * width);
+    const logits = backend.activation(rows, vocabSize), tokens = backend.tokens(rows);
+    const norm = { gain: backend.vector(new Float32Array(width).fill(1)), epsilon: 1e-5 };
+    return () => {
+      backend.embed(x, { tokens, table: this.#table, cache });
+      for (const [layer, { qkv: project, out, up, down }] of this.#matrices.entries()) {
+        backend.project(qkv, x, { norm, matrix: project });
+        backend.attention(mixed, qkv, { cache, layer, heads, scale: 0.125, causalRows: rows });
+        backend.projectResidual(x, mixed, { matrix: out });
+        backend.project(hidden, x, { norm, matrix: up, activation: "gelu" });
+        backend.projectResidual(x, hidden, { matrix: down });
+      }
+      backend.project(logits, x, { norm, matrix: this.#table });
+    };
+  }
+
+  /** Gives the weights back. */
+  [Symbol.dispose](): void {
+    for (const layer of this.#matrices) for (const matrix of Object.values(layer)) matrix[Symbol.dispose]();
+    this.#table[Symbol.dispose]();
+  }
+}
+
+function report(what: string, value: string, note = ""): void {
+  console.log(`${what.padEnd(52)} ${value.padStart(9)}  ${note}`);
+}
+
+const percent = (share: number) => `${Math.round(share * 100)} %`;
+const times = (ratio: number) => `${ratio.toFixed(2)} ×`;
+
+/** f32 GEMM against the multiply-add peak, int8 against f32, two threads against one. */
+async function gemm(threads: number): Promise<void> {
+  const rows = 60, outputs = 3072, inputs = 768, flops = 2 * rows * outputs * inputs;
+  using probe = await openProbe(1, 64);
+  using one = await createWasmBackend({ threads: 1 });
+  using many = await createWasmBackend({ threads });
+  const task = async (backend: Backend, dtype: Dtype) => {
+    const matrix = await noiseMatrix(backend, outputs, inputs, dtype);
+    const x = noiseActivation(backend, rows, inputs), out = backend.activation(rows, outputs);
+    return () => backend.project(out, x, { matrix });
+  };
+  const blocks = 3000, peakFlops = blocks * 1000 * 12 * 8;
+  const time = medians(41, {
+    peak: () => probe.pool.run("probe_madd", [probe.data], blocks, 1e9),
+    f32: await task(one, "f32"),
+    f16: await task(one, "f16"),
+    bf16: await task(one, "bf16"),
+    int8: await task(one, "int8"),
+    many: await task(many, "f32"),
+    manyInt8: await task(many, "int8"),
+  });
+  const peak = peakFlops / time.peak / 1e6, f32 = flops / time.f32 / 1e6;
+  console.log(`${rows}×${outputs}×${inputs}, packed, one thread`);
+  report("128-bit multiply-add peak of the core", peak.toFixed(1), "GFLOPS");
+  report("f32 GEMM, share of that peak", percent(f32 / peak), `${f32.toFixed(1)} GFLOPS`);
+  for (const dtype of ["f16", "bf16", "int8"] as const) {
+    report(`${dtype} rate / f32 rate`, times(time.f32 / time[dtype]));
+  }
+  report(`f32, ${threads} threads / 1 thread`, times(time.f32 / time.many));
+  report(`int8, ${threads} threads / 1 thread`, times(time.int8 / time.manyInt8));
+}
+
+/** Passes of GPT-2's shape against the memory's bandwidth and against one another. */
+async function gpt2(threads: number, dtype: Dtype): Promise<void> {
+  const bytes = 512 * 2 ** 20, context = 128;
+  using probe = await openProbe(threads, bytes);
+  using backend = await createWasmBackend({ threads });
+  using model = await Gpt2Shape.open(backend, dtype);
+  const time = medians(15, {
+    read: () => probe.pool.run("probe_read", [probe.data], bytes / 65536, 1e6),
+    1: model.pass(1, context),
+    2: model.pass(2, context),
+    4: model.pass(4, context),
+    8: model.pass(8, context),
+    9: model.pass(9, context),
+  });
+  const bandwidth = bytes / time.read, achieved = model.bytes / time[1];
+  console.log(`\nGPT-2 124M shape, ${dtype}, context ${context}, ${backend.description}`);
+  report("read bandwidth", (bandwidth / 1e6).toFixed(1), "GB/s");
+  report(
+    "one-token pass, weight bytes over time / bandwidth",
+    percent(achieved / bandwidth),
+    `${time[1].toFixed(1)} ms`,
+  );
+  for (const rows of [2, 4, 8, 9] as const) {
+    report(`${rows}-row pass / one-token pass`, times(time[rows] / time[1]), `${time[rows].toFixed(1)} ms`);
+  }
+}
+
+if (import.meta.main) {
+  const threads = Number(Deno.args[0] ?? navigator.hardwareConcurrency);
+  await gemm(threads);
+  for (const dtype of ["f32", "bf16", "int8"] as const) await gpt2(threads, dtype);
+}

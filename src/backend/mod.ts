@@ -1,0 +1,27 @@
+/**
+ * Devices: the contract that models are written over, the backends that meet it, and what they share.
+ *
+ * @module
+ */
+
+export type {
+  Activation,
+  AttentionOptions,
+  Backend,
+  Cache,
+  Dtype,
+  EmbedOptions,
+  Matrix,
+  NoiseKey,
+  Norm,
+  ProjectOptions,
+  ProjectResidualOptions,
+  Sampling,
+  TokenBuffer,
+  Vector,
+} from "./backend.ts";
+export { BackendUnavailableError, createBackend, type Device, devices } from "./create.ts";
+export { checkSampling, writeDistribution } from "./distribution.ts";
+export { philox, race, toExponential, toUniform } from "./philox.ts";
+export { createReferenceBackend } from "./reference.ts";
+export { createWasmBackend } from "./wasm/backend.ts";

@@ -1,0 +1,487 @@
+/**
+ * The oracle: every operation of the contract as the loops of its definition, accumulated in float64. Other
+ * backends are compared with it; it is never optimised, and holds nothing but typed arrays.
+ *
+ * @module
+ */
+
+import type {
+  Activation,
+  AttentionOptions,
+  Backend,
+  Cache,
+  Dtype,
+  EmbedOptions,
+  Matrix,
+  NoiseKey,
+  Norm,
+  ProjectOptions,
+  ProjectResidualOptions,
+  Sampling,
+  TokenBuffer,
+  Vector,
+} from "./backend.ts";
+import {
+  checkAdvance,
+  checkAttention,
+  checkCopy,
+  checkDistribution,
+  checkedChunks,
+  checkEmbed,
+  checkMultiplyEmbedding,
+  checkProject,
+  checkProjectResidual,
+  checkSample,
+  checkSizes,
+  checkSlice,
+  checkTokenCount,
+  checkTruncate,
+  checkWrite,
+} from "./check.ts";
+import { writeDistribution } from "./distribution.ts";
+import { race } from "./philox.ts";
+
+/** The oracle as a backend. Slow on purpose; any number of them may exist. */
+export function createReferenceBackend(): Backend {
+  return new ReferenceBackend();
+}
+
+/** Something that holds memory until it is disposed of, or until its backend is. */
+class Resource<T> {
+  readonly #kind: string;
+  readonly #owner: Resource<unknown> | undefined;
+  #data: T | undefined;
+
+  constructor(kind: string, data: T, owner?: Resource<unknown>) {
+    this.#kind = kind;
+    this.#data = data;
+    this.#owner = owner;
+  }
+
+  get data(): T {
+    this.#owner?.assertAlive();
+    this.assertAlive();
+    return this.#data!;
+  }
+
+  assertAlive(): void {
+    if (this.#data === undefined) throw new Error(`Cannot use a ${this.#kind}: it has been disposed of`);
+  }
+
+  [Symbol.dispose](): void {
+    this.#data = undefined;
+  }
+}
+
+/** Entries as held: rounded to the dtype, or int8 with a scale and a sum for each output channel. */
+interface Entries {
+  /** [outputs, inputs] */
+  readonly values: Float32Array | Int8Array;
+  /** [outputs], int8 only: an entry is values·scale. */
+  readonly scales?: Float32Array;
+}
+
+class ReferenceMatrix extends Resource<Entries> implements Matrix {
+  readonly outputs: number;
+  readonly inputs: number;
+  readonly dtype: Dtype;
+  readonly bytes: number;
+
+  constructor(owner: Resource<unknown>, outputs: number, inputs: number, dtype: Dtype, entries: Entries) {
+    super("matrix", entries, owner);
+    this.outputs = outputs;
+    this.inputs = inputs;
+    this.dtype = dtype;
+    this.bytes = entries.values.byteLength + (entries.scales?.byteLength ?? 0);
+  }
+
+  /** W[row][column] */
+  entry(row: number, column: number): number {
+    const { values, scales } = this.data;
+    const value = values[row * this.inputs + column];
+    return scales === undefined ? value : Math.fround(value * scales[row]);
+  }
+}
+
+class ReferenceVector extends Resource<Float32Array> implements Vector {
+  readonly length: number;
+
+  constructor(owner: Resource<unknown>, values: Float32Array) {
+    super("vector", values.slice(), owner);
+    this.length = values.length;
+  }
+}
+
+class ReferenceActivation implements Activation {
+  readonly rows: number;
+  readonly columns: number;
+  readonly #buffer: Resource<Float32Array>;
+  readonly #start: number;
+
+  /** Rows [start, start + rows) of a buffer. */
+  constructor(buffer: Resource<Float32Array>, start: number, rows: number, columns: number) {
+    this.#buffer = buffer;
+    this.#start = start;
+    this.rows = rows;
+    this.columns = columns;
+  }
+
+  get data(): Float32Array {
+    return this.#buffer.data.subarray(this.#start * this.columns, (this.#start + this.rows) * this.columns);
+  }
+
+  row(r: number): Float32Array {
+    return this.data.subarray(r * this.columns, (r + 1) * this.columns);
+  }
+
+  slice(start: number, count: number): Activation {
+    checkSlice(this.rows, start, count);
+    return new ReferenceActivation(this.#buffer, this.#start + start, count, this.columns);
+  }
+
+  read(): Float32Array {
+    return this.data;
+  }
+
+  write(values: Float32Array): void {
+    checkWrite(this, values.length);
+    this.data.set(values);
+  }
+
+  [Symbol.dispose](): void {
+    this.#buffer[Symbol.dispose]();
+  }
+}
+
+class ReferenceTokens extends Resource<Int32Array> implements TokenBuffer {
+  readonly capacity: number;
+
+  constructor(owner: Resource<unknown>, capacity: number) {
+    super("token buffer", new Int32Array(capacity), owner);
+    this.capacity = capacity;
+  }
+
+  read(count: number = this.capacity): Int32Array {
+    checkTokenCount(this.capacity, count);
+    return this.data.subarray(0, count);
+  }
+
+  write(tokens: ArrayLike<number>): void {
+    checkTokenCount(this.capacity, tokens.length);
+    this.data.set(tokens);
+  }
+}
+
+/** Keys and values of one layer, each [capacity, width]. */
+interface LayerCache {
+  readonly keys: Float32Array;
+  readonly values: Float32Array;
+}
+
+class ReferenceCache extends Resource<readonly LayerCache[]> implements Cache {
+  readonly layers: number;
+  readonly width: number;
+  readonly capacity: number;
+  length = 0;
+
+  constructor(owner: Resource<unknown>, layers: number, width: number, capacity: number) {
+    const layer = () => ({
+      keys: new Float32Array(capacity * width),
+      values: new Float32Array(capacity * width),
+    });
+    super("cache", Array.from({ length: layers }, layer), owner);
+    this.layers = layers;
+    this.width = width;
+    this.capacity = capacity;
+  }
+
+  advance(count: number): void {
+    checkAdvance(this, count);
+    this.length += count;
+  }
+
+  truncate(length: number): void {
+    checkTruncate(this, length);
+    this.length = length;
+  }
+}
+
+class ReferenceBackend extends Resource<true> implements Backend {
+  readonly name = "reference" as const;
+  readonly description: string = "plain TypeScript, float64 accumulation";
+
+  constructor() {
+    super("backend", true);
+  }
+
+  async matrix(
+    shape: { readonly outputs: number; readonly inputs: number; readonly dtype: Dtype },
+    chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
+  ): Promise<Matrix> {
+    const { outputs, inputs, dtype } = shape;
+    this.assertAlive();
+    const int8 = dtype === "int8";
+    const values = int8 ? new Int8Array(outputs * inputs) : new Float32Array(outputs * inputs);
+    const scales = new Float32Array(int8 ? outputs : 0);
+    for await (const chunk of checkedChunks(shape, chunks)) {
+      for (let r = 0; r < chunk.rows; r++) {
+        const row = chunk.values.subarray(r * inputs, (r + 1) * inputs); // [inputs]
+        const o = chunk.start + r;
+        if (int8) scales[o] = largestMagnitude(row) / 127 || 1;
+        const entry = int8 ? (w: number) => roundHalfEven(Math.fround(w / scales[o])) : ROUND[dtype];
+        for (let i = 0; i < inputs; i++) values[o * inputs + i] = entry(row[i]);
+      }
+    }
+    return new ReferenceMatrix(this, outputs, inputs, dtype, int8 ? { values, scales } : { values });
+  }
+
+  vector(values: Float32Array): Vector {
+    this.assertAlive();
+    return new ReferenceVector(this, values);
+  }
+
+  activation(rows: number, columns: number): Activation {
+    this.assertAlive();
+    checkSizes("allocate an activation", { rows, columns });
+    const buffer = new Resource("activation", new Float32Array(rows * columns), this);
+    return new ReferenceActivation(buffer, 0, rows, columns);
+  }
+
+  tokens(capacity: number): TokenBuffer {
+    this.assertAlive();
+    checkSizes("allocate a token buffer", { capacity });
+    return new ReferenceTokens(this, capacity);
+  }
+
+  cache(shape: { readonly layers: number; readonly width: number; readonly capacity: number }): Cache {
+    this.assertAlive();
+    const { layers, width, capacity } = shape;
+    checkSizes("allocate a cache", { layers, width, capacity });
+    return new ReferenceCache(this, layers, width, capacity);
+  }
+
+  embed(out: Activation, options: EmbedOptions): void {
+    checkEmbed(out, options);
+    const table = own(options.table, ReferenceMatrix);
+    const positions = options.positions && own(options.positions, ReferenceMatrix);
+    const tokens = own(options.tokens, ReferenceTokens).data;
+    for (let r = 0; r < out.rows; r++) {
+      const row = own(out, ReferenceActivation).row(r); // [C]
+      for (let c = 0; c < row.length; c++) {
+        row[c] = table.entry(tokens[r], c) + (positions?.entry(options.cache.length + r, c) ?? 0);
+      }
+    }
+  }
+
+  project(out: Activation, x: Activation, options: ProjectOptions): void {
+    checkProject(out, x, options);
+    const matrix = own(options.matrix, ReferenceMatrix);
+    const bias = options.bias && own(options.bias, ReferenceVector).data;
+    for (let r = 0; r < x.rows; r++) {
+      const input = own(x, ReferenceActivation).row(r); // [inputs]
+      const y = multiply(matrix, options.norm ? normalise(input, options.norm) : input); // [outputs]
+      const row = own(out, ReferenceActivation).row(r);
+      for (let o = 0; o < row.length; o++) {
+        const sum = y[o] + (bias?.[o] ?? 0);
+        row[o] = options.activation === "gelu" ? gelu(sum) : sum;
+      }
+    }
+  }
+
+  projectResidual(x: Activation, u: Activation, options: ProjectResidualOptions): void {
+    checkProjectResidual(x, u, options);
+    const matrix = own(options.matrix, ReferenceMatrix);
+    const bias = options.bias && own(options.bias, ReferenceVector).data;
+    const gate = options.gate && own(options.gate, ReferenceVector).data;
+    for (let r = 0; r < u.rows; r++) {
+      const y = multiply(matrix, own(u, ReferenceActivation).row(r)); // [outputs]
+      const row = own(x, ReferenceActivation).row(r);
+      for (let o = 0; o < row.length; o++) row[o] += (gate?.[o] ?? 1) * (y[o] + (bias?.[o] ?? 0));
+    }
+  }
+
+  attention(out: Activation, qkv: Activation, options: AttentionOptions): void {
+    checkAttention(out, qkv, options);
+    const { heads, scale, causalRows, window = Infinity } = options;
+    const cache = own(options.cache, ReferenceCache);
+    const { keys, values } = cache.data[options.layer];
+    const rotary = options.rotary && own(options.rotary, ReferenceVector).data;
+    const rows = qkv.rows, width = cache.width, size = width / heads, first = cache.length;
+    const input = own(qkv, ReferenceActivation);
+    for (let r = 0; r < rows; r++) {
+      const row = input.row(r); // [3*H*D]
+      const at = (first + r) * width;
+      keys.set(rotate(row.subarray(width, 2 * width), size, first + r, rotary), at);
+      values.set(row.subarray(2 * width), at);
+    }
+    for (let r = 0; r < rows; r++) {
+      const query = rotate(input.row(r).subarray(0, width), size, first + r, rotary); // [H*D]
+      const start = Math.max(0, first + r - window + 1);
+      const end = first + (r < causalRows ? r + 1 : rows);
+      const sums = new Float64Array(width);
+      for (let h = 0; h < heads; h++) {
+        const scores = new Float64Array(end - start);
+        for (let t = start; t < end; t++) {
+          let dot = 0;
+          for (let d = h * size; d < (h + 1) * size; d++) dot += query[d] * keys[t * width + d];
+          scores[t - start] = dot * scale;
+        }
+        const largest = scores.reduce((most, s) => Math.max(most, s), -Infinity);
+        let total = 0;
+        for (let t = start; t < end; t++) total += scores[t - start] = Math.exp(scores[t - start] - largest);
+        for (let t = start; t < end; t++) {
+          const weight = scores[t - start] / total;
+          for (let d = h * size; d < (h + 1) * size; d++) sums[d] += weight * values[t * width + d];
+        }
+      }
+      own(out, ReferenceActivation).row(r).set(sums);
+    }
+  }
+
+  multiplyEmbedding(
+    out: Activation,
+    x: Activation,
+    options: { readonly table: Matrix; readonly tokens: TokenBuffer },
+  ): void {
+    checkMultiplyEmbedding(out, x, options);
+    const table = own(options.table, ReferenceMatrix);
+    const tokens = own(options.tokens, ReferenceTokens).data;
+    for (let r = 0; r < x.rows; r++) {
+      const input = own(x, ReferenceActivation).row(r), row = own(out, ReferenceActivation).row(r); // [C]
+      for (let c = 0; c < row.length; c++) row[c] = input[c] * table.entry(tokens[r], c);
+    }
+  }
+
+  copy(out: Activation, x: Activation): void {
+    checkCopy(out, x);
+    own(out, ReferenceActivation).data.set(own(x, ReferenceActivation).data);
+  }
+
+  distribution(p: Activation, logits: Activation, sampling: Sampling): void {
+    checkDistribution(p, logits, sampling);
+    for (let r = 0; r < p.rows; r++) {
+      writeDistribution(
+        own(p, ReferenceActivation).row(r),
+        own(logits, ReferenceActivation).row(r),
+        sampling,
+      );
+    }
+  }
+
+  sample(out: TokenBuffer, p: Activation, key: NoiseKey): void {
+    checkSample(out, p);
+    const tokens = own(out, ReferenceTokens).data;
+    for (let r = 0; r < p.rows; r++) {
+      tokens[r] = race(own(p, ReferenceActivation).row(r), { ...key, position: key.position + r });
+    }
+  }
+}
+
+/** How an entry is rounded to what a dtype can hold, to nearest, ties to even. */
+const ROUND: Readonly<Record<Exclude<Dtype, "int8">, (value: number) => number>> = {
+  f32: (value) => value,
+  f16: Math.f16round,
+  bf16: roundToBf16,
+};
+
+function roundToBf16(value: number): number {
+  const float = new Float32Array([value]), bits = new Uint32Array(float.buffer);
+  bits[0] += 0x7fff + (bits[0] >>> 16 & 1);
+  bits[0] &= 0xffff0000;
+  return float[0];
+}
+
+function roundHalfEven(value: number): number {
+  const floor = Math.floor(value), rest = value - floor;
+  return rest < 0.5 || rest === 0.5 && floor % 2 === 0 ? floor : floor + 1;
+}
+
+function largestMagnitude(values: ArrayLike<number>): number {
+  let most = 0;
+  for (let i = 0; i < values.length; i++) most = Math.max(most, Math.abs(values[i]));
+  return most;
+}
+
+/** x·Wᵀ for one row, [outputs]. */
+function multiply(matrix: ReferenceMatrix, x: ArrayLike<number>): Float64Array {
+  const { outputs, inputs } = matrix;
+  const { values, scales } = matrix.data;
+  if (scales !== undefined) return multiplyInt8(matrix, values, scales, x);
+  const y = new Float64Array(outputs);
+  for (let o = 0; o < outputs; o++) {
+    let sum = 0;
+    for (let i = 0; i < inputs; i++) sum += values[o * inputs + i] * x[i];
+    y[o] = sum;
+  }
+  return y;
+}
+
+/**
+ * x·Wᵀ in integers: x is quantised to q = round(x/s) + 64 in 1 … 127, s = max|x|/63, so that a device may
+ * multiply signed by unsigned 7-bit numbers, and y = s·scale·(Σ w·q − 64·Σ w).
+ */
+function multiplyInt8(
+  matrix: ReferenceMatrix,
+  values: ArrayLike<number>,
+  scales: Float32Array,
+  x: ArrayLike<number>,
+): Float64Array {
+  const { outputs, inputs } = matrix;
+  const scale = Math.fround(largestMagnitude(Float32Array.from(x)) / 63) || 1;
+  const q = Int32Array.from(x, (value) => roundHalfEven(Math.fround(Math.fround(value) / scale)) + 64);
+  const y = new Float64Array(outputs);
+  for (let o = 0; o < outputs; o++) {
+    let dot = 0, sum = 0;
+    for (let i = 0; i < inputs; i++) {
+      dot += values[o * inputs + i] * q[i];
+      sum += values[o * inputs + i];
+    }
+    y[o] = scale * scales[o] * (dot - 64 * sum);
+  }
+  return y;
+}
+
+/** The layer norm of one row, [C]. */
+function normalise(x: Float32Array, norm: Norm): Float64Array {
+  const gain = own(norm.gain, ReferenceVector).data;
+  const shift = norm.shift && own(norm.shift, ReferenceVector).data;
+  let mean = 0, variance = 0;
+  for (const value of x) mean += value / x.length;
+  for (const value of x) variance += (value - mean) ** 2 / x.length;
+  const scale = 1 / Math.sqrt(variance + norm.epsilon);
+  return Float64Array.from(x, (value, c) => (value - mean) * scale * gain[c] + (shift?.[c] ?? 0));
+}
+
+/** The heads of one row turned by their position, [H*D]; as they are without frequencies. */
+function rotate(
+  x: Float32Array,
+  size: number,
+  position: number,
+  frequencies?: Float32Array,
+): ArrayLike<number> {
+  if (frequencies === undefined) return x;
+  const out = new Float64Array(x.length), half = size / 2;
+  for (let start = 0; start < x.length; start += size) {
+    for (let j = 0; j < half; j++) {
+      const a = x[start + j], b = x[start + j + half];
+      const cos = Math.cos(position * frequencies[j]), sin = Math.sin(position * frequencies[j]);
+      out[start + j] = a * cos - b * sin;
+      out[start + j + half] = b * cos + a * sin;
+    }
+  }
+  return out;
+}
+
+function gelu(y: number): number {
+  return 0.5 * y * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (y + 0.044715 * y ** 3)));
+}
+
+/** An argument as this backend's own. */
+function own<T>(value: unknown, type: abstract new (...args: never[]) => T): T {
+  if (!(value instanceof type)) {
+    throw new TypeError(
+      "Cannot use an argument: it belongs to another backend, expected the reference backend's",
+    );
+  }
+  return value;
+}

@@ -1,0 +1,418 @@
+/**
+ * The CPU backend: the contract over the kernels of `wasm/`, on all cores. It checks shapes, writes a job for each
+ * stage and hands it to the pool; every operation is done when its method returns.
+ *
+ * Deliberately absent: arithmetic (that is in Rust) and knowledge of any model. Needs no permission.
+ *
+ * @module
+ */
+
+import type {
+  Activation,
+  AttentionOptions,
+  Backend,
+  Dtype,
+  EmbedOptions,
+  Matrix,
+  NoiseKey,
+  ProjectOptions,
+  ProjectResidualOptions,
+  Sampling,
+  TokenBuffer,
+  Vector,
+} from "../backend.ts";
+import * as check from "../check.ts";
+import { writeDistribution } from "../distribution.ts";
+import { plain, relaxed, reservedPages } from "./kernels.generated.ts";
+import { formatBytes, Heap, OutOfMemory } from "./memory.ts";
+import { bits, type Pool, startPool } from "./pool.ts";
+import {
+  formats,
+  packing,
+  WasmActivation,
+  WasmCache,
+  WasmMatrix,
+  WasmTokens,
+  WasmVector,
+} from "./tensors.ts";
+
+/** Options of {@linkcode createWasmBackend}. */
+export interface WasmOptions {
+  /** How many threads work, the calling one included. Default: the machine's cores. */
+  readonly threads?: number | undefined;
+  /** Which build of the kernels. Default: `relaxed` where the runtime has relaxed SIMD, else `plain`. */
+  readonly simd?: "relaxed" | "plain" | undefined;
+}
+
+/** Rows of one head that attend together: as many as share the keys while those are near. At most 24. */
+const ATTENTION_BLOCK = 24;
+
+/**
+ * Starts the CPU backend. Dispose it to end its threads: a program with live threads does not end by itself.
+ * @throws {RangeError} if `threads` is not a positive integer
+ * @throws {Error} if the runtime has no WebAssembly SIMD, or a thread does not start
+ */
+export async function createWasmBackend(options: WasmOptions = {}): Promise<Backend> {
+  const { threads = navigator.hardwareConcurrency } = options;
+  check.checkSizes("start the WebAssembly backend", { threads });
+  const bytes = { relaxed: Uint8Array.fromBase64(relaxed), plain: Uint8Array.fromBase64(plain) };
+  const simd = options.simd ?? (WebAssembly.validate(bytes.relaxed) ? "relaxed" : "plain");
+  if (!WebAssembly.validate(bytes[simd])) {
+    throw new Error(
+      `Cannot start the WebAssembly backend: this runtime has no ${simd} SIMD with shared memory`,
+    );
+  }
+  const heap = new Heap(reservedPages);
+  const pool = await startPool(heap, await WebAssembly.compile(bytes[simd]), threads);
+  return new WasmBackend(heap, pool, simd);
+}
+
+/** {@linkcode Backend} on the CPU. Made by {@linkcode createWasmBackend}. */
+export class WasmBackend implements Backend {
+  /** @inheritdoc */
+  readonly name = "wasm";
+  /** @inheritdoc */
+  readonly description: string;
+  readonly #heap: Heap;
+  readonly #pool: Pool;
+  /** Rows on their way into a projection. */
+  #rows = 0;
+  #rowsBytes = 0;
+
+  /** @param simd which build of the kernels the pool runs, for people */
+  constructor(heap: Heap, pool: Pool, simd: "relaxed" | "plain") {
+    this.#heap = heap;
+    this.#pool = pool;
+    const threads = pool.threads === 1 ? "1 thread" : `${pool.threads} threads`;
+    this.description = `WebAssembly ${simd === "relaxed" ? "relaxed SIMD" : "SIMD"}, ${threads}`;
+  }
+
+  /** @inheritdoc */
+  async matrix(
+    shape: { readonly outputs: number; readonly inputs: number; readonly dtype: Dtype },
+    chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
+  ): Promise<Matrix> {
+    const { outputs, inputs, dtype } = shape;
+    check.checkSizes("upload a matrix", { outputs, inputs });
+    if (!(dtype in formats)) {
+      throw new TypeError(`Cannot upload a matrix: dtype ${dtype} is not one of f32, f16, bf16, int8`);
+    }
+    this.#expectOpen();
+    const matrix = this.#reserve(outputs, inputs, dtype);
+    try {
+      // whole panels at a time, about a megabyte of them: enough to share among threads, little to hold
+      const stage = Math.min(Math.ceil(outputs / 8), Math.max(1, Math.ceil(2 ** 18 / (8 * inputs)))) * 8;
+      using staging = new WasmActivation(this.#heap, stage, inputs); // [stage, inputs]
+      let first = 0, held = 0;
+      const flush = () => {
+        this.#pack(matrix, staging, first, held);
+        first += held;
+        held = 0;
+      };
+      for await (const { rows, values } of check.checkedChunks(shape, chunks)) {
+        for (let row = 0; row < rows;) {
+          const count = Math.min(rows - row, stage - held);
+          staging.slice(held, count).write(values.subarray(row * inputs, (row + count) * inputs));
+          row += count;
+          held += count;
+          if (held === stage) flush();
+        }
+      }
+      if (held > 0) flush();
+    } catch (error) {
+      matrix[Symbol.dispose]();
+      throw error;
+    }
+    return matrix;
+  }
+
+  /** @inheritdoc */
+  vector(values: Float32Array): Vector {
+    this.#expectOpen();
+    check.checkSizes("upload a vector", { length: values.length });
+    return new WasmVector(this.#heap, values);
+  }
+
+  /** @inheritdoc */
+  activation(rows: number, columns: number): Activation {
+    this.#expectOpen();
+    check.checkSizes("allocate an activation", { rows, columns });
+    return new WasmActivation(this.#heap, rows, columns);
+  }
+
+  /** @inheritdoc */
+  tokens(capacity: number): TokenBuffer {
+    this.#expectOpen();
+    check.checkSizes("allocate a token buffer", { capacity });
+    return new WasmTokens(this.#heap, capacity);
+  }
+
+  /** @inheritdoc */
+  cache(shape: { readonly layers: number; readonly width: number; readonly capacity: number }): WasmCache {
+    this.#expectOpen();
+    const { layers, width, capacity } = shape;
+    check.checkSizes("allocate a cache", { layers, width, capacity });
+    return new WasmCache(this.#heap, layers, width, capacity);
+  }
+
+  /** @inheritdoc */
+  embed(out: Activation, options: EmbedOptions): void {
+    check.checkEmbed(out, options);
+    const positions = options.positions && this.#own(WasmMatrix, options.positions);
+    this.#gather(out, undefined, options.table, options.tokens, positions, options.cache.length);
+  }
+
+  /** @inheritdoc */
+  multiplyEmbedding(
+    out: Activation,
+    x: Activation,
+    options: { readonly table: Matrix; readonly tokens: TokenBuffer },
+  ): void {
+    check.checkMultiplyEmbedding(out, x, options);
+    this.#gather(out, x, options.table, options.tokens, undefined, 0);
+  }
+
+  /** @inheritdoc */
+  project(out: Activation, x: Activation, options: ProjectOptions): void {
+    check.checkProject(out, x, options);
+    this.#multiply(out, x, options, options.activation === "gelu" ? 1 : 0);
+  }
+
+  /** @inheritdoc */
+  projectResidual(x: Activation, u: Activation, options: ProjectResidualOptions): void {
+    check.checkProjectResidual(x, u, options);
+    this.#multiply(x, u, options, 2);
+  }
+
+  /** @inheritdoc */
+  attention(out: Activation, qkv: Activation, options: AttentionOptions): void {
+    check.checkAttention(out, qkv, options);
+    const cache = this.#own(WasmCache, options.cache), { layer, heads } = options;
+    const rows = qkv.rows, size = cache.width / heads, end = cache.length + rows;
+    const block = Math.min(rows, ATTENTION_BLOCK);
+    const job = [
+      this.#own(WasmActivation, out).address,
+      this.#own(WasmActivation, qkv).address,
+      cache.keys(layer),
+      cache.values(layer),
+      options.rotary ? this.#rotation(this.#own(WasmVector, options.rotary), cache.capacity) : 0,
+      cache.paddedCapacity,
+      heads,
+      size,
+      rows,
+      cache.length,
+      options.causalRows,
+      Math.min(options.window ?? 0, 2 ** 31),
+      block,
+      bits(options.scale),
+    ];
+    this.#pool.run("append", job, heads, rows * size * 4);
+    // scores [block, end padded to panels], then queries or their mixed values [block, size padded]
+    this.#pool.reserveScratch(block * (end + 16 + size + 8) * 4);
+    this.#pool.run("attend", job, heads * Math.ceil(rows / block), block * end * size * 2);
+  }
+
+  /** @inheritdoc */
+  copy(out: Activation, x: Activation): void {
+    check.checkCopy(out, x);
+    const from = this.#own(WasmActivation, x).address / 4, to = this.#own(WasmActivation, out).address / 4;
+    this.#heap.floats.copyWithin(to, from, from + x.rows * x.columns);
+  }
+
+  /** @inheritdoc */
+  distribution(p: Activation, logits: Activation, sampling: Sampling): void {
+    check.checkDistribution(p, logits, sampling);
+    const { temperature = 1, topK = 0, topP = 1 } = sampling;
+    const to = this.#own(WasmActivation, p), from = this.#own(WasmActivation, logits);
+    const rows = p.rows, columns = p.columns;
+    const plain = temperature > 0 && topP === 1 && (topK === 0 || topK >= columns);
+    if (plain) {
+      const job = [to.address, from.address, columns, logits.columns, bits(temperature)];
+      this.#pool.run("softmax", job, rows, columns * 8);
+    }
+    for (let r = 0; r < rows; r++) {
+      const row = to.slice(r, 1).read();
+      // the kernel leaves NaN where there is no law; the shared function then says why
+      if (!plain || Number.isNaN(row[0])) writeDistribution(row, from.slice(r, 1).read(), sampling);
+    }
+  }
+
+  /** @inheritdoc */
+  sample(out: TokenBuffer, p: Activation, key: NoiseKey): void {
+    check.checkSample(out, p);
+    const tokens = this.#own(WasmTokens, out), seed = BigInt.asUintN(64, key.seed);
+    const job = [
+      tokens.address,
+      this.#own(WasmActivation, p).address,
+      p.columns,
+      Number(seed & 0xffffffffn),
+      Number(seed >> 32n),
+      key.purpose,
+      key.position,
+    ];
+    this.#pool.run("race", job, p.rows, p.columns * 8);
+    if (tokens.read(p.rows).includes(-1)) throw new RangeError("Cannot draw a token: no weight is positive");
+  }
+
+  /** Ends the threads and lets go of the memory. Whatever came from this backend cannot be used any more. */
+  [Symbol.dispose](): void {
+    if (this.#heap.closed) return;
+    this.#pool.dispose();
+    this.#heap.close();
+  }
+
+  /** out = activation(norm(x)·Wᵀ + bias), or added to out. */
+  #multiply(
+    out: Activation,
+    x: Activation,
+    options: ProjectOptions & ProjectResidualOptions,
+    flags: number,
+  ): void {
+    const matrix = this.#own(WasmMatrix, options.matrix), { packing, dtype, inputs } = matrix;
+    const rows = x.rows, quantised = dtype === "int8", norm = options.norm;
+    let data = this.#own(WasmActivation, x).address, stride = inputs * 4, scales = 0;
+    if (norm || quantised) {
+      // normalised rows [rows, inputs] f32, scales [rows, 2] f32, quantised rows [rows, 4·steps] bytes
+      const normed = this.#reserveRows(rows * (inputs * 4 + 8 + packing.steps * 4));
+      const bytes = normed + rows * (inputs * 4 + 8);
+      scales = normed + rows * inputs * 4;
+      const job = [
+        data,
+        norm ? normed : 0,
+        quantised ? bytes : 0,
+        scales,
+        norm ? this.#own(WasmVector, norm.gain).address : 0,
+        norm?.shift ? this.#own(WasmVector, norm.shift).address : 0,
+        inputs,
+        packing.steps * 4,
+        bits(norm?.epsilon ?? 0),
+      ];
+      this.#pool.run("prepare", job, rows, inputs * 8);
+      data = quantised ? bytes : normed;
+      if (quantised) stride = packing.steps * 4;
+    }
+    const job = [
+      this.#own(WasmActivation, out).address,
+      data,
+      matrix.address,
+      matrix.scales,
+      matrix.sums,
+      scales,
+      options.bias ? this.#own(WasmVector, options.bias).address : 0,
+      options.gate ? this.#own(WasmVector, options.gate).address : 0,
+      rows,
+      matrix.outputs,
+      packing.steps,
+      stride,
+      matrix.outputs * 4,
+      formats[dtype],
+      flags,
+    ];
+    // raw sums of 32 columns, and a panel widened to f32
+    this.#pool.reserveScratch(rows * 128 + inputs * 32);
+    // reading the weights costs as much as multiplying them by some four rows
+    this.#pool.run("project", job, Math.ceil(matrix.outputs / 32), Math.max(4, rows) * inputs * 32);
+  }
+
+  /** out = table[token] ⊙ x + positions[start + r] */
+  #gather(
+    out: Activation,
+    x: Activation | undefined,
+    table: Matrix,
+    tokens: TokenBuffer,
+    positions: WasmMatrix | undefined,
+    start: number,
+  ): void {
+    const words = (matrix: WasmMatrix | undefined) =>
+      matrix ? [matrix.address, matrix.scales, formats[matrix.dtype], matrix.packing.steps] : [0, 0, 0, 0];
+    const ids = this.#own(WasmTokens, tokens);
+    const stranger = ids.read(out.rows).find((id) => id < 0 || id >= table.outputs);
+    if (stranger !== undefined) {
+      throw new RangeError(`Cannot embed token ${stranger}: the table has ids [0, ${table.outputs})`);
+    }
+    const job = [
+      this.#own(WasmActivation, out).address,
+      x ? this.#own(WasmActivation, x).address : 0,
+      ids.address,
+      ...words(this.#own(WasmMatrix, table)),
+      ...words(positions),
+      start,
+      out.columns,
+    ];
+    this.#pool.run("embed", job, out.rows, out.columns * 8);
+  }
+
+  /** A matrix without contents, or an error that says what would fit. */
+  #reserve(outputs: number, inputs: number, dtype: Dtype): WasmMatrix {
+    try {
+      return new WasmMatrix(this.#heap, outputs, inputs, dtype);
+    } catch (cause) {
+      if (!(cause instanceof OutOfMemory)) throw cause;
+      const { used, limit } = this.#heap;
+      const needs = (other: Dtype) => `${other} needs ${formatBytes(packing(outputs, inputs, other).bytes)}`;
+      const smaller: Dtype[] = dtype === "f32" ? ["bf16", "int8"] : dtype === "int8" ? [] : ["int8"];
+      throw new OutOfMemory(
+        `Cannot hold a [${outputs}, ${inputs}] ${dtype} matrix: ${formatBytes(used)} of ${
+          formatBytes(limit)
+        } ` +
+          `are in use and ${needs(dtype)}; ` +
+          (smaller.length > 0 ? smaller.map(needs).join(", ") : "no smaller dtype is left"),
+        { cause },
+      );
+    }
+  }
+
+  /** Packs `count` rows that stand in `staging` as outputs `first` … of a matrix; `first` is a multiple of 8. */
+  #pack(matrix: WasmMatrix, staging: WasmActivation, first: number, count: number): void {
+    const { panelBytes, steps } = matrix.packing, panels = Math.ceil(count / 8);
+    const job = [
+      staging.address,
+      matrix.address + first / 8 * panelBytes,
+      matrix.scales + first * 4,
+      matrix.sums + first * 4,
+      count,
+      matrix.inputs,
+      steps,
+      formats[matrix.dtype],
+    ];
+    this.#pool.run("pack", job, panels, matrix.inputs * 64);
+  }
+
+  /** The address of scratch memory for rows of a pass. */
+  #reserveRows(bytes: number): number {
+    if (bytes > this.#rowsBytes) {
+      this.#heap.free(this.#rows);
+      this.#rows = this.#heap.allocate(bytes);
+      this.#rowsBytes = bytes;
+    }
+    return this.#rows;
+  }
+
+  /** The address of cosines and sines of the first positions, [positions, 2, D/2], made once. */
+  #rotation(frequencies: WasmVector, positions: number): number {
+    if ((frequencies.rotation?.positions ?? 0) < positions) {
+      const half = frequencies.length, angles = frequencies.values;
+      const table = new Float32Array(positions * 2 * half);
+      for (let position = 0; position < positions; position++) {
+        for (let j = 0; j < half; j++) {
+          table[position * 2 * half + j] = Math.cos(position * angles[j]);
+          table[position * 2 * half + half + j] = Math.sin(position * angles[j]);
+        }
+      }
+      frequencies.rotation?.table[Symbol.dispose]();
+      frequencies.rotation = { table: new WasmVector(this.#heap, table), positions };
+    }
+    return frequencies.rotation!.table.address;
+  }
+
+  /** `value` as one of this backend's own. */
+  #own<T extends { readonly heap: Heap }>(kind: new (...args: never[]) => T, value: unknown): T {
+    this.#expectOpen();
+    if (value instanceof kind && value.heap === this.#heap) return value;
+    throw new TypeError(`Cannot use a ${kind.name.replace("Wasm", "").toLowerCase()} of another backend`);
+  }
+
+  #expectOpen(): void {
+    if (this.#heap.closed) throw new Error("Cannot use the WebAssembly backend: it is disposed");
+  }
+}

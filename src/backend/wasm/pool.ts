@@ -1,0 +1,170 @@
+/**
+ * Threads for kernels: resident workers that share one memory, one barrier per job, and the main thread doing its
+ * share. Deliberately not a task system: one job at a time, made of independent units, started by one thread.
+ *
+ * @module
+ */
+
+import type { Heap } from "./memory.ts";
+import { Control, type Drain, joinThreads, kernelNames, resident, type ThreadSetup } from "./worker.ts";
+
+/** The name of a kernel. */
+export type Kernel = typeof kernelNames[number];
+
+/** Bytes of a worker's stack: kernels keep little more than a tile there. */
+const STACK = 65536;
+/** Chunks per thread: enough that one which is delayed leaves the rest to others. */
+const CHUNKS_PER_THREAD = 4;
+/** Multiply-adds or like operations below which another thread is not worth waking: some 2 µs of them. */
+const MINIMUM_WORK = 50_000;
+
+const float = new Float32Array(1), word = new Uint32Array(float.buffer);
+
+/** The bits of an f32, as a word of a job. */
+export function bits(value: number): number {
+  float[0] = value;
+  return word[0];
+}
+
+/** The threads of one backend. Use {@linkcode startPool}. */
+export class Pool {
+  /** How many threads work, the main one included. */
+  readonly threads: number;
+  readonly #heap: Heap;
+  readonly #workers: readonly Worker[];
+  #control: Int32Array;
+  #job: Uint32Array;
+  #drain: Drain;
+  #scratch = 0;
+  #scratchSize = 0;
+
+  /** @param control address of the control block */
+  constructor(heap: Heap, control: number, drain: Drain, workers: readonly Worker[]) {
+    this.threads = workers.length + 1;
+    this.#heap = heap;
+    this.#workers = workers;
+    this.#control = new Int32Array(heap.memory.buffer, control, Control.words);
+    this.#job = new Uint32Array(heap.memory.buffer, control + Control.job * 4, Control.words - Control.job);
+    this.#drain = drain;
+  }
+
+  /**
+   * Makes sure each thread has this much scratch memory.
+   * @throws {OutOfMemory} if the memory does not suffice
+   */
+  reserveScratch(bytes: number): void {
+    if (bytes <= this.#scratchSize) return;
+    this.#heap.free(this.#scratch);
+    this.#scratchSize = 0;
+    const size = Math.ceil(bytes / 4096) * 4096;
+    this.#scratch = this.#heap.allocate(size * this.threads);
+    this.#scratchSize = size;
+  }
+
+  /**
+   * Runs one job and returns when all of it is done.
+   * @param job the kernel's struct, word by word: addresses, counts, and f32 as {@linkcode bits}
+   * @param units how many independent units it has
+   * @param work operations of one unit, to decide whether sharing pays
+   * @throws {Error} if a kernel failed on any thread
+   */
+  run(kernel: Kernel, job: readonly number[], units: number, work: number): void {
+    const control = this.#control;
+    const grain = Math.max(
+      1,
+      Math.ceil(MINIMUM_WORK / work),
+      Math.ceil(units / (this.threads * CHUNKS_PER_THREAD)),
+      Math.ceil(units / 4095),
+    );
+    const epoch = (control[Control.epoch] + 1) | 0, tag = epoch << 12;
+    // shut, so that a late thread of the previous job cannot claim while the words below change
+    Atomics.store(control, Control.claim, tag | 0xfff);
+    this.#job.set(job);
+    control[Control.kernel] = kernelNames.indexOf(kernel);
+    control[Control.units] = units;
+    control[Control.grain] = this.threads > 1 ? grain : units;
+    const chunks = control[Control.chunks] = Math.ceil(units / control[Control.grain]);
+    control[Control.scratch] = this.#scratch;
+    control[Control.scratchSize] = this.#scratchSize;
+    Atomics.store(control, Control.done, 0);
+    Atomics.store(control, Control.claim, tag);
+    if (chunks > 1) {
+      Atomics.store(control, Control.epoch, epoch);
+      if (Atomics.load(control, Control.sleepers) > 0) Atomics.notify(control, Control.epoch);
+    } else {
+      control[Control.epoch] = epoch;
+    }
+    this.#drain(epoch);
+    for (let spins = 0;;) {
+      const done = Atomics.load(control, Control.done);
+      if (done === chunks) break;
+      if (++spins > 20000) Atomics.wait(control, Control.done, done, 1);
+    }
+    if (control[Control.failures] > 0) {
+      throw new Error(`Cannot run ${kernel}: the kernel failed on a worker thread`);
+    }
+  }
+
+  /** Ends the workers and lets go of the memory. */
+  dispose(): void {
+    Atomics.store(this.#control, Control.stop, 1);
+    Atomics.add(this.#control, Control.epoch, 1);
+    Atomics.notify(this.#control, Control.epoch);
+    for (const worker of this.#workers) worker.terminate();
+    this.#control = new Int32Array();
+    this.#job = new Uint32Array();
+    this.#drain = () => {};
+  }
+}
+
+/**
+ * Starts `threads − 1` workers and waits until all are there.
+ * @throws {Error} if one does not start
+ */
+export async function startPool(heap: Heap, module: WebAssembly.Module, threads: number): Promise<Pool> {
+  const control = heap.allocateZeroed(Control.words * 4);
+  const stacks = heap.allocate(STACK * (threads - 1));
+  const setup = (thread: number): ThreadSetup => ({
+    module,
+    memory: heap.memory,
+    layout: Control,
+    kernels: kernelNames,
+    control,
+    thread,
+    stack: thread === 0 ? undefined : stacks + thread * STACK,
+  });
+  const drain = joinThreads(setup(0));
+  const source = `(${resident})(${joinThreads})`;
+  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  const workers: Worker[] = [];
+  try {
+    const starts: Promise<void>[] = [];
+    for (let thread = 1; thread < threads; thread++) {
+      const worker = new Worker(url, { type: "module", name: `specdiff ${thread}` });
+      workers.push(worker);
+      starts.push(start(worker, setup(thread), `worker thread ${thread} of ${threads - 1}`));
+    }
+    await Promise.all(starts);
+  } catch (error) {
+    for (const worker of workers) worker.terminate();
+    throw error;
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+  return new Pool(heap, control, drain, workers);
+}
+
+/** Sends a worker its setup and waits for its answer. */
+function start(worker: Worker, setup: ThreadSetup, what: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const fail = (reason: string) =>
+      reject(new Error(`Cannot start ${what}: ${reason}; fewer threads may work (option threads)`));
+    worker.onmessage = ({ data }) => data === "ready" ? resolve() : fail(data);
+    worker.onmessageerror = () => fail("the shared memory cannot be sent to it");
+    worker.onerror = (event) => {
+      event.preventDefault();
+      fail(event.message);
+    };
+    worker.postMessage(setup);
+  });
+}

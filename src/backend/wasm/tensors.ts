@@ -1,0 +1,266 @@
+/**
+ * What {@linkcode WasmBackend} hands out: ranges of the shared memory with a shape. They compute nothing.
+ *
+ * @module
+ */
+
+import type { Activation, Cache, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
+import { checkAdvance, checkSlice, checkTokenCount, checkTruncate, checkWrite } from "../check.ts";
+import type { Heap } from "./memory.ts";
+
+/** A range of the memory that can be given back. */
+class Block {
+  /** Where from. */
+  readonly heap: Heap;
+  readonly #address: number;
+  readonly #what: string;
+  #alive = true;
+
+  /**
+   * @param what for messages: `a matrix`
+   * @param zeroed whether it must start as zeros
+   * @throws {OutOfMemory} if the memory does not suffice
+   */
+  constructor(heap: Heap, bytes: number, what: string, zeroed: boolean = true) {
+    this.heap = heap;
+    this.#what = what;
+    this.#address = zeroed ? heap.allocateZeroed(bytes) : heap.allocate(bytes);
+  }
+
+  /**
+   * Its address.
+   * @throws {Error} once it or its backend is disposed
+   */
+  get address(): number {
+    if (this.heap.closed) throw new Error(`Cannot use ${this.#what}: its backend is disposed`);
+    if (!this.#alive) throw new Error(`Cannot use ${this.#what}: it is disposed`);
+    return this.#address;
+  }
+
+  /** Gives the range back; once is enough. */
+  [Symbol.dispose](): void {
+    if (this.#alive && !this.heap.closed) this.heap.free(this.#address);
+    this.#alive = false;
+  }
+}
+
+/** How the kernels number the dtypes. */
+export const formats: Readonly<Record<Dtype, number>> = { f32: 0, f16: 1, bf16: 2, int8: 3 };
+
+/** Bytes of one step of a panel of 8 columns; int8 steps hold 4 inputs, others 1. */
+const stepBytes: Readonly<Record<Dtype, number>> = { f32: 32, f16: 16, bf16: 16, int8: 32 };
+
+/** Sizes of a packed matrix. */
+export interface Packing {
+  /** Panels of 8 outputs. */
+  readonly panels: number;
+  /** Steps of a panel. */
+  readonly steps: number;
+  /** Bytes of a panel. */
+  readonly panelBytes: number;
+  /** Bytes in all, scales and sums of int8 channels included. */
+  readonly bytes: number;
+}
+
+/** How a matrix is packed. */
+export function packing(outputs: number, inputs: number, dtype: Dtype): Packing {
+  const panels = Math.ceil(outputs / 8), steps = dtype === "int8" ? Math.ceil(inputs / 4) : inputs;
+  const panelBytes = steps * stepBytes[dtype];
+  return { panels, steps, panelBytes, bytes: panels * (panelBytes + (dtype === "int8" ? 64 : 0)) };
+}
+
+/** Panels of 8 outputs; for int8 followed by a scale and then a sum for each output. */
+export class WasmMatrix extends Block implements Matrix {
+  /** @inheritdoc */
+  readonly outputs: number;
+  /** @inheritdoc */
+  readonly inputs: number;
+  /** @inheritdoc */
+  readonly dtype: Dtype;
+  /** How it lies in memory. */
+  readonly packing: Packing;
+
+  /** Reserves the memory; the contents are packed later. */
+  constructor(heap: Heap, outputs: number, inputs: number, dtype: Dtype) {
+    const sizes = packing(outputs, inputs, dtype);
+    super(heap, sizes.bytes, "a matrix", false);
+    this.outputs = outputs;
+    this.inputs = inputs;
+    this.dtype = dtype;
+    this.packing = sizes;
+  }
+
+  /** @inheritdoc */
+  get bytes(): number {
+    return this.packing.bytes;
+  }
+
+  /** int8: address of [outputs] f32. */
+  get scales(): number {
+    return this.address + this.packing.panels * this.packing.panelBytes;
+  }
+
+  /** int8: address of [outputs] i32. */
+  get sums(): number {
+    return this.scales + this.packing.panels * 32;
+  }
+}
+
+/** f32, padded with zeros to a multiple of 4. */
+export class WasmVector extends Block implements Vector {
+  /** @inheritdoc */
+  readonly length: number;
+  /** As inverse frequencies: cosines, then sines, of the first positions. */
+  rotation: { readonly table: WasmVector; readonly positions: number } | undefined;
+
+  /** A copy of `values`. */
+  constructor(heap: Heap, values: Float32Array) {
+    super(heap, Math.ceil(values.length / 4) * 16, "a vector");
+    this.length = values.length;
+    this.values.set(values);
+  }
+
+  /** The contents, in place. */
+  get values(): Float32Array {
+    return this.heap.floats.subarray(this.address / 4, this.address / 4 + this.length);
+  }
+
+  /** @inheritdoc */
+  override [Symbol.dispose](): void {
+    this.rotation?.table[Symbol.dispose]();
+    super[Symbol.dispose]();
+  }
+}
+
+/** Rows of f32, side by side. */
+export class WasmActivation implements Activation {
+  /** @inheritdoc */
+  readonly rows: number;
+  /** @inheritdoc */
+  readonly columns: number;
+  readonly #block: Block;
+  readonly #offset: number;
+  readonly #view: boolean;
+
+  /** Zeros; or, given what `slice` hands over, a view. */
+  constructor(
+    heap: Heap,
+    rows: number,
+    columns: number,
+    of?: { readonly block: Block; readonly offset: number },
+  ) {
+    this.rows = rows;
+    this.columns = columns;
+    this.#block = of?.block ?? new Block(heap, rows * columns * 4, "an activation");
+    this.#offset = of?.offset ?? 0;
+    this.#view = of !== undefined;
+  }
+
+  /** Where from. */
+  get heap(): Heap {
+    return this.#block.heap;
+  }
+
+  /** Address of row 0. */
+  get address(): number {
+    return this.#block.address + this.#offset;
+  }
+
+  /** @inheritdoc */
+  slice(start: number, count: number): WasmActivation {
+    checkSlice(this.rows, start, count);
+    const offset = this.#offset + start * this.columns * 4;
+    return new WasmActivation(this.heap, count, this.columns, { block: this.#block, offset });
+  }
+
+  /** @inheritdoc */
+  read(): Float32Array {
+    return this.heap.floats.subarray(this.address / 4, this.address / 4 + this.rows * this.columns);
+  }
+
+  /** @inheritdoc */
+  write(values: Float32Array): void {
+    checkWrite(this, values.length);
+    this.heap.floats.set(values, this.address / 4);
+  }
+
+  /** @inheritdoc */
+  [Symbol.dispose](): void {
+    if (!this.#view) this.#block[Symbol.dispose]();
+  }
+}
+
+/** Ids as i32. */
+export class WasmTokens extends Block implements TokenBuffer {
+  /** @inheritdoc */
+  readonly capacity: number;
+
+  /** All 0. */
+  constructor(heap: Heap, capacity: number) {
+    super(heap, capacity * 4, "a token buffer");
+    this.capacity = capacity;
+  }
+
+  /** @inheritdoc */
+  read(count: number = this.capacity): Int32Array {
+    checkTokenCount(this.capacity, count);
+    return this.heap.ints.subarray(this.address / 4, this.address / 4 + count);
+  }
+
+  /** @inheritdoc */
+  write(tokens: ArrayLike<number>): void {
+    checkTokenCount(this.capacity, tokens.length);
+    this.heap.ints.set(tokens, this.address / 4);
+  }
+}
+
+/** For each layer keys, then values, as `wasm/src/attention.rs` lays them out, for a capacity padded to 8. */
+export class WasmCache extends Block implements Cache {
+  /** @inheritdoc */
+  readonly layers: number;
+  /** @inheritdoc */
+  readonly width: number;
+  /** @inheritdoc */
+  readonly capacity: number;
+  /** The capacity as laid out. */
+  readonly paddedCapacity: number;
+  #length = 0;
+
+  /** Empty. */
+  constructor(heap: Heap, layers: number, width: number, capacity: number) {
+    const padded = Math.ceil(capacity / 8) * 8;
+    // the last values are read as part of a panel of 8, which may reach beyond them
+    super(heap, layers * 2 * padded * width * 4 + 32, "a cache");
+    this.layers = layers;
+    this.width = width;
+    this.capacity = capacity;
+    this.paddedCapacity = padded;
+  }
+
+  /** Address of the keys of a layer. */
+  keys(layer: number): number {
+    return this.address + layer * 2 * this.paddedCapacity * this.width * 4;
+  }
+
+  /** Address of the values of a layer. */
+  values(layer: number): number {
+    return this.keys(layer) + this.paddedCapacity * this.width * 4;
+  }
+
+  /** @inheritdoc */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** @inheritdoc */
+  advance(count: number): void {
+    checkAdvance(this, count);
+    this.#length += count;
+  }
+
+  /** @inheritdoc */
+  truncate(length: number): void {
+    checkTruncate(this, length);
+    this.#length = length;
+  }
+}

@@ -1,0 +1,162 @@
+/**
+ * What runs on every thread, and the little more that runs on the resident ones. The two functions refer to
+ * nothing outside of themselves, so that their very text can be the source of a blob worker: no file to find, no
+ * permission to ask for, nothing a bundler must know.
+ *
+ * Jobs travel through a block of the shared memory, 32-bit words at the indices below. A job is `chunks` pieces
+ * that threads claim one at a time, so a thread that the system has put aside delays nobody; one that was asleep
+ * need not even come.
+ *
+ * @module
+ */
+
+/** Word indices into the control block; those that different threads write are on cache lines of their own. */
+export const Control = {
+  /** Number of the current job. Threads sleep on it. */
+  epoch: 0,
+  /** How many threads sleep. */
+  sleepers: 1,
+  /** 1: threads should end. */
+  stop: 2,
+  /** Number of threads whose kernel trapped. */
+  failures: 3,
+  /** Low 20 bits of the job's number, then 12 bits: the next chunk. One word, so that a claim cannot be stale. */
+  claim: 16,
+  /** Chunks done. The main thread sleeps on it. */
+  done: 32,
+  /** From here on, written before `claim` opens and constant while it is open: index of the kernel, */
+  kernel: 48,
+  /** number of units, */
+  units: 49,
+  /** units of a chunk, */
+  grain: 50,
+  /** number of chunks (fewer than 4096), */
+  chunks: 51,
+  /** address of the threads' scratch and bytes for each. */
+  scratch: 52,
+  /** Bytes of scratch for each thread. */
+  scratchSize: 53,
+  /** The struct that the kernel reads. */
+  job: 64,
+  /** Words in all. */
+  words: 128,
+} as const;
+
+/** The kernels in the order of their numbers. */
+export const kernelNames = [
+  "pack",
+  "embed",
+  "prepare",
+  "project",
+  "append",
+  "attend",
+  "softmax",
+  "race",
+  "probe_madd",
+  "probe_read",
+] as const;
+
+/** What a thread needs to take part. */
+export interface ThreadSetup {
+  /** The compiled kernels. */
+  readonly module: WebAssembly.Module;
+  /** The memory of all threads. */
+  readonly memory: WebAssembly.Memory;
+  /** {@linkcode Control} */
+  readonly layout: typeof Control;
+  /** {@linkcode kernelNames} */
+  readonly kernels: readonly string[];
+  /** Address of the control block. */
+  readonly control: number;
+  /** Which thread this is; 0 is the main one. */
+  readonly thread: number;
+  /** End of this thread's stack; absent: the one the module came with. */
+  readonly stack?: number | undefined;
+}
+
+/** Claims and does chunks of one job until none is left. */
+export type Drain = (epoch: number) => void;
+
+/**
+ * Instantiates the kernels for this thread.
+ * @throws {WebAssembly.RuntimeError} from the returned function, if a kernel traps on this thread
+ */
+export function joinThreads(setup: ThreadSetup): Drain {
+  const { module, memory, layout, kernels, thread } = setup;
+  const imports: Record<string, Record<string, WebAssembly.ImportValue>> = {};
+  for (const { module: from, name, kind } of WebAssembly.Module.imports(module)) {
+    // by name alone: publishing may rename the modules that imports come from
+    imports[from] ??= {};
+    imports[from][name] = kind === "memory" ? memory : name === "log1p" ? Math.log1p : () => {};
+  }
+  const { exports } = new WebAssembly.Instance(module, imports);
+  if (setup.stack !== undefined) (exports.__stack_pointer as WebAssembly.Global).value = setup.stack;
+  type Kernel = (job: number, begin: number, end: number, scratch: number) => void;
+  const functions = kernels.map((name) => exports[name] as Kernel);
+  const control = new Int32Array(memory.buffer, setup.control, layout.words);
+  const job = setup.control + layout.job * 4;
+
+  return (epoch) => {
+    for (;;) {
+      const claim = Atomics.load(control, layout.claim);
+      const chunk = claim & 0xfff;
+      if ((claim ^ (epoch << 12)) >>> 12 !== 0) return;
+      const kernel = control[layout.kernel], units = control[layout.units], grain = control[layout.grain];
+      const chunks = control[layout.chunks];
+      const scratch = (control[layout.scratch] >>> 0) + thread * control[layout.scratchSize];
+      if (chunk >= chunks) return;
+      // succeeds only while the words just read belong to this job: `claim` is shut before they change
+      if (Atomics.compareExchange(control, layout.claim, claim, claim + 1) !== claim) continue;
+      try {
+        functions[kernel](job, chunk * grain, Math.min(units, (chunk + 1) * grain), scratch);
+      } catch (error) {
+        Atomics.add(control, layout.failures, 1);
+        throw error;
+      } finally {
+        if (Atomics.add(control, layout.done, 1) + 1 === chunks) Atomics.notify(control, layout.done);
+      }
+    }
+  };
+}
+
+/** The body of a resident worker. It is sent a {@linkcode ThreadSetup}, answers `ready` or a message of failure. */
+export function resident(join: typeof joinThreads): void {
+  const scope = globalThis as unknown as {
+    onmessage: ((event: MessageEvent<ThreadSetup>) => void) | null;
+    postMessage(message: string): void;
+    close(): void;
+  };
+  scope.onmessage = ({ data }) => {
+    scope.onmessage = null;
+    const { layout } = data;
+    let drain: Drain;
+    try {
+      drain = join(data);
+    } catch (error) {
+      scope.postMessage(String(error));
+      return;
+    }
+    const control = new Int32Array(data.memory.buffer, data.control, layout.words);
+    let seen = Atomics.load(control, layout.epoch);
+    scope.postMessage("ready");
+    for (let spins = 0;;) {
+      const epoch = Atomics.load(control, layout.epoch);
+      if (Atomics.load(control, layout.stop) !== 0) break;
+      if (epoch !== seen) {
+        seen = epoch;
+        spins = 0;
+        try {
+          drain(epoch);
+        } catch {
+          break; // counted as a failure, which the main thread reports
+        }
+      } else if (++spins > 20000) { // some 50 µs: longer than the host takes between two jobs of a pass
+        spins = 0;
+        Atomics.add(control, layout.sleepers, 1);
+        Atomics.wait(control, layout.epoch, seen);
+        Atomics.sub(control, layout.sleepers, 1);
+      }
+    }
+    scope.close();
+  };
+}

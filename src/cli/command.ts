@@ -1,0 +1,168 @@
+/**
+ * What a command is, its help, and what several of them do alike with their options and words.
+ *
+ * @module
+ */
+
+import type { EngineOptions, GenerateOptions } from "../engine.ts";
+import { type CommandLine, describeOption, type OptionName, UsageError, type Values } from "./args.ts";
+import type { Terminal } from "./terminal.ts";
+
+/** A command of the command line. */
+export interface Command {
+  /** What it is called. */
+  readonly name: string;
+  /** The words it takes, for the help: `[PROMPT]`. */
+  readonly words: string;
+  /** What it does, in one line. */
+  readonly summary: string;
+  /** More about it, in lines of at most 100 columns. */
+  readonly details: readonly string[];
+  /** The options it takes, besides `--help`. */
+  readonly options: readonly OptionName[];
+  /** What to write after `specdiff`. */
+  readonly examples: readonly string[];
+  /** Does it. */
+  run(line: CommandLine, terminal: Terminal): Promise<void>;
+}
+
+/** Options that say what is loaded, and where it runs. */
+export const MODEL_OPTIONS: readonly OptionName[] = [
+  "target",
+  "drafter",
+  "device",
+  "dtype",
+  "drafter-dtype",
+  "threads",
+];
+
+/** Options that say how a text is generated. */
+export const DECODE_OPTIONS: readonly OptionName[] = [
+  "rule",
+  "gamma",
+  "steps",
+  "order",
+  "draft-context",
+  "sigma",
+  "hot-start",
+  "temperature",
+  "top-k",
+  "top-p",
+  "seed",
+  "max-tokens",
+];
+
+/** How to run the program, for the help. */
+const PERMISSIONS = [
+  "Permissions:",
+  "  deno run --allow-read=FOLDERS cli.ts   where FOLDERS are fixtures/pair (the embedded models) and those you name;",
+  "  --allow-sys=cpus,osRelease             only lets compare and demo name the machine",
+];
+
+/** What the exit codes mean, for the help. */
+const EXIT_CODES = [
+  "Exit codes:",
+  "  0 done, 1 failed, 2 not understood, 130 interrupted, 141 standard output was closed",
+];
+
+/** The help of a command. */
+export function commandHelp(command: Command): string {
+  const options = [...command.options, "help" as const].map(describeOption);
+  const width = Math.max(...options.map(({ usage }) => Math.min(usage.length, 21)));
+  return [
+    `specdiff ${command.name} ${command.words}`.trimEnd() + ` [OPTIONS]`,
+    "",
+    ...[command.summary, ...command.details].map((line) => `  ${line}`),
+    "",
+    "Options:",
+    // a long list of values has a line of its own
+    ...options.flatMap(({ usage, help }) =>
+      usage.length > width
+        ? [`  ${usage}`, `  ${" ".repeat(width)}  ${help}`]
+        : [`  ${usage.padEnd(width)}  ${help}`]
+    ),
+    "",
+    "Examples:",
+    ...command.examples.map((example) => `  specdiff ${example}`),
+    "",
+    ...PERMISSIONS,
+    "",
+    ...EXIT_CODES,
+  ].join("\n");
+}
+
+/** The help of the program. */
+export function programHelp(commands: readonly Command[]): string {
+  const width = Math.max(...commands.map(({ name, words }) => name.length + words.length + 1));
+  return [
+    "specdiff COMMAND [OPTIONS]",
+    "",
+    "  Lossless speculative decoding with discrete-diffusion drafters.",
+    "",
+    "Commands:",
+    ...commands.map(({ name, words, summary }) => `  ${`${name} ${words}`.padEnd(width)}  ${summary}`),
+    "",
+    "  specdiff COMMAND --help says more; specdiff --version prints the version",
+    "",
+    ...PERMISSIONS,
+    "",
+    ...EXIT_CODES,
+  ].join("\n");
+}
+
+/**
+ * What to load. No drafter named: the library's default.
+ * @throws {UsageError} if `none` is one of several drafters
+ */
+export function engineOptions(values: Values): EngineOptions {
+  const { drafter } = values;
+  const none = drafter?.includes("none") ?? false;
+  if (none && drafter!.length > 1) {
+    throw new UsageError("--drafter is none and others, expected one or the other");
+  }
+  return {
+    target: values.target,
+    drafter: none ? null : drafter,
+    device: values.device,
+    dtype: values.dtype,
+    drafterDtype: values["drafter-dtype"],
+    threads: values.threads,
+  };
+}
+
+/** How to generate. */
+export function generateOptions(values: Values): GenerateOptions {
+  return {
+    rule: values.rule,
+    gamma: values.gamma,
+    steps: values.steps,
+    order: values.order,
+    draftContext: values["draft-context"],
+    sigma: values.sigma,
+    hotStart: values["hot-start"],
+    temperature: values.temperature,
+    topK: values["top-k"],
+    topP: values["top-p"],
+    seed: values.seed,
+    maxTokens: values["max-tokens"],
+    stop: values.stop,
+  };
+}
+
+/**
+ * The one text a command takes: its word, or standard input without the newline at its end if there is no word
+ * or it is `-`.
+ *
+ * @param what what the text is called, for messages
+ * @throws {UsageError} if there are several words, or the text is empty
+ */
+export async function readText(words: readonly string[], what: string, terminal: Terminal): Promise<string> {
+  if (words.length > 1) {
+    throw new UsageError(`${words.length} words are given, expected one ${what}: put it in quotes`);
+  }
+  const text = words.length === 0 || words[0] === "-"
+    ? (await terminal.input()).replace(/\r?\n$/, "")
+    : words[0];
+  if (text === "") throw new UsageError(`the ${what} is empty`);
+  return text;
+}

@@ -1,0 +1,160 @@
+/**
+ * `compare`: plain decoding and each drafter, measured in one run; `demo`: the same in short, after a text in
+ * colours.
+ *
+ * @module
+ */
+
+import { type Engine, loadEngine } from "../engine.ts";
+import { embeddedDrafters } from "../pair.ts";
+import type { Values } from "./args.ts";
+import {
+  type Command,
+  DECODE_OPTIONS,
+  engineOptions,
+  generateOptions,
+  MODEL_OPTIONS,
+  readText,
+} from "./command.ts";
+import { positions, show } from "./generate.ts";
+import { bestGamma, type Comparison, measure } from "./measure.ts";
+import { table, type Terminal } from "./terminal.ts";
+
+/** Texts to continue when none is given: the kind of prose that the embedded pair knows. */
+const PROMPTS: readonly string[] = [
+  "It was a dark and stormy night, and the old house",
+  "“My dear,” said Mr. Bennet to his wife one day, “have you",
+  "The captain looked at the sea for a long time before he",
+];
+
+/** What `compare` and `demo` generate per run, unless told otherwise. */
+const MAX_TOKENS = 96;
+
+/** The command `compare`. */
+export const compare: Command = {
+  name: "compare",
+  words: "[PROMPT…]",
+  summary: "Measure plain decoding and each drafter, taking turns in one run.",
+  details: [
+    "Every method continues the same prompts with the same seeds. tokens/s are of decoding, without the prompt:",
+    "the median over all runs, and the quartiles. τ is the mean number of tokens per round, the corrected or bonus",
+    "one included; milliseconds are per round. Under the rule coupled the text must be that of plain decoding, token",
+    "for token: it is generated both ways and compared, and a difference is a failure.",
+    "--json prints {machine, settings, rows: [{method, tokensPerSecond, meanAcceptanceLength, …}]}.",
+  ],
+  options: [...MODEL_OPTIONS, ...DECODE_OPTIONS, "repetitions", "json"],
+  examples: [
+    "compare",
+    "compare --drafter sedd-causal,ngram --gamma 4 --repetitions 5",
+    'compare "Call me Ishmael." --max-tokens 64 --json',
+  ],
+  async run({ words, values }, terminal) {
+    using engine = await loadAll(values);
+    await report(engine, words.length > 0 ? words : PROMPTS, values.repetitions ?? 3, values, terminal);
+  },
+};
+
+/** The command `demo`. */
+export const demo: Command = {
+  name: "demo",
+  words: "[PROMPT]",
+  summary: "Watch a text being speculated, then see what it is worth.",
+  details: [
+    "Continues PROMPT, or a built-in one, in the colours of generate --show-draft, then prints the table of compare",
+    "in short: one repetition, on PROMPT and the built-in ones.",
+  ],
+  options: [...MODEL_OPTIONS, ...DECODE_OPTIONS, "color"],
+  examples: ["demo", 'demo "The last train had gone, and" --temperature 0.8'],
+  async run({ words, values }, terminal) {
+    const prompt = words.length > 0 ? await readText(words, "PROMPT", terminal) : PROMPTS[0];
+    using engine = await loadAll(values);
+    const options = generateOptions(values);
+    await show(
+      engine,
+      prompt,
+      { ...options, gamma: options.gamma ?? bestGamma(engine.drafters[0]) },
+      terminal,
+      true,
+    );
+    terminal.out.line();
+    await report(engine, words.length > 0 ? [prompt, ...PROMPTS] : PROMPTS, 1, values, terminal);
+  },
+};
+
+/** An engine with all the embedded drafters, unless told otherwise. */
+function loadAll(values: Values): Promise<Engine> {
+  const options = engineOptions(values);
+  const embedded = values.target === undefined && values.drafter === undefined;
+  return loadEngine(embedded ? { ...options, drafter: embeddedDrafters } : options);
+}
+
+/**
+ * Compares, and prints what was found.
+ * @throws {Error} if under `coupled` a text was not that of plain decoding
+ */
+async function report(
+  engine: Engine,
+  prompts: readonly string[],
+  repetitions: number,
+  values: Values,
+  { out, err }: Terminal,
+): Promise<void> {
+  const settings = {
+    ...{ prompts, repetitions },
+    maxTokens: values["max-tokens"] ?? MAX_TOKENS,
+    options: generateOptions(values),
+  };
+  const comparison = await measure(engine, settings, (text) => err.progress(text));
+  err.progress("");
+  if (values.json) out.line(JSON.stringify(comparison, null, 2));
+  else for (const line of render(comparison)) out.line(line);
+  const wrong = comparison.rows.filter((row) => row.equalsPlainUnderCoupled === false).map(({ method }) =>
+    method
+  );
+  if (wrong.length > 0) {
+    throw new Error(`The text under coupled is not that of plain decoding for ${wrong.join(", ")}`);
+  }
+}
+
+/** The comparison as a table, with what it was measured on. */
+function render({ machine, settings, rows }: Comparison): string[] {
+  const lossy = rows.some((row) => row.exactness === "lossy");
+  return [
+    ...table([
+      [
+        "method",
+        "γ",
+        "tokens/s",
+        "quartiles",
+        "speed-up",
+        "τ",
+        "accepted at 1, 2, …",
+        "ms draft + verify",
+        "coupled = plain",
+      ],
+      ...rows.map((row) => [
+        row.exactness === "lossy" ? `${row.method} (lossy)` : row.method,
+        row.drafter === null ? "" : String(row.gamma),
+        row.tokensPerSecond.toFixed(1),
+        row.tokensPerSecondQuartiles.map((speed) => speed.toFixed(0)).join("–"),
+        `${row.speedup.toFixed(2)}×`,
+        row.meanAcceptanceLength.toFixed(2),
+        positions(row.acceptanceRatePerPosition),
+        `${row.msPerRound.draft.toFixed(2)} + ${row.msPerRound.verify.toFixed(2)}`,
+        row.equalsPlainUnderCoupled === null ? "" : row.equalsPlainUnderCoupled ? "yes" : "NO",
+      ]),
+    ], 1),
+    "",
+    `${settings.prompts.length} prompts × ${settings.repetitions} seeds from ${settings.seed}, ` +
+    `${settings.maxTokens} tokens each; ${
+      lossy ? "a lossy text does not have" : "every text has"
+    } the target's law`,
+    [
+      machine.cpu,
+      `${machine.cores} cores`,
+      `${machine.os} ${machine.arch}`,
+      `Deno ${machine.deno}`,
+      machine.device,
+    ].filter((field) => field !== null).join(", "),
+  ];
+}

@@ -1,0 +1,110 @@
+/**
+ * `generate`: a text, as it comes. The text alone goes to standard output; what is said about it does not.
+ *
+ * @module
+ */
+
+import type { Statistics } from "../decode/metrics.ts";
+import { type Engine, type GenerateOptions, type Generation, loadEngine } from "../engine.ts";
+import { UsageError } from "./args.ts";
+import {
+  type Command,
+  DECODE_OPTIONS,
+  engineOptions,
+  generateOptions,
+  MODEL_OPTIONS,
+  readText,
+} from "./command.ts";
+import type { Output, Terminal } from "./terminal.ts";
+
+/** The command. */
+export const generate: Command = {
+  name: "generate",
+  words: "[PROMPT]",
+  summary: "Continue a text, as fast as the drafter allows and with the law of the target alone.",
+  details: [
+    'Without PROMPT, or with "-", the text is read from standard input, and a newline at its end is dropped.',
+    "--show-draft tells accepted tokens (drafted, and kept by the target) from corrected ones (the target's own,",
+    "in place of a rejected one) and bonus ones (the target's own, after a draft that was kept as a whole).",
+    "--json prints {text, tokens, stats}.",
+  ],
+  options: [...MODEL_OPTIONS, ...DECODE_OPTIONS, "stop", "show-draft", "color", "json"],
+  examples: [
+    'generate "It was a dark and stormy night" --show-draft',
+    "generate --max-tokens 50 --seed 7 --json < prompt.txt",
+    "generate --target ./gpt2-xl --drafter ./sedd-small --gamma 8 --temperature 0 - < prompt.txt",
+  ],
+  async run({ words, values }, terminal) {
+    if ((values.drafter?.length ?? 0) > 1) throw new UsageError("--drafter names several, expected one");
+    const prompt = await readText(words, "PROMPT", terminal);
+    using engine = await loadEngine(engineOptions(values));
+    const options = generateOptions(values);
+    if (values.json) {
+      terminal.out.line(JSON.stringify(await engine.generate(prompt, options), null, 2));
+    } else {
+      await show(engine, prompt, options, terminal, values["show-draft"] ?? false);
+    }
+  },
+};
+
+/**
+ * Streams a text to standard output.
+ * @param draft whether to tell the tokens' origins by colour, between a legend and statistics on standard error
+ */
+export async function show(
+  engine: Engine,
+  prompt: string,
+  options: GenerateOptions,
+  { out, err }: Terminal,
+  draft: boolean,
+): Promise<Generation> {
+  if (draft) {
+    err.line(legend(err));
+    // at a terminal the text continues the prompt; elsewhere it stands alone
+    if (out.isTerminal && err.isTerminal) err.write(err.styled("dim", prompt));
+  }
+  const stream = engine.stream(prompt, options);
+  try {
+    for (;;) {
+      const { done, value } = await stream.next();
+      if (done) {
+        out.endLine();
+        if (draft) err.line(describe(value.stats));
+        return value;
+      }
+      for (const { text, origin } of value.pieces) {
+        out.write(draft && origin !== "target" ? out.styled(origin, text) : text);
+      }
+    }
+  } finally {
+    out.endLine();
+  }
+}
+
+/** What the colours mean. */
+function legend(output: Output): string {
+  return output.color
+    ? (["accepted", "corrected", "bonus"] as const).map((origin) => output.styled(origin, origin)).join("  ")
+    : "Colours are off: the output is no terminal, or NO_COLOR is set; --color turns them on";
+}
+
+/** Statistics in one line. */
+export function describe(stats: Statistics): string {
+  const speed = `${stats.tokens} tokens, ${stats.tokensPerSecond.toFixed(1)} tokens/s`;
+  if (stats.rule === "none") return `${speed}, plain decoding, seed ${stats.seed}`;
+  return [
+    speed,
+    `τ ${stats.meanAcceptanceLength.toFixed(2)} tokens per round`,
+    `accepted at positions 1–${stats.acceptanceRatePerPosition.length}: ${
+      positions(stats.acceptanceRatePerPosition)
+    }`,
+    `${stats.drafter}`,
+    `rule ${stats.rule} (${stats.exactness})`,
+    `seed ${stats.seed}`,
+  ].join(", ");
+}
+
+/** Rates of acceptance, one per position: `.61 .54 .50`. */
+export function positions(rates: readonly number[]): string {
+  return rates.map((rate) => rate.toFixed(2).replace(/^0/, "")).join(" ");
+}

@@ -1,0 +1,83 @@
+/**
+ * The program: finds the command, runs it, and turns whatever happens into an exit code and at most one line.
+ *
+ * @module
+ */
+
+import config from "../../deno.json" with { type: "json" };
+import { parseCommandLine, UsageError } from "./args.ts";
+import { type Command, commandHelp, programHelp } from "./command.ts";
+import { compare, demo } from "./compare.ts";
+import { generate } from "./generate.ts";
+import { inspect } from "./inspect.ts";
+import { score } from "./score.ts";
+import { systemTerminal, type Terminal } from "./terminal.ts";
+
+const COMMANDS: readonly Command[] = [generate, compare, score, inspect, demo];
+
+/** Exit codes: those of shells and of the tools around them. */
+const Exit = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143, closedPipe: 141 } as const;
+
+/**
+ * Runs the command line and returns its exit code.
+ * @param args what stands after the program's name
+ */
+export async function main(args: readonly string[]): Promise<number> {
+  let terminal = systemTerminal();
+  try {
+    const line = parseCommandLine(args);
+    if (line.values.color) terminal = systemTerminal(true);
+    endOnSignals(terminal);
+    const command = COMMANDS.find(({ name }) => name === line.command);
+    if (line.values.version) {
+      terminal.out.line(`specdiff ${config.version}`);
+    } else if (line.values.help && (command !== undefined || line.command === undefined)) {
+      terminal.out.line(command === undefined ? programHelp(COMMANDS) : commandHelp(command));
+    } else {
+      if (line.command === undefined) throw new UsageError("there is no command; specdiff --help lists them");
+      if (command === undefined) {
+        throw new UsageError(`unknown command "${line.command}", expected one of ${names(COMMANDS)}`);
+      }
+      const foreign = Object.keys(line.values).find((name) =>
+        !command.options.some((option) => option === name)
+      );
+      if (foreign !== undefined) {
+        throw new UsageError(
+          `${command.name} takes no --${foreign}; specdiff ${command.name} --help lists its options`,
+        );
+      }
+      await command.run(line, terminal);
+    }
+    return Exit.done;
+  } catch (error) {
+    return fail(error, terminal);
+  }
+}
+
+function names(commands: readonly Command[]): string {
+  return commands.map(({ name }) => name).join(", ");
+}
+
+/** Says what went wrong, in one line, and returns the exit code of it. */
+function fail(error: unknown, { err }: Terminal): number {
+  // whoever read the output has had enough, which is not worth a word
+  if (error instanceof Deno.errors.BrokenPipe) return Exit.closedPipe;
+  const message = error instanceof Error ? error.message : String(error);
+  err.endLine();
+  err.line(`error: ${message.replace(/\s*\n\s*/g, " ")}`);
+  return error instanceof UsageError ? Exit.usage : Exit.failed;
+}
+
+/** Ctrl-C and a request to terminate end the open lines and the process, whatever is under way. */
+function endOnSignals({ out, err }: Terminal): void {
+  const end = (code: number) => () => {
+    try {
+      out.endLine();
+      err.endLine();
+    } finally {
+      Deno.exit(code);
+    }
+  };
+  Deno.addSignalListener("SIGINT", end(Exit.interrupted));
+  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", end(Exit.terminated));
+}

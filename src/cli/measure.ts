@@ -1,0 +1,215 @@
+/**
+ * What `compare` measures: plain decoding, and each drafter, on the same prompts with the same seeds, in one run,
+ * taking turns so that whatever else the machine does falls on all of them alike. How it is shown is not its matter.
+ *
+ * @module
+ */
+
+import type { Rule } from "../decode/acceptance.ts";
+import type { Statistics } from "../decode/metrics.ts";
+import type { Engine, GenerateOptions, Generation } from "../engine.ts";
+import { describeMachine, type Machine } from "./machine.ts";
+
+/** γ at which each embedded drafter was fastest on two cores. */
+const BEST_GAMMA: ReadonlyMap<string, number> = new Map([
+  ["sedd-causal", 3],
+  ["sedd", 2],
+  ["gpt2", 3],
+]);
+
+/** Tokens of the run that warms each method up. */
+const WARM_UP_TOKENS = 16;
+
+/** The first seed, unless one is given: what is compared can be repeated. */
+const SEED = 1n;
+
+/** γ that suits an embedded drafter; any other takes the library's default. */
+export function bestGamma(drafter: string | null | undefined): number | undefined {
+  return BEST_GAMMA.get(drafter ?? "");
+}
+
+/** What is compared. */
+export interface CompareSettings {
+  /** Texts to continue. */
+  readonly prompts: readonly string[];
+  /** Runs of each method on each prompt; run r has the seed `seed` + r. */
+  readonly repetitions: number;
+  /** Tokens per run, fewer only where the context ends. */
+  readonly maxTokens: number;
+  /** How to generate. Without a γ, each drafter has its own. */
+  readonly options: GenerateOptions;
+}
+
+/** One method, measured. */
+export interface Row {
+  /** `plain`, `autoregressive`, `diffusion sedd-causal`, … */
+  readonly method: string;
+  /** The drafter as it was named; null for plain decoding. */
+  readonly drafter: string | null;
+  /** γ, the longest draft; 0 for plain decoding. */
+  readonly gamma: number;
+  /** The acceptance rule. */
+  readonly rule: Rule | "none";
+  /** Whether the text has the target's law. */
+  readonly exactness: Statistics["exactness"];
+  /** Runs, one per prompt and repetition. */
+  readonly runs: number;
+  /** Median over the runs. */
+  readonly tokensPerSecond: number;
+  /** First and third quartile. */
+  readonly tokensPerSecondQuartiles: readonly [number, number];
+  /** tokensPerSecond over that of plain decoding. */
+  readonly speedup: number;
+  /** τ, tokens per round, over all runs. */
+  readonly meanAcceptanceLength: number;
+  /** Accepted of drafted tokens, over all runs. */
+  readonly draftAcceptanceRate: number;
+  /** [γ] the same for each position of a draft. */
+  readonly acceptanceRatePerPosition: readonly number[];
+  /** Milliseconds per round in the drafter, in the target and the test of the draft, and elsewhere. */
+  readonly msPerRound: { readonly draft: number; readonly verify: number; readonly other: number };
+  /**
+   * Whether under `coupled` the text was that of plain decoding, token for token, on every prompt; null for
+   * plain decoding itself.
+   */
+  readonly equalsPlainUnderCoupled: boolean | null;
+}
+
+/** What `compare --json` prints. */
+export interface Comparison {
+  /** Where it was measured. */
+  readonly machine: Machine;
+  /** How. */
+  readonly settings: {
+    /** Texts that were continued. */
+    readonly prompts: readonly string[];
+    /** Runs of each method on each prompt. */
+    readonly repetitions: number;
+    /** Tokens per run. */
+    readonly maxTokens: number;
+    /** The first seed, in decimal. */
+    readonly seed: string;
+  };
+  /** What: plain decoding first. */
+  readonly rows: readonly Row[];
+}
+
+/** One of the things compared. */
+interface Method {
+  readonly drafter: string | null;
+  readonly options: GenerateOptions;
+  readonly runs: Statistics[];
+  /** Under `coupled`, which is checked after the measurement. */
+  equalsPlain: boolean | null;
+}
+
+/**
+ * Measures plain decoding and all of the engine's drafters.
+ * @param progress told what is being done
+ */
+export async function measure(
+  engine: Engine,
+  { prompts, repetitions, maxTokens, options }: CompareSettings,
+  progress: (text: string) => void,
+): Promise<Comparison> {
+  const seed = BigInt(options.seed ?? SEED);
+  const methods: Method[] = [null, ...engine.drafters].map((drafter) => ({
+    drafter,
+    // a text that stops early would be timed on fewer tokens than the others
+    options: { ...options, drafter, maxTokens, stopTokens: [], gamma: options.gamma ?? bestGamma(drafter) },
+    runs: [],
+    equalsPlain: null,
+  }));
+  const total = methods.length * prompts.length * repetitions;
+  progress("warming up");
+  for (const method of methods) {
+    await engine.generate(prompts[0], { ...method.options, seed, maxTokens: WARM_UP_TOKENS });
+  }
+
+  const plainTexts: Generation[] = []; // of the first repetition, one per prompt
+  for (let r = 0; r < repetitions; r++) {
+    for (const prompt of prompts) {
+      for (const method of methods) {
+        const done = methods.reduce((sum, { runs }) => sum + runs.length, 0);
+        progress(`run ${done + 1} of ${total}: ${method.drafter ?? "plain"}`);
+        const generation = await engine.generate(prompt, { ...method.options, seed: seed + BigInt(r) });
+        method.runs.push(generation.stats);
+        if (r === 0 && method.drafter === null) plainTexts.push(generation);
+      }
+    }
+  }
+
+  for (const method of methods) {
+    if (method.drafter === null) continue;
+    progress(`comparing texts under coupled: ${method.drafter}`);
+    method.equalsPlain = true;
+    for (const [i, prompt] of prompts.entries()) {
+      const { tokens } = await engine.generate(prompt, { ...method.options, seed, rule: "coupled" });
+      const expected = plainTexts[i].tokens;
+      method.equalsPlain &&= tokens.length === expected.length &&
+        tokens.every((token, j) => token === expected[j]);
+    }
+  }
+
+  const plainSpeed = quantile(speeds(methods[0].runs), 0.5);
+  const labels = methodLabels(methods);
+  return {
+    machine: describeMachine(engine.device),
+    settings: { prompts, repetitions, maxTokens, seed: String(seed) },
+    rows: methods.map((method, i) => toRow(labels[i], method, plainSpeed)),
+  };
+}
+
+/** Kind of drafting and, where the kind does not tell drafters apart, the drafter. */
+function methodLabels(methods: readonly Method[]): string[] {
+  const kinds = methods.map(({ drafter, runs }) =>
+    drafter === null ? "plain" : runs[0].drafter.split(" ")[0]
+  );
+  return methods.map(({ drafter }, i) =>
+    drafter !== null && (kinds[i] === "diffusion" || kinds.indexOf(kinds[i]) !== kinds.lastIndexOf(kinds[i]))
+      ? `${kinds[i]} ${drafter}`
+      : kinds[i]
+  );
+}
+
+function toRow(method: string, { drafter, runs, equalsPlain }: Method, plainSpeed: number): Row {
+  const sorted = speeds(runs);
+  const tokensPerSecond = quantile(sorted, 0.5);
+  const sum = (of: (run: Statistics) => number) => runs.reduce((total, run) => total + of(run), 0);
+  const gamma = Math.max(...runs.map((run) => run.draftedPerPosition.length));
+  const drafted = sum((run) => run.draftTokens), rounds = sum((run) => run.rounds);
+  return {
+    method,
+    drafter,
+    gamma,
+    rule: runs[0].rule,
+    exactness: runs[0].exactness,
+    runs: runs.length,
+    tokensPerSecond,
+    tokensPerSecondQuartiles: [quantile(sorted, 0.25), quantile(sorted, 0.75)],
+    speedup: tokensPerSecond / plainSpeed,
+    meanAcceptanceLength: sum((run) => run.tokens) / rounds,
+    draftAcceptanceRate: drafted === 0 ? 0 : sum((run) => run.acceptedTokens) / drafted,
+    acceptanceRatePerPosition: Array.from(
+      { length: gamma },
+      (_, j) => sum((run) => run.acceptedPerPosition[j] ?? 0) / sum((run) => run.draftedPerPosition[j] ?? 0),
+    ),
+    msPerRound: {
+      draft: sum((run) => run.draftMs) / rounds,
+      verify: sum((run) => run.verifyMs) / rounds,
+      other: sum((run) => run.otherMs) / rounds,
+    },
+    equalsPlainUnderCoupled: equalsPlain,
+  };
+}
+
+/** Tokens per second of some runs, ascending. */
+function speeds(runs: readonly Statistics[]): number[] {
+  return runs.map((run) => run.tokensPerSecond).sort((a, b) => a - b);
+}
+
+/** A quantile of ascending values, interpolated between neighbours. */
+function quantile(sorted: readonly number[], share: number): number {
+  const at = share * (sorted.length - 1), low = Math.floor(at);
+  return sorted[low] + (at - low) * (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]);
+}

@@ -1,0 +1,54 @@
+/**
+ * `score`: how probable a text is under the target.
+ *
+ * @module
+ */
+
+import { loadEngine } from "../engine.ts";
+import { decodeTokens, type Tokenizer } from "../hub/tokenizer.ts";
+import { UsageError } from "./args.ts";
+import { type Command, readText } from "./command.ts";
+import { table } from "./terminal.ts";
+
+/** Token ids need no tokenizer, and a checkpoint to be scored may have none. */
+const NO_WORDS: Tokenizer = {
+  encode: () => [],
+  decode: (ids) => ids.join(" "),
+};
+
+/** The command. */
+export const score: Command = {
+  name: "score",
+  words: "[TEXT]",
+  summary: "Log-probability of each token of a text under the target, and the perplexity.",
+  details: [
+    "Logarithms are natural, at temperature 1; the first token has none, since nothing is left of it.",
+    'Without TEXT, or with "-", it is read from standard input, and a newline at its end is dropped.',
+    "--json prints {tokens, logprobs, perplexity}, where logprobs[0] is null.",
+  ],
+  options: ["tokens", "target", "device", "dtype", "threads", "json"],
+  examples: ['score "It was a dark and stormy night"', "score --target ./gpt2 --tokens 464,3290,318 --json"],
+  async run({ words, values }, terminal) {
+    if (values.tokens !== undefined && words.length > 0) {
+      throw new UsageError("both a TEXT and --tokens are given, expected one of them");
+    }
+    const text = values.tokens ?? await readText(words, "TEXT", terminal);
+    const { target, device, dtype, threads } = values;
+    using engine = await loadEngine({
+      ...{ target, drafter: null, device, dtype, threads },
+      tokenizer: values.tokens && NO_WORDS,
+    });
+    const result = engine.score(text);
+    if (values.json) {
+      terminal.out.line(JSON.stringify(result, null, 2));
+      return;
+    }
+    const rows = result.tokens.map((token, i) => [
+      values.tokens ? "" : JSON.stringify(decodeTokens(engine.tokenizer, [token])),
+      String(token),
+      result.logprobs[i]?.toFixed(4) ?? "",
+    ]);
+    for (const line of table([["token", "id", "logprob"], ...rows], 1)) terminal.out.line(line);
+    terminal.out.line(`perplexity ${result.perplexity.toPrecision(5)} over ${result.tokens.length} tokens`);
+  },
+};

@@ -1,0 +1,32 @@
+/**
+ * Plain autoregressive decoding: the baseline that speculative decoding is compared with, and whose law (under
+ * `match` and `coupled` also whose text) it has.
+ *
+ * @module
+ */
+
+import type { Target } from "./drafter.ts";
+import { decode, type DecodeOptions, type Round } from "./loop.ts";
+
+const NO_DRAFT = new Int32Array(0);
+
+/**
+ * One token per pass of the target, drawn with the noise of (seed, position). Yields a {@linkcode Round} of
+ * one token each.
+ *
+ * @param prompt token ids, at least one
+ * @throws {RangeError} as {@linkcode decode}
+ */
+export function autoregress(
+  target: Target,
+  prompt: ArrayLike<number>,
+  options: DecodeOptions = {},
+): AsyncGenerator<Round, void, void> {
+  return decode(target, prompt, options, async ({ text, random, sampling }) => {
+    const began = performance.now();
+    const p = await target.score(text, 1, sampling);
+    const token = random.race(p, 0, text.length);
+    const verifyMs = performance.now() - began;
+    return { draft: NO_DRAFT, accepted: 0, token, origin: "target", draftPasses: 0, draftMs: 0, verifyMs };
+  });
+}

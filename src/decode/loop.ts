@@ -1,0 +1,205 @@
+/**
+ * What plain and speculative decoding share: the text, where it ends, the first pass over the prompt, time,
+ * cancellation, and leaving the target in order. How a round finds its tokens is the two loops' own matter.
+ *
+ * @module
+ */
+
+import type { Sampling } from "../backend/backend.ts";
+import type { Target } from "./drafter.ts";
+import { PhiloxSource, type RandomSource } from "./random.ts";
+
+/** Options of both loops. */
+export interface DecodeOptions {
+  /** What the target's law is made with. @default temperature 1, no top-k, no top-p */
+  readonly sampling?: Sampling | undefined;
+  /** The most tokens to emit. @default as many as the target's context holds */
+  readonly maxTokens?: number | undefined;
+  /** Tokens that end the text; the one found is its last token. @default none */
+  readonly stopTokens?: readonly number[] | undefined;
+  /** Seed of the random decisions: the same seed, the same text. @default one drawn at random */
+  readonly seed?: number | bigint | undefined;
+  /** Makes the random decisions; overrides `seed`. */
+  readonly random?: RandomSource | undefined;
+  /** Ends the loop, which then throws the signal's reason. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Where an emitted token comes from: it was drafted and accepted, replaces a rejected one, follows a draft
+ * that was accepted as a whole, or was drawn by the target with no draft in play.
+ */
+export type Origin = "accepted" | "corrected" | "bonus" | "target";
+
+/** Why a text ended: `maxTokens` reached, a stop token, or the target's context is full. */
+export type FinishReason = "length" | "stop" | "context";
+
+/** One round: what a pass of the target added to the text. */
+export interface Round {
+  /** The tokens added, at least one. */
+  readonly tokens: readonly number[];
+  /** Where each comes from. */
+  readonly from: readonly Origin[];
+  /** The drafted tokens; empty without a draft. */
+  readonly draft: readonly number[];
+  /** How many drafted tokens were added. A stop token ends the count. */
+  readonly accepted: number;
+  /** Network evaluations of the drafter. */
+  readonly draftPasses: number;
+  /** Milliseconds in the first pass over the prompt, in the first round; 0 in the others. */
+  readonly prefillMs: number;
+  /** Milliseconds in the drafter. */
+  readonly draftMs: number;
+  /** Milliseconds in the target and the test of the draft. */
+  readonly verifyMs: number;
+  /** Milliseconds of the whole round without prefill, and without what the consumer did in between. */
+  readonly totalMs: number;
+  /** Set in the last round. */
+  readonly finishReason?: FinishReason | undefined;
+}
+
+/** What a loop's own part of a round found. */
+export interface Step {
+  /** The drafted tokens, [n]. */
+  readonly draft: Int32Array;
+  /** How many of them are kept. */
+  readonly accepted: number;
+  /** The token after them. */
+  readonly token: number;
+  /** Where `token` comes from. */
+  readonly origin: Origin;
+  /** As in {@linkcode Round}. */
+  readonly draftPasses: number;
+  /** As in {@linkcode Round}. */
+  readonly draftMs: number;
+  /** As in {@linkcode Round}. */
+  readonly verifyMs: number;
+}
+
+/** What a loop's own part of a round is given. */
+export interface StepRequest {
+  /** The committed text, prompt included, [at least 1]. A view: copy what has to outlive the round. */
+  readonly text: Int32Array;
+  /** The most tokens that may be added, at least 1. */
+  readonly room: number;
+  /** Makes the random decisions. */
+  readonly random: RandomSource;
+  /** What the target's law is made with. */
+  readonly sampling: Sampling;
+}
+
+/** Milliseconds of work after which timers and signals get a turn. */
+const TURN_MS = 10;
+
+/**
+ * Rounds until the text ends. However it is left, at its end, by an error or by the consumer's `break`, the
+ * target then holds a prefix of the committed text and can be used again.
+ *
+ * The first pass covers the prompt but its last token, the same for every loop; each emitted token then comes
+ * from a pass that is timed as decoding.
+ *
+ * @param step finds the tokens of one round
+ * @throws {RangeError} if the prompt is empty, fills the context or holds a token outside the vocabulary, or
+ * `maxTokens` is not a positive integer
+ */
+export async function* decode(
+  target: Target,
+  prompt: ArrayLike<number>,
+  options: DecodeOptions,
+  step: (request: StepRequest) => Promise<Step>,
+): AsyncGenerator<Round, void, void> {
+  const { sampling = {}, signal, random = new PhiloxSource(options.seed ?? randomSeed()) } = options;
+  const stops = new Set(options.stopTokens);
+  const limit = checkedLimit(target, prompt, options.maxTokens);
+  const text = new Int32Array(limit);
+  text.set(prompt);
+  let length = prompt.length;
+  let seen = 0; // how much of the text the target may keep
+  let turn = performance.now();
+  try {
+    signal?.throwIfAborted();
+    let prefillMs = 0;
+    if (length > 1) {
+      await target.score(text.subarray(0, length - 1), 1, sampling);
+      seen = length - 1;
+      prefillMs = performance.now() - turn;
+    }
+    for (let finishReason: FinishReason | undefined; finishReason === undefined; prefillMs = 0) {
+      signal?.throwIfAborted();
+      const began = performance.now();
+      if (began - turn > TURN_MS) turn = await eventLoopTurn();
+      const found = await step({ text: text.subarray(0, length), room: limit - length, random, sampling });
+      const tokens = [...found.draft.subarray(0, found.accepted), found.token];
+      const stop = tokens.findIndex((token) => stops.has(token));
+      if (stop >= 0) tokens.length = stop + 1;
+      const accepted = Math.min(found.accepted, tokens.length);
+      // the target has not seen the token that follows the accepted ones, but a rejected one in its place
+      seen = length + accepted;
+      target.truncate(seen);
+      text.set(tokens, length);
+      length += tokens.length;
+      if (stop >= 0) finishReason = "stop";
+      else if (length === limit) finishReason = limit === target.contextLength ? "context" : "length";
+      yield {
+        tokens,
+        from: tokens.map((_, j) => j < accepted ? "accepted" : found.origin),
+        draft: [...found.draft],
+        accepted,
+        draftPasses: found.draftPasses,
+        prefillMs,
+        draftMs: found.draftMs,
+        verifyMs: found.verifyMs,
+        totalMs: performance.now() - began,
+        finishReason,
+      };
+    }
+  } finally {
+    target.truncate(seen);
+  }
+}
+
+/** The most tokens the text may have in all. */
+function checkedLimit(target: Target, prompt: ArrayLike<number>, maxTokens: number = Infinity): number {
+  const { contextLength, vocabSize } = target;
+  if (prompt.length === 0) {
+    throw new RangeError("Cannot decode: the prompt is empty, expected at least one token");
+  }
+  if (prompt.length >= contextLength) {
+    throw new RangeError(
+      `Cannot decode: the prompt has ${prompt.length} tokens, and the context of ${contextLength} has no room ` +
+        `for one more`,
+    );
+  }
+  if (!(maxTokens >= 1 && (Number.isInteger(maxTokens) || maxTokens === Infinity))) {
+    throw new RangeError(`Cannot decode: maxTokens is ${maxTokens}, expected a positive integer`);
+  }
+  for (let i = 0; i < prompt.length; i++) {
+    if (!(Number.isInteger(prompt[i]) && prompt[i] >= 0 && prompt[i] < vocabSize)) {
+      throw new RangeError(
+        `Cannot decode: prompt token ${i} is ${prompt[i]}, expected an integer in [0, ${vocabSize})`,
+      );
+    }
+  }
+  return Math.min(contextLength, prompt.length + maxTokens);
+}
+
+function randomSeed(): bigint {
+  return crypto.getRandomValues(new BigUint64Array(1))[0];
+}
+
+/**
+ * Lets timers, signals and input have their turn: awaiting a promise that is settled already, as each round
+ * does, never leaves the current task. A message costs microseconds; `setTimeout` would cost milliseconds.
+ *
+ * @returns the time, `performance.now()`
+ */
+function eventLoopTurn(): Promise<number> {
+  const { promise, resolve } = Promise.withResolvers<number>();
+  const { port1, port2 } = new MessageChannel();
+  port1.onmessage = () => {
+    port1.close();
+    resolve(performance.now());
+  };
+  port2.postMessage(undefined);
+  return promise;
+}

@@ -1,0 +1,176 @@
+/**
+ * What a run of decoding was worth: counts and times of its rounds under the names that vLLM made common.
+ *
+ * @module
+ */
+
+import { isExact, type Rule } from "./acceptance.ts";
+import type { Drafter } from "./drafter.ts";
+import type { FinishReason, Round } from "./loop.ts";
+
+/** What the statistics are of. */
+export interface RunDescription {
+  /** Length of the prompt. */
+  readonly promptTokens: number;
+  /** Who drafts; absent: plain decoding. */
+  readonly drafter?: Pick<Drafter, "name" | "leftToRight"> | undefined;
+  /** The rule, if there is a drafter. */
+  readonly rule?: Rule | undefined;
+  /** The seed, for whoever wants the same text again. */
+  readonly seed?: number | bigint | undefined;
+}
+
+/**
+ * Counts, rates and times of a run. Everything counts only what was emitted: accepted tokens that a stop token
+ * cut off are not among them. Rates without a denominator are 0.
+ */
+export interface Statistics {
+  /** Who drafts; `none` in plain decoding. */
+  readonly drafter: string;
+  /** How drafts were tested; `none` in plain decoding. */
+  readonly rule: Rule | "none";
+  /**
+   * `exact`: the text has the law of the target alone. `lossy`: it does not, because any-order drafts in several
+   * steps were tested by the `paper` rule.
+   */
+  readonly exactness: "exact" | "lossy";
+  /** In decimal, since it may exceed what a JSON number holds; absent if it was not told. */
+  readonly seed?: string | undefined;
+  /** Why the text ended; absent while it has not, `aborted` if it was made to. */
+  readonly finishReason?: FinishReason | "aborted" | undefined;
+
+  /** Length of the prompt. */
+  readonly promptTokens: number;
+  /** Tokens emitted. */
+  readonly tokens: number;
+  /** Passes of the target, the one over the prompt not counted. */
+  readonly rounds: number;
+  /** Tokens drafted. */
+  readonly draftTokens: number;
+  /** Drafted tokens that were emitted. */
+  readonly acceptedTokens: number;
+  /** Network evaluations of the drafter. */
+  readonly draftPasses: number;
+  /** acceptedTokens / draftTokens. */
+  readonly draftAcceptanceRate: number;
+  /** τ, tokens per round: 1 + acceptedTokens/rounds, but for what a stop token cuts off. */
+  readonly meanAcceptanceLength: number;
+  /** acceptedTokens / rounds: the same without corrected and bonus tokens. */
+  readonly meanAcceptedDraftTokens: number;
+  /** [longest draft] how often index j of a draft was drafted. */
+  readonly draftedPerPosition: readonly number[];
+  /** [longest draft] how often index j of a draft was accepted. */
+  readonly acceptedPerPosition: readonly number[];
+  /** [longest draft] acceptedPerPosition / draftedPerPosition. */
+  readonly acceptanceRatePerPosition: readonly number[];
+  /** [longest draft + 1] in how many of the rounds with a draft k tokens were accepted. */
+  readonly acceptanceHistogram: readonly number[];
+
+  /** Milliseconds in the first pass over the prompt. */
+  readonly prefillMs: number;
+  /** Milliseconds in the drafter. */
+  readonly draftMs: number;
+  /** Milliseconds in the target and the test of drafts. */
+  readonly verifyMs: number;
+  /** Milliseconds elsewhere in the loop. */
+  readonly otherMs: number;
+  /** Milliseconds in all, but for what the consumer of the stream spent between rounds. */
+  readonly totalMs: number;
+  /** Milliseconds until the first round was done. */
+  readonly timeToFirstTokenMs: number;
+  /** tokens per second of totalMs − prefillMs: every emitted token is timed, the prompt is not. */
+  readonly tokensPerSecond: number;
+}
+
+/** Adds rounds up. */
+export class StatisticsCollector {
+  readonly #run: RunDescription;
+  readonly #drafted: number[] = [];
+  readonly #accepted: number[] = [];
+  readonly #histogram: number[] = [];
+  #finishReason: FinishReason | undefined;
+  #tokens = 0;
+  #rounds = 0;
+  #draftPasses = 0;
+  #prefillMs = 0;
+  #draftMs = 0;
+  #verifyMs = 0;
+  #decodeMs = 0;
+  #firstMs = 0;
+
+  /** Starts at nothing. */
+  constructor(run: RunDescription) {
+    this.#run = run;
+  }
+
+  /** Counts a round. */
+  add(round: Round): void {
+    this.#tokens += round.tokens.length;
+    this.#draftPasses += round.draftPasses;
+    this.#prefillMs += round.prefillMs;
+    this.#draftMs += round.draftMs;
+    this.#verifyMs += round.verifyMs;
+    this.#decodeMs += round.totalMs;
+    if (this.#rounds++ === 0) this.#firstMs = round.prefillMs + round.totalMs;
+    for (let j = 0; j < round.draft.length; j++) {
+      increment(this.#drafted, j, 1);
+      increment(this.#accepted, j, j < round.accepted ? 1 : 0);
+    }
+    if (round.draft.length > 0) {
+      increment(this.#histogram, round.draft.length, 0);
+      increment(this.#histogram, round.accepted, 1);
+    }
+    this.#finishReason = round.finishReason;
+  }
+
+  /**
+   * The statistics of the rounds counted so far.
+   * @param finishReason for a text that was ended by its reader; default: what the last round says
+   */
+  statistics(finishReason: FinishReason | "aborted" | undefined = this.#finishReason): Statistics {
+    const { promptTokens, drafter, rule, seed } = this.#run;
+    const exact = drafter === undefined || rule === undefined || isExact(rule, drafter.leftToRight);
+    const draftTokens = total(this.#drafted), acceptedTokens = total(this.#accepted);
+    return {
+      drafter: drafter?.name ?? "none",
+      rule: rule ?? "none",
+      exactness: exact ? "exact" : "lossy",
+      seed: seed?.toString(),
+      finishReason,
+      promptTokens,
+      tokens: this.#tokens,
+      rounds: this.#rounds,
+      draftTokens,
+      acceptedTokens,
+      draftPasses: this.#draftPasses,
+      draftAcceptanceRate: rate(acceptedTokens, draftTokens),
+      meanAcceptanceLength: rate(this.#tokens, this.#rounds),
+      meanAcceptedDraftTokens: rate(acceptedTokens, this.#rounds),
+      draftedPerPosition: [...this.#drafted],
+      acceptedPerPosition: [...this.#accepted],
+      acceptanceRatePerPosition: this.#accepted.map((accepted, j) => rate(accepted, this.#drafted[j])),
+      acceptanceHistogram: [...this.#histogram],
+      prefillMs: this.#prefillMs,
+      draftMs: this.#draftMs,
+      verifyMs: this.#verifyMs,
+      otherMs: this.#decodeMs - this.#draftMs - this.#verifyMs,
+      totalMs: this.#prefillMs + this.#decodeMs,
+      timeToFirstTokenMs: this.#firstMs,
+      tokensPerSecond: rate(1000 * this.#tokens, this.#decodeMs),
+    };
+  }
+}
+
+/** Adds to an entry of a list that grows with zeros. */
+function increment(counts: number[], index: number, by: number): void {
+  while (counts.length <= index) counts.push(0);
+  counts[index] += by;
+}
+
+function total(counts: readonly number[]): number {
+  return counts.reduce((sum, count) => sum + count, 0);
+}
+
+function rate(count: number, of: number): number {
+  return of > 0 ? count / of : 0;
+}

@@ -1,0 +1,46 @@
+/**
+ * Decoding, plain and speculative, over any target and drafter that meet the two interfaces.
+ *
+ * The sampler is `speculate` in `speculative.ts`; what is accepted is decided in `acceptance.ts`.
+ *
+ * ```ts ignore
+ * import { DiffusionDrafter, ModelTarget, speculate } from "@specdiff/specdiff/decode";
+ *
+ * using target = new ModelTarget(gpt2, backend);
+ * using drafter = new DiffusionDrafter(sedd, backend, { steps: 1 });
+ * for await (const round of speculate(target, drafter, prompt, { gamma: 4, seed: 1 })) {
+ *   console.log(round.tokens, round.accepted);
+ * }
+ * ```
+ *
+ * @module
+ */
+
+export { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
+export { autoregress } from "./autoregressive.ts";
+export { AutoregressiveDrafter } from "./autoregressive_drafter.ts";
+export { DiffusionDrafter, type DiffusionDrafterOptions } from "./diffusion_drafter.ts";
+export { type Distributions, HostDistributions, type Law } from "./distributions.ts";
+export type { Draft, Drafter, DraftRequest, Target } from "./drafter.ts";
+export type { DecodeOptions, FinishReason, Origin, Round } from "./loop.ts";
+export { type RunDescription, type Statistics, StatisticsCollector } from "./metrics.ts";
+export { ModelTarget, type ModelTargetOptions } from "./model_target.ts";
+export { NgramDrafter, type NgramDrafterOptions } from "./ngram_drafter.ts";
+export { invert, PhiloxSource, Purpose, type RandomSource } from "./random.ts";
+export { reveal, type RevealOrder, type RevealRequest } from "./reveal.ts";
+export { type Score, scoreTokens } from "./score.ts";
+export { speculate, type SpeculateOptions } from "./speculative.ts";
+// what the signatures above mention
+export type {
+  Activation,
+  Backend,
+  Cache,
+  Dtype,
+  EmbedOptions,
+  Matrix,
+  NoiseKey,
+  Sampling,
+  TokenBuffer,
+  Vector,
+} from "../backend/backend.ts";
+export type { CausalModel, DiffusionModel, DiffusionPass, HiddenTap, ModelShape } from "../model/model.ts";

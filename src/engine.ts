@@ -1,0 +1,345 @@
+/**
+ * What most people import: models loaded from folders, text out, faster, with the target's law.
+ *
+ * Deliberately thin: it wires hub, models, drafters and the decoding loops together. Everything it does can
+ * be done with the lower entry points (`./backend`, `./model`, `./decode`, `./hub`).
+ *
+ * @module
+ */
+
+import type { Backend, Dtype, Sampling } from "./backend/backend.ts";
+import { createBackend, type Device } from "./backend/create.ts";
+import type { Rule } from "./decode/acceptance.ts";
+import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
+import { autoregress } from "./decode/autoregressive.ts";
+import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
+import type { Drafter } from "./decode/drafter.ts";
+import type { Origin, Round } from "./decode/loop.ts";
+import { type Statistics, StatisticsCollector } from "./decode/metrics.ts";
+import { ModelTarget } from "./decode/model_target.ts";
+import { NgramDrafter } from "./decode/ngram_drafter.ts";
+import { type Score, scoreTokens } from "./decode/score.ts";
+import { speculate } from "./decode/speculative.ts";
+import { openCheckpoint } from "./hub/checkpoint.ts";
+import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tokenizer.ts";
+import { type LoadedModel, loadModel } from "./model/load.ts";
+import type { CausalModel } from "./model/model.ts";
+import { embeddedDrafter, embeddedTarget } from "./pair.ts";
+import { TextStops } from "./text_stops.ts";
+
+/** γ unless told otherwise: what pays on a CPU is short (see the README's figures). */
+const DEFAULT_GAMMA = 4;
+
+/** What {@linkcode loadEngine} loads, and where it runs. */
+export interface EngineOptions {
+  /** A folder with `config.json` and `model.safetensors`. @default the embedded English target */
+  readonly target?: string | URL | undefined;
+  /**
+   * Drafters to load, the first of which {@linkcode Engine.generate} uses unless told otherwise: a folder (of
+   * a SEDD or of a smaller causal model with the same vocabulary), the name of an embedded drafter
+   * (`sedd-causal`, `sedd`, `gpt2`), or `ngram`. `null`: none.
+   * @default `sedd-causal` with the embedded target, none with any other
+   */
+  readonly drafter?: string | URL | readonly (string | URL)[] | null | undefined;
+  /** Used instead of the `tokenizer.json` in or beside the target's folder. */
+  readonly tokenizer?: Tokenizer | undefined;
+  /** Where to compute. @default {"auto"} the fastest that is present */
+  readonly device?: Device | undefined;
+  /** How the target's weights are held. Anything but the checkpoint's own precision is another target. @default {"f32"} */
+  readonly dtype?: Dtype | undefined;
+  /** How a drafter's weights are held: costs acceptance, never exactness. @default {"f32"} */
+  readonly drafterDtype?: Dtype | undefined;
+  /** Threads of the CPU backend. The text does not depend on it. @default the machine's cores */
+  readonly threads?: number | undefined;
+}
+
+/** How a text is generated. */
+export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
+  /** Which of the engine's drafters, by the name it was loaded under; `null`: plain decoding. @default the first */
+  readonly drafter?: string | null | undefined;
+  /** The acceptance rule. @default {"ordered"} */
+  readonly rule?: Rule | undefined;
+  /** γ, tokens drafted per round. @default {4} */
+  readonly gamma?: number | undefined;
+  /** The same seed gives the same text. @default a fresh one, reported in the statistics */
+  readonly seed?: number | bigint | undefined;
+  /** The most tokens to generate. @default {128} */
+  readonly maxTokens?: number | undefined;
+  /** Strings that end the text; they are not part of it. */
+  readonly stop?: readonly string[] | undefined;
+  /** Tokens that end the text. @default the target's end-of-text token */
+  readonly stopTokens?: readonly number[] | undefined;
+  /** Ends the generation with its reason. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** One token of a stream. */
+export interface Piece {
+  /** Its id. */
+  readonly token: number;
+  /** The text that became final with it: empty within a character, more than its own after one. */
+  readonly text: string;
+  /** Where it came from. */
+  readonly origin: Origin;
+}
+
+/** What one round added to a stream. */
+export interface Chunk {
+  /** Text that became final, to be appended to what came before. */
+  readonly text: string;
+  /** The tokens, one by one. */
+  readonly pieces: readonly Piece[];
+  /** What was measured so far. */
+  readonly statistics: Statistics;
+}
+
+/** A finished text. */
+export interface Generation {
+  /** The generated text, without the prompt. */
+  readonly text: string;
+  /** Its tokens; one that ended the text is the last. */
+  readonly tokens: readonly number[];
+  /** What was measured. */
+  readonly stats: Statistics;
+}
+
+/** A drafter as loaded: what is needed to make one for a text. */
+interface LoadedDrafter {
+  create(options: DiffusionDrafterOptions): Drafter;
+  dispose(): void;
+}
+
+/**
+ * Loads a target, its drafters and a tokenizer.
+ *
+ * @example Generate with the embedded pair
+ * ```ts ignore
+ * import { loadEngine } from "@specdiff/specdiff";
+ *
+ * using engine = await loadEngine();
+ * for await (const { text } of engine.stream("It was a dark and stormy night", { seed: 1 })) {
+ *   console.log(text);
+ * }
+ * ```
+ *
+ * @throws {CheckpointError} if a checkpoint cannot be loaded
+ * @throws {TypeError} if a drafter's vocabulary is not the target's
+ */
+export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
+  const backend = await createBackend(options.device ?? "auto", { threads: options.threads });
+  try {
+    const folder = options.target ?? embeddedTarget();
+    const target = await load(folder, backend, options.dtype ?? "f32");
+    if (target.kind !== "causal") {
+      throw new TypeError(
+        `Cannot use ${folder} as a target: it is a diffusion model, expected an autoregressive one`,
+      );
+    }
+    const tokenizer = options.tokenizer ?? await loadTokenizer(folder);
+    const drafters = new Map<string, LoadedDrafter>();
+    for (const choice of choices(options)) {
+      const name = String(choice);
+      drafters.set(name, await loadDrafter(choice, target.model, backend, options.drafterDtype ?? "f32"));
+    }
+    return new Engine(backend, target.model, target.stopTokens, tokenizer, drafters);
+  } catch (error) {
+    backend[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** Models, loaded, and what can be done with them. Several generations may run at once: each has its own caches. */
+export class Engine implements Disposable {
+  /** The target model. */
+  readonly target: CausalModel;
+  /** The target's tokenizer. */
+  readonly tokenizer: Tokenizer;
+  /** Names of the drafters as they were asked for. */
+  readonly drafters: readonly string[];
+  /** What computes, for people. */
+  readonly device: string;
+  readonly #backend: Backend;
+  readonly #stopTokens: readonly number[];
+  readonly #loaded: ReadonlyMap<string, LoadedDrafter>;
+
+  /** Use {@linkcode loadEngine}. */
+  constructor(
+    backend: Backend,
+    target: CausalModel,
+    stopTokens: readonly number[],
+    tokenizer: Tokenizer,
+    drafters: ReadonlyMap<string, LoadedDrafter>,
+  ) {
+    this.target = target;
+    this.tokenizer = tokenizer;
+    this.drafters = [...drafters.keys()];
+    this.device = backend.description;
+    this.#backend = backend;
+    this.#stopTokens = stopTokens;
+    this.#loaded = drafters;
+  }
+
+  /**
+   * Generates a text as it comes, one chunk per round of speculation.
+   *
+   * @param prompt text, or its tokens
+   * @throws {RangeError} if the prompt is empty or fills the context, or an option is out of range
+   * @throws {TypeError} if the rule would not be exact for the drafter
+   */
+  async *stream(
+    prompt: string | ArrayLike<number>,
+    options: GenerateOptions = {},
+  ): AsyncGenerator<Chunk, Generation> {
+    const tokens = this.#tokensOf(prompt);
+    const stops = new TextStops(options.stop ?? []);
+    const words = new TextStream(this.tokenizer);
+    using target = new ModelTarget(this.target, this.#backend);
+    using drafter = this.#drafter(options);
+    const { temperature, topK, topP } = options;
+    const rule = options.rule ?? "ordered";
+    const seed = options.seed ?? crypto.getRandomValues(new BigUint64Array(1))[0];
+    const stopTokens = options.stopTokens ?? this.#stopTokens;
+    const settings = {
+      sampling: { temperature, topK, topP },
+      seed,
+      maxTokens: options.maxTokens ?? 128,
+      stopTokens,
+      signal: options.signal,
+    };
+    const rounds = drafter === undefined
+      ? autoregress(target, tokens, settings)
+      : speculate(target, drafter, tokens, { ...settings, rule, gamma: options.gamma ?? DEFAULT_GAMMA });
+    const collector = new StatisticsCollector({
+      promptTokens: tokens.length,
+      seed,
+      ...(drafter === undefined ? {} : { drafter, rule }),
+    });
+
+    const all: Piece[] = [];
+    let stopped = false;
+    for await (const round of rounds) {
+      // token by token, so that where a stop string cuts does not depend on the rounds
+      const pieces: Piece[] = [];
+      for (let j = 0; j < round.tokens.length && !stopped; j++) {
+        const token = round.tokens[j];
+        const step = stops.push(stopTokens.includes(token) ? "" : words.push(token));
+        stopped = step.stopped;
+        pieces.push({ token, text: step.text, origin: round.from[j] });
+      }
+      const ended = stopped || round.finishReason !== undefined;
+      if (ended && !stopped && pieces.length > 0) {
+        const last = pieces[pieces.length - 1];
+        const rest = stops.push(words.flush());
+        pieces[pieces.length - 1] = {
+          ...last,
+          text: last.text + rest.text + (rest.stopped ? "" : stops.flush()),
+        };
+      }
+      collector.add(stopped ? cut(round, pieces.length) : round);
+      all.push(...pieces);
+      yield { text: textOf(pieces), pieces, statistics: collector.statistics() };
+      if (ended) break;
+    }
+    return { text: textOf(all), tokens: all.map((piece) => piece.token), stats: collector.statistics() };
+  }
+
+  /**
+   * Generates a text and returns it as a whole.
+   *
+   * @throws as {@linkcode Engine.stream}; what was generated is lost, so use that to keep it
+   */
+  async generate(prompt: string | ArrayLike<number>, options: GenerateOptions = {}): Promise<Generation> {
+    const stream = this.stream(prompt, options);
+    for (;;) {
+      const { value, done } = await stream.next();
+      if (done) return value;
+    }
+  }
+
+  /**
+   * Log-probabilities of each token of a text, or of token ids, under the target.
+   *
+   * @throws {RangeError} if there are none, more than the context holds, or one is outside the vocabulary
+   */
+  score(text: string | ArrayLike<number>): Score {
+    return scoreTokens(this.target, this.#tokensOf(text));
+  }
+
+  #tokensOf(text: string | ArrayLike<number>): number[] {
+    return typeof text === "string" ? encodeText(this.tokenizer, text) : Array.from(text);
+  }
+
+  /** A drafter for one text; none for plain decoding. */
+  #drafter(options: GenerateOptions): Drafter | undefined {
+    const name = options.drafter === undefined ? this.drafters[0] : options.drafter;
+    if (name === null || name === undefined) return undefined;
+    const loaded = this.#loaded.get(name);
+    if (loaded === undefined) {
+      throw new TypeError(
+        `Cannot draft with "${name}": it was not loaded, expected ${
+          this.drafters.length > 0 ? `one of ${this.drafters.join(", ")}` : "none"
+        }`,
+      );
+    }
+    return loaded.create(options);
+  }
+
+  /** Frees the models and the device, and ends its threads. */
+  [Symbol.dispose](): void {
+    for (const drafter of this.#loaded.values()) drafter.dispose();
+    this.target[Symbol.dispose]();
+    this.#backend[Symbol.dispose]();
+  }
+}
+
+function textOf(pieces: readonly Piece[]): string {
+  return pieces.map((piece) => piece.text).join("");
+}
+
+/** A round that a stop string ended after its first `count` tokens. */
+function cut(round: Round, count: number): Round {
+  return {
+    ...round,
+    tokens: round.tokens.slice(0, count),
+    from: round.from.slice(0, count),
+    accepted: Math.min(round.accepted, count),
+    finishReason: "stop",
+  };
+}
+
+/** What is to be drafted with. */
+function choices({ target, drafter }: EngineOptions): readonly (string | URL)[] {
+  if (drafter === undefined) return target === undefined ? ["sedd-causal"] : [];
+  if (drafter === null) return [];
+  return typeof drafter === "string" || drafter instanceof URL ? [drafter] : drafter;
+}
+
+async function load(folder: string | URL, backend: Backend, dtype: Dtype): Promise<LoadedModel> {
+  using checkpoint = await openCheckpoint(folder);
+  return await loadModel(checkpoint, backend, { dtype });
+}
+
+async function loadDrafter(
+  choice: string | URL,
+  target: CausalModel,
+  backend: Backend,
+  dtype: Dtype,
+): Promise<LoadedDrafter> {
+  const { vocabSize } = target.shape;
+  if (choice === "ngram") return { create: () => new NgramDrafter(vocabSize), dispose: () => {} };
+  const folder = typeof choice === "string" ? embeddedDrafter(choice) ?? choice : choice;
+  const loaded = await load(folder, backend, dtype);
+  const { model } = loaded;
+  if (model.shape.vocabSize !== vocabSize) {
+    model[Symbol.dispose]();
+    throw new TypeError(
+      `Cannot draft with ${folder}: it has ${model.shape.vocabSize} tokens, expected the target's ${vocabSize}`,
+    );
+  }
+  return {
+    create: loaded.kind === "diffusion"
+      ? (options) => new DiffusionDrafter(loaded.model, backend, options)
+      : () => new AutoregressiveDrafter(loaded.model, backend),
+    dispose: () => model[Symbol.dispose](),
+  };
+}

@@ -1,0 +1,311 @@
+/**
+ * A checkpoint in a folder, as published on the Hugging Face Hub: `config.json` beside `model.safetensors`, or
+ * shards with an index, or `model.safetensors.gz`. Names, shapes and dtypes are checked against what the caller
+ * expects, and every failure is one {@linkcode CheckpointError} that says what was found.
+ *
+ * It deliberately downloads nothing, runs nothing (pickled `pytorch_model.bin` files are refused), and knows no
+ * architecture: which names a model wants is the model's business.
+ *
+ * @module
+ */
+
+import { join } from "node:path";
+import { CheckpointError, type Weights } from "../model/weights.ts";
+import { type ByteSource, fileSource, kindOf, memorySource, readGzip, toPath } from "./files.ts";
+import { isRecord, readJson } from "./json.ts";
+import { CHUNK_BYTES, Safetensors, type TensorInfo } from "./safetensors.ts";
+
+const SINGLE = "model.safetensors";
+const COMPRESSED = "model.safetensors.gz";
+const INDEX = "model.safetensors.index.json";
+const PICKLED = "pytorch_model.bin";
+
+/** The most f32 in one chunk of a transpose, in bytes: many, as each chunk costs a pass over the matrix. */
+export const TRANSPOSED_BYTES: number = 16 << 20;
+
+/** Values of I8 tensors with a scale are multiplied by it on reading; see {@linkcode Checkpoint}. */
+const SCALE_SUFFIX = ".scale";
+
+/** A tensor and the file that holds it. */
+interface Entry {
+  readonly file: Safetensors;
+  readonly tensor: TensorInfo;
+}
+
+/**
+ * An open checkpoint: {@linkcode Weights} over files.
+ *
+ * Memory: {@linkcode Checkpoint.rows} holds 2 MiB (one of raw bytes, one of f32) and
+ * {@linkcode Checkpoint.transposed} 16 MiB more, whatever the size of the file. Only `model.safetensors.gz`, meant
+ * for small embedded checkpoints, is decompressed into memory as a whole until the checkpoint is disposed.
+ *
+ * int8 storage: an I8 tensor `X` of shape [rows, columns] beside an F32 tensor `X.scale` of shape [rows, 1] or
+ * [1, columns] stands for the matrix X[r][c]·scale[r or c], and is read as that.
+ */
+export class Checkpoint implements Weights, Disposable {
+  /** The folder. */
+  readonly origin: string;
+  /** `config.json`, parsed. */
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly #files: readonly Safetensors[];
+  readonly #entries: ReadonlyMap<string, Entry>;
+  readonly #buffers: Buffers = new Buffers();
+
+  /**
+   * Most people want {@linkcode openCheckpoint}.
+   *
+   * @param files validated, owned by the checkpoint from here on
+   * @throws {CheckpointError} if two files hold a tensor of the same name
+   */
+  constructor(origin: string, config: Readonly<Record<string, unknown>>, files: readonly Safetensors[]) {
+    this.origin = origin;
+    this.config = config;
+    this.#files = files;
+    const entries = new Map<string, Entry>();
+    for (const file of files) {
+      for (const [name, tensor] of file.tensors) {
+        const other = entries.get(name);
+        if (other !== undefined) {
+          throw new CheckpointError(
+            `Cannot load checkpoint "${origin}": tensor "${name}" is in "${other.file.path}" and in "${file.path}"`,
+          );
+        }
+        entries.set(name, { file, tensor });
+      }
+    }
+    this.#entries = entries;
+  }
+
+  /** What the files hold, in their order. */
+  tensors(): TensorInfo[] {
+    return [...this.#entries.values()].map(({ tensor }) => tensor);
+  }
+
+  /** As {@linkcode Weights} says. */
+  has(name: string): boolean {
+    return this.#entries.has(name);
+  }
+
+  /** As {@linkcode Weights} says. */
+  async read(name: string, shape: readonly number[]): Promise<Float32Array> {
+    const entry = this.#entry(name, shape);
+    const out = new Float32Array(shape.reduce((product, n) => product * n, 1));
+    await this.#fill(entry, await this.#scale(entry), 0, out);
+    return out;
+  }
+
+  /** As {@linkcode Weights} says. A chunk is valid until the next is asked for: copy what has to outlive it. */
+  async *rows(name: string, shape: readonly [number, number]): AsyncGenerator<Float32Array> {
+    const entry = this.#entry(name, shape), scale = await this.#scale(entry);
+    const [rows, columns] = shape;
+    const step = Math.max(1, Math.floor(CHUNK_BYTES / 4 / columns));
+    const chunk = this.#buffers.take(Math.max(step * columns, CHUNK_BYTES / 4));
+    try {
+      for (let row = 0; row < rows; row += step) {
+        const out = chunk.subarray(0, Math.min(step, rows - row) * columns); // [n, columns]
+        await this.#fill(entry, scale, row * columns, out);
+        yield out;
+      }
+    } finally {
+      this.#buffers.give(chunk);
+    }
+  }
+
+  /** As {@linkcode Weights} says. A chunk is valid until the next is asked for: copy what has to outlive it. */
+  async *transposed(name: string, shape: readonly [number, number]): AsyncGenerator<Float32Array> {
+    const [rows, columns] = shape;
+    const step = Math.max(1, Math.floor(TRANSPOSED_BYTES / 4 / rows));
+    const chunk = this.#buffers.take(Math.max(Math.min(step, columns) * rows, TRANSPOSED_BYTES / 4));
+    try {
+      for (let first = 0; first < columns; first += step) {
+        const out = chunk.subarray(0, Math.min(step, columns - first) * rows); // [n, rows]
+        let row = 0;
+        for await (const part of this.rows(name, shape)) {
+          transposeBand(out, rows, row, part, columns, first);
+          row += part.length / columns;
+        }
+        yield out;
+      }
+    } finally {
+      this.#buffers.give(chunk);
+    }
+  }
+
+  /** Closes the files. */
+  [Symbol.dispose](): void {
+    for (const file of this.#files) file[Symbol.dispose]();
+  }
+
+  #entry(name: string, shape: readonly number[]): Entry {
+    const entry = this.#entries.get(name);
+    if (entry === undefined) {
+      throw new CheckpointError(
+        `Cannot load checkpoint "${this.origin}": tensor "${name}" is missing, expected shape [${
+          shape.join(", ")
+        }]`,
+      );
+    }
+    const found = entry.tensor.shape;
+    if (found.length !== shape.length || found.some((n, axis) => n !== shape[axis])) {
+      throw new CheckpointError(
+        `Cannot load checkpoint "${entry.file.path}": tensor "${name}" has shape [${
+          found.join(", ")
+        }], expected [${shape.join(", ")}]`,
+      );
+    }
+    return entry;
+  }
+
+  /** The scales of an int8-stored matrix, with the axis they run along; undefined for any other tensor. */
+  async #scale({ tensor, file }: Entry): Promise<{ perRow: boolean; values: Float32Array } | undefined> {
+    const entry = this.#entries.get(tensor.name + SCALE_SUFFIX);
+    if (tensor.dtype !== "I8" || entry === undefined) return undefined;
+    const [rows, columns] = tensor.shape;
+    const found = entry.tensor.shape;
+    const perRow = found.length === 2 && found[0] === rows && found[1] === 1;
+    const perColumn = found.length === 2 && found[0] === 1 && found[1] === columns;
+    if (tensor.shape.length !== 2 || !(perRow || perColumn)) {
+      throw new CheckpointError(
+        `Cannot load checkpoint "${file.path}": tensor "${entry.tensor.name}" has shape [${
+          found.join(", ")
+        }], expected [${rows}, 1] or [1, ${columns}]`,
+      );
+    }
+    const values = new Float32Array(perRow ? rows : columns);
+    await entry.file.read(entry.tensor, 0, values);
+    return { perRow, values };
+  }
+
+  /** Reads elements from `first` on, which starts a row, and undoes the quantisation. */
+  async #fill(
+    { file, tensor }: Entry,
+    scale: { perRow: boolean; values: Float32Array } | undefined,
+    first: number,
+    out: Float32Array,
+  ): Promise<void> {
+    await file.read(tensor, first, out);
+    if (scale === undefined) return;
+    const columns = tensor.shape[1];
+    for (let start = 0, row = first / columns; start < out.length; start += columns, row++) {
+      for (let c = 0; c < columns; c++) out[start + c] *= scale.values[scale.perRow ? row : c];
+    }
+  }
+}
+
+/** Buffers that are used again: garbage of their size is collected late, and would count as held. */
+class Buffers {
+  readonly #free: Float32Array[] = [];
+
+  /** A buffer of at least that length, which nobody else has. */
+  take(length: number): Float32Array {
+    const fits = this.#free.findIndex((buffer) => buffer.length >= length);
+    return fits < 0 ? new Float32Array(length) : this.#free.splice(fits, 1)[0];
+  }
+
+  /** Gives a buffer back. */
+  give(buffer: Float32Array): void {
+    this.#free.push(buffer);
+  }
+}
+
+/** Writes columns first … first + n of `part` [m, columns] as entries row … row + m of the rows of `out` [n, rows]. */
+function transposeBand(
+  out: Float32Array,
+  rows: number,
+  row: number,
+  part: Float32Array,
+  columns: number,
+  first: number,
+): void {
+  const count = part.length / columns, n = out.length / rows;
+  // 16 rows at a time fill a cache line of the output
+  for (let top = 0; top < count; top += 16) {
+    const bottom = Math.min(top + 16, count);
+    for (let c = 0; c < n; c++) {
+      for (let r = top; r < bottom; r++) out[c * rows + row + r] = part[r * columns + first + c];
+    }
+  }
+}
+
+/**
+ * Opens the checkpoint in a folder: reads `config.json` and the headers of its safetensors files, and no tensor.
+ * Takes `model.safetensors`, else `model.safetensors.index.json`, else `model.safetensors.gz`.
+ *
+ * @param folder a path or a `file:` URL
+ * @throws {CheckpointError} if it is not a folder, has no valid `config.json`, no safetensors, or broken ones
+ * @throws {Deno.errors.NotCapable} if the permission to read it is missing
+ */
+export async function openCheckpoint(folder: string | URL): Promise<Checkpoint> {
+  const origin = toPath(folder);
+  const kind = await kindOf(origin);
+  if (kind !== "folder") {
+    throw fault(origin, kind === undefined ? "there is no such folder" : "it is not a folder");
+  }
+  const configPath = join(origin, "config.json");
+  if (await kindOf(configPath) !== "file") throw fault(origin, 'it has no "config.json"');
+  const config = await readJson(configPath);
+
+  const files: Safetensors[] = [];
+  try {
+    if (await kindOf(join(origin, SINGLE)) === "file") {
+      const path = join(origin, SINGLE);
+      files.push(await Safetensors.open(await fileSource(path), path));
+    } else if (await kindOf(join(origin, INDEX)) === "file") {
+      await openShards(origin, files);
+    } else if (await kindOf(join(origin, COMPRESSED)) === "file") {
+      const path = join(origin, COMPRESSED);
+      files.push(await Safetensors.open(await compressedSource(path), path));
+    } else {
+      throw await kindOf(join(origin, PICKLED)) === "file"
+        ? fault(
+          origin,
+          `it has "${PICKLED}" and no "${SINGLE}"; convert it once, in Python: ` +
+            "transformers.AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)",
+        )
+        : fault(origin, `it has none of "${SINGLE}", "${INDEX}" and "${COMPRESSED}"`);
+    }
+    return new Checkpoint(origin, config, files);
+  } catch (error) {
+    for (const file of files) file[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** Opens the shards that an index names, into `files`, and checks that each holds what the index says. */
+async function openShards(origin: string, files: Safetensors[]): Promise<void> {
+  const path = join(origin, INDEX);
+  const { weight_map: map } = await readJson(path);
+  if (!isRecord(map)) throw fault(path, 'it has no "weight_map" object');
+  const shards = new Map<string, Safetensors>();
+  for (const [name, shard] of Object.entries(map)) {
+    // a name alone cannot lead out of the folder
+    if (typeof shard !== "string" || !/^[^/\\:]+\.safetensors$/.test(shard)) {
+      throw fault(
+        path,
+        `tensor "${name}" is in ${JSON.stringify(shard)}, expected the name of a safetensors file`,
+      );
+    }
+    let file = shards.get(shard);
+    if (file === undefined) {
+      const shardPath = join(origin, shard);
+      if (await kindOf(shardPath) !== "file") throw fault(path, `shard "${shard}" is missing`);
+      file = await Safetensors.open(await fileSource(shardPath), shardPath);
+      shards.set(shard, file);
+      files.push(file);
+    }
+    if (!file.tensors.has(name)) throw fault(path, `tensor "${name}" is missing from shard "${shard}"`);
+  }
+}
+
+async function compressedSource(path: string): Promise<ByteSource> {
+  try {
+    return memorySource(await readGzip(path));
+  } catch (error) {
+    if (error instanceof TypeError) throw fault(path, `it is not a whole gzip file (${error.message})`);
+    throw error;
+  }
+}
+
+function fault(path: string, what: string): CheckpointError {
+  return new CheckpointError(`Cannot load checkpoint "${path}": ${what}`);
+}

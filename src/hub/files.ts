@@ -1,0 +1,111 @@
+/**
+ * The hub's only door to the file system: a source of bytes that is read in ranges, and a few questions about
+ * paths. It deliberately knows no tensor format, and nothing else in `src/hub` touches `Deno`, so that another
+ * runtime needs another version of this file alone.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+
+/** Bytes that can be read in any order, in ranges, one at a time. */
+export interface ByteSource extends Disposable {
+  /** Bytes in all. */
+  readonly size: number;
+  /**
+   * Fills `into` with the bytes from `position` on. Not to be called before the last call is done.
+   * @throws {RangeError} if they end before `into` is full
+   */
+  read(into: Uint8Array, position: number): Promise<void>;
+}
+
+/** Bytes in memory as a source; `bytes` is shared, not copied. */
+export function memorySource(bytes: Uint8Array): ByteSource {
+  return {
+    size: bytes.length,
+    read(into: Uint8Array, position: number): Promise<void> {
+      into.set(bytes.subarray(position, position + into.length));
+      return Promise.resolve();
+    },
+    [Symbol.dispose](): void {},
+  };
+}
+
+/**
+ * Opens a file for reading in ranges.
+ * @throws {Deno.errors.NotFound} if there is none
+ * @throws {Deno.errors.NotCapable} if the permission to read it is missing
+ */
+export async function fileSource(path: string): Promise<ByteSource> {
+  const file = await readable(path, () => Deno.open(path));
+  const { size } = await file.stat();
+  return {
+    size,
+    async read(into: Uint8Array, position: number): Promise<void> {
+      await file.seek(position, Deno.SeekMode.Start);
+      for (let filled = 0; filled < into.length;) {
+        const count = await file.read(into.subarray(filled));
+        if (count === null) {
+          throw new RangeError(
+            `Cannot read "${path}": it ends at byte ${position + filled}, expected ${position + into.length}`,
+          );
+        }
+        filled += count;
+      }
+    },
+    [Symbol.dispose](): void {
+      file.close();
+    },
+  };
+}
+
+/** A path as given, or that of a `file:` URL. */
+export function toPath(location: string | URL): string {
+  return location instanceof URL ? fileURLToPath(location) : location;
+}
+
+/**
+ * Reads a whole text file as UTF-8.
+ * @throws {Deno.errors.NotFound} if there is none
+ * @throws {Deno.errors.NotCapable} if the permission to read it is missing
+ */
+export function readText(path: string): Promise<string> {
+  return readable(path, () => Deno.readTextFile(path));
+}
+
+/** Reads a whole gzip file, decompressed. Errors as {@linkcode readText}; `TypeError` if it is not whole gzip. */
+export async function readGzip(path: string): Promise<Uint8Array<ArrayBuffer>> {
+  const file = await readable(path, () => Deno.open(path));
+  return new Uint8Array(
+    await new Response(file.readable.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer(),
+  );
+}
+
+/**
+ * What stands at a path.
+ * @throws {Deno.errors.NotCapable} if the permission to look is missing
+ */
+export async function kindOf(path: string): Promise<"file" | "folder" | undefined> {
+  try {
+    const info = await readable(path, () => Deno.stat(path));
+    return info.isDirectory ? "folder" : "file";
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return undefined;
+    throw error;
+  }
+}
+
+/** Runs an access to `path`; a refused one says which permission would have allowed it. */
+async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
+  try {
+    return await access();
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) {
+      throw new Deno.errors.NotCapable(
+        `Cannot read "${path}": permission to read it is missing; run with --allow-read="${path}"`,
+        { cause: error },
+      );
+    }
+    throw error;
+  }
+}

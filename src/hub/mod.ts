@@ -1,0 +1,19 @@
+/**
+ * Where weights and words come from: checkpoints in the Hugging Face layout, and tokenizers.
+ *
+ * ```ts
+ * import { loadTokenizer, openCheckpoint } from "@specdiff/specdiff/hub";
+ *
+ * using checkpoint = await openCheckpoint("./gpt2");
+ * for (const { name, dtype, shape } of checkpoint.tensors()) console.log(name, dtype, shape);
+ * const tokenizer = await loadTokenizer("./gpt2");
+ * ```
+ *
+ * @module
+ */
+
+export { Checkpoint, openCheckpoint } from "./checkpoint.ts";
+export { type ByteSource, fileSource, memorySource } from "./files.ts";
+export { Safetensors, type TensorInfo } from "./safetensors.ts";
+export { decodeTokens, encodeText, loadTokenizer, TextStream, type Tokenizer } from "./tokenizer.ts";
+export { CheckpointError, type Weights } from "../model/weights.ts";

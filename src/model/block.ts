@@ -1,0 +1,144 @@
+/**
+ * The pre-norm transformer block that GPT-2, GPT-Neo and SEDD share, and the buffers a pass through it needs.
+ * They differ in weights, gates and what attention may see, never in the order of operations.
+ *
+ * @module
+ */
+
+import type { Activation, Backend, Cache, Matrix, Norm, TokenBuffer, Vector } from "../backend/backend.ts";
+
+/** Everything that one block computes with. C is the width, F the width inside the MLP. */
+export interface Block {
+  /** Norm before attention, [C]. */
+  readonly attentionNorm: Norm;
+  /** [3*C, C] */
+  readonly qkv: Matrix;
+  /** [3*C] */
+  readonly qkvBias?: Vector | undefined;
+  /** [C, C] */
+  readonly attentionOut: Matrix;
+  /** [C] */
+  readonly attentionOutBias?: Vector | undefined;
+  /** [C] */
+  readonly attentionGate?: Vector | undefined;
+  /** Multiplies q·k. */
+  readonly scale: number;
+  /** How many keys back a row sees, itself included. */
+  readonly window?: number | undefined;
+  /** [C/H/2] inverse frequencies. */
+  readonly rotary?: Vector | undefined;
+  /** Norm before the MLP, [C]. */
+  readonly mlpNorm: Norm;
+  /** [F, C] */
+  readonly up: Matrix;
+  /** [F] */
+  readonly upBias: Vector;
+  /** [C, F] */
+  readonly down: Matrix;
+  /** [C] */
+  readonly downBias: Vector;
+  /** [C] */
+  readonly mlpGate?: Vector | undefined;
+}
+
+/** The buffers of a pass of R rows. */
+export interface PassBuffers {
+  /** The first R are the pass's. */
+  readonly tokens: TokenBuffer;
+  /** [R, C], the residual stream. */
+  readonly x: Activation;
+  /** [R, 3*C] */
+  readonly qkv: Activation;
+  /** [R, C] */
+  readonly attended: Activation;
+  /** [R, F] */
+  readonly inner: Activation;
+}
+
+/** Runs one block over `buffers.x`, in place; keys and values go to `layer` of the cache, uncommitted. */
+export function runBlock(
+  backend: Backend,
+  buffers: PassBuffers,
+  block: Block,
+  where: {
+    readonly cache: Cache;
+    readonly layer: number;
+    readonly heads: number;
+    readonly causalRows: number;
+  },
+): void {
+  const { x, qkv, attended, inner } = buffers;
+  backend.project(qkv, x, { norm: block.attentionNorm, matrix: block.qkv, bias: block.qkvBias });
+  const { scale, window, rotary } = block;
+  backend.attention(attended, qkv, { ...where, scale, window, rotary });
+  backend.projectResidual(x, attended, {
+    matrix: block.attentionOut,
+    bias: block.attentionOutBias,
+    gate: block.attentionGate,
+  });
+  backend.project(inner, x, {
+    norm: block.mlpNorm,
+    matrix: block.up,
+    bias: block.upBias,
+    activation: "gelu",
+  });
+  backend.projectResidual(x, inner, { matrix: block.down, bias: block.downBias, gate: block.mlpGate });
+}
+
+/** A buffer that is allocated when first needed, and replaced by a larger one when outgrown. */
+export class Growing<T extends Disposable> implements Disposable {
+  readonly #allocate: (size: number) => T;
+  #size = 0;
+  #buffer: T | undefined;
+
+  /** @param allocate makes a buffer of a given size */
+  constructor(allocate: (size: number) => T) {
+    this.#allocate = allocate;
+  }
+
+  /** The buffer, of at least `size`; after growth its contents are lost. */
+  atLeast(size: number): T {
+    if (this.#buffer === undefined || this.#size < size) {
+      this[Symbol.dispose]();
+      // at least doubled, so that a text that grows token by token reallocates rarely
+      this.#size = Math.max(size, 2 * this.#size);
+      this.#buffer = this.#allocate(this.#size);
+    }
+    return this.#buffer;
+  }
+
+  /** Frees the buffer. */
+  [Symbol.dispose](): void {
+    this.#buffer?.[Symbol.dispose]();
+    this.#buffer = undefined;
+  }
+}
+
+/** The buffers of one model's passes. */
+export class Workspace implements Disposable {
+  readonly #tokens: Growing<TokenBuffer>;
+  readonly #activations: readonly Growing<Activation>[];
+
+  /**
+   * @param width C
+   * @param inner F
+   */
+  constructor(backend: Backend, width: number, inner: number) {
+    this.#tokens = new Growing((size) => backend.tokens(size));
+    this.#activations = [width, 3 * width, width, inner].map((columns) =>
+      new Growing((size) => backend.activation(size, columns))
+    );
+  }
+
+  /** Buffers for R rows; what was in them is undefined. */
+  pass(rows: number): PassBuffers {
+    const [x, qkv, attended, inner] = this.#activations.map((buffer) => buffer.atLeast(rows).slice(0, rows));
+    return { tokens: this.#tokens.atLeast(rows), x, qkv, attended, inner };
+  }
+
+  /** Frees the buffers. */
+  [Symbol.dispose](): void {
+    this.#tokens[Symbol.dispose]();
+    for (const buffer of this.#activations) buffer[Symbol.dispose]();
+  }
+}

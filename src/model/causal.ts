@@ -1,0 +1,142 @@
+/**
+ * An autoregressive transformer over the contract: what GPT-2 and GPT-Neo have in common once their weights
+ * are on the device. It holds no names and reads no configuration.
+ *
+ * @module
+ */
+
+import type { Activation, Backend, Cache, Matrix, Norm } from "../backend/backend.ts";
+import { checkSizes } from "../backend/check.ts";
+import { type Block, Growing, runBlock, Workspace } from "./block.ts";
+import { checkHeadRows, checkTokens } from "./check.ts";
+import type { CausalModel, HiddenTap, ModelShape } from "./model.ts";
+import type { Uploads } from "./uploads.ts";
+
+/** The weights of a causal model, on the device. */
+export interface CausalWeights {
+  /** [V, C] */
+  readonly embedding: Matrix;
+  /** [positions, C] */
+  readonly positions: Matrix;
+  /** One per layer. */
+  readonly blocks: readonly Block[];
+  /** Before the head, [C]. */
+  readonly finalNorm: Norm;
+  /** [V, C]; the embedding itself where they are tied. */
+  readonly head: Matrix;
+}
+
+/** A causal model: embedding, blocks, head. */
+export class CausalTransformer implements CausalModel {
+  /** Its shape. */
+  readonly shape: ModelShape;
+  /** Bytes of weights held on the device. */
+  readonly bytes: number;
+  readonly #backend: Backend;
+  readonly #weights: CausalWeights;
+  readonly #uploads: Uploads;
+  readonly #chunkRows: number;
+  readonly #workspace: Workspace;
+  readonly #logits: Growing<Activation>;
+
+  /**
+   * @param uploads what holds `weights`; freed with the model
+   * @param chunkRows the most rows computed at once
+   */
+  constructor(
+    backend: Backend,
+    shape: ModelShape,
+    weights: CausalWeights,
+    uploads: Uploads,
+    chunkRows: number = 128,
+  ) {
+    checkSizes("load a model", { chunkRows });
+    this.shape = shape;
+    this.bytes = uploads.bytes;
+    this.#backend = backend;
+    this.#weights = weights;
+    this.#uploads = uploads;
+    this.#chunkRows = chunkRows;
+    this.#workspace = new Workspace(backend, shape.width, weights.blocks[0].up.outputs);
+    this.#logits = new Growing((rows) => backend.activation(rows, shape.vocabSize));
+  }
+
+  /** @inheritdoc */
+  newCache(capacity: number = this.shape.contextLength): Cache {
+    return this.#backend.cache({ layers: this.shape.layers, width: this.shape.width, capacity });
+  }
+
+  /** @inheritdoc */
+  forward(
+    tokens: ArrayLike<number>,
+    cache: Cache,
+    options: { readonly headRows?: number; readonly hidden?: HiddenTap } = {},
+  ): Activation {
+    const rows = tokens.length, { headRows = 1, hidden } = options;
+    checkTokens(tokens, this.shape.vocabSize);
+    checkHeadRows(headRows, rows);
+    if (hidden !== undefined) this.#checkTap(hidden, rows);
+    const room = Math.min(cache.capacity, this.shape.contextLength);
+    if (cache.length + rows > room) {
+      throw new RangeError(
+        `Cannot run the model: ${rows} tokens after ${cache.length} exceed ${room}, the ` +
+          (cache.capacity < this.shape.contextLength ? "capacity of the cache" : "length of the context"),
+      );
+    }
+    const logits = this.#logits.atLeast(headRows).slice(0, headRows); // [headRows, V]
+    const ids = Int32Array.from(tokens);
+    for (let start = 0; start < rows; start += this.#chunkRows) {
+      const count = Math.min(this.#chunkRows, rows - start);
+      const x = this.#chunk(ids.subarray(start, start + count), cache, start, hidden); // [count, C]
+      const first = Math.max(start, rows - headRows), end = start + count;
+      if (first < end) {
+        this.#backend.project(
+          logits.slice(first - (rows - headRows), end - first),
+          x.slice(first - start, end - first),
+          {
+            norm: this.#weights.finalNorm,
+            matrix: this.#weights.head,
+          },
+        );
+      }
+    }
+    return logits;
+  }
+
+  /** The residual stream after all blocks for tokens that stand at `start` of this pass; commits them. */
+  #chunk(tokens: Int32Array, cache: Cache, start: number, hidden: HiddenTap | undefined): Activation {
+    const rows = tokens.length;
+    const buffers = this.#workspace.pass(rows);
+    const { embedding: table, positions, blocks } = this.#weights;
+    buffers.tokens.write(tokens);
+    this.#backend.embed(buffers.x, { tokens: buffers.tokens, table, positions, cache });
+    blocks.forEach((block, layer) => {
+      runBlock(this.#backend, buffers, block, { cache, layer, heads: this.shape.heads, causalRows: rows });
+      hidden?.layers.forEach((tapped, i) => {
+        if (tapped === layer) this.#backend.copy(hidden.out[i].slice(start, rows), buffers.x);
+      });
+    });
+    cache.advance(rows);
+    return buffers.x;
+  }
+
+  #checkTap({ layers, out }: HiddenTap, rows: number): void {
+    layers.forEach((layer, i) => {
+      if (!(Number.isInteger(layer) && layer >= 0 && layer < this.shape.layers)) {
+        throw new RangeError(`Cannot tap block ${layer}: it is not in [0, ${this.shape.layers})`);
+      }
+      const found = out[i] === undefined ? "is missing" : `has shape [${out[i].rows}, ${out[i].columns}]`;
+      const expected = `has shape [${rows}, ${this.shape.width}]`;
+      if (found !== expected) {
+        throw new RangeError(`Cannot tap block ${layer}: its buffer ${found}, expected one that ${expected}`);
+      }
+    });
+  }
+
+  /** Frees weights and buffers; caches are their owners'. */
+  [Symbol.dispose](): void {
+    this.#uploads[Symbol.dispose]();
+    this.#workspace[Symbol.dispose]();
+    this.#logits[Symbol.dispose]();
+  }
+}

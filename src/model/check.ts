@@ -1,0 +1,30 @@
+/**
+ * What every model refuses before it computes anything.
+ *
+ * @module
+ */
+
+/**
+ * @param tokens at least one
+ * @param vocabSize the ids allowed are those below it
+ * @throws {RangeError} naming the first that is not allowed, and where it stands
+ */
+export function checkTokens(tokens: ArrayLike<number>, vocabSize: number): void {
+  if (tokens.length === 0) throw new RangeError("Cannot run the model: there are no tokens");
+  for (let i = 0; i < tokens.length; i++) {
+    if (!(Number.isInteger(tokens[i]) && tokens[i] >= 0 && tokens[i] < vocabSize)) {
+      throw new RangeError(
+        `Cannot run the model: token ${tokens[i]} at index ${i} is not in [0, ${vocabSize})`,
+      );
+    }
+  }
+}
+
+/** @throws {RangeError} unless 1 ≤ headRows ≤ rows */
+export function checkHeadRows(headRows: number, rows: number): void {
+  if (!(Number.isInteger(headRows) && headRows >= 1 && headRows <= rows)) {
+    throw new RangeError(
+      `Cannot run the model: headRows is ${headRows}, expected an integer within [1, ${rows}]`,
+    );
+  }
+}

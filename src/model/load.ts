@@ -1,0 +1,45 @@
+/**
+ * Which model a checkpoint holds, by its configuration.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend/backend.ts";
+import { Config } from "./config.ts";
+import { loadGpt2 } from "./gpt2.ts";
+import { loadGptNeo } from "./gpt_neo.ts";
+import type { CausalModel } from "./model.ts";
+import { loadSedd, type SeddModel } from "./sedd.ts";
+import type { LoadOptions } from "./uploads.ts";
+import type { Weights } from "./weights.ts";
+
+/** A model of either kind. */
+export type LoadedModel =
+  | {
+    readonly kind: "causal";
+    readonly model: CausalModel;
+    /** Tokens that end a text (`eos_token_id`), those of the vocabulary. */
+    readonly stopTokens: readonly number[];
+  }
+  | { readonly kind: "diffusion"; readonly model: SeddModel };
+
+/**
+ * Loads whatever the configuration says: `model_type` `gpt2` or `gpt_neo`, or a SEDD, which has `graph`
+ * instead.
+ *
+ * @throws {CheckpointError} if it is none of them, or not as expected
+ */
+export async function loadModel(
+  weights: Weights,
+  backend: Backend,
+  options?: LoadOptions,
+): Promise<LoadedModel> {
+  const config = Config.of(weights);
+  if (config.has("graph")) return { kind: "diffusion", model: await loadSedd(weights, backend, options) };
+  const load = config.choice("model_type", ["gpt2", "gpt_neo"]) === "gpt2" ? loadGpt2 : loadGptNeo;
+  const model = await load(weights, backend, options);
+  const ends = [weights.config.eos_token_id].flat();
+  const inVocabulary = (token: unknown): token is number =>
+    Number.isInteger(token) && (token as number) >= 0 && (token as number) < model.shape.vocabSize;
+  return { kind: "causal", model, stopTokens: ends.filter(inVocabulary) };
+}

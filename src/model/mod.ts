@@ -1,0 +1,23 @@
+/**
+ * Models: GPT-2 and GPT-Neo, SEDD, and what is computed from SEDD's logits. A model runs on any backend.
+ *
+ * @module
+ */
+
+export type { CausalModel, DiffusionModel, DiffusionPass, HiddenTap, ModelShape } from "./model.ts";
+export { CheckpointError, type Weights } from "./weights.ts";
+export type { LoadOptions } from "./uploads.ts";
+export { type LoadedModel, loadModel } from "./load.ts";
+export { loadGpt2 } from "./gpt2.ts";
+export { loadGptNeo } from "./gpt_neo.ts";
+export { loadSedd, type SeddModel } from "./sedd.ts";
+export {
+  analyticProbabilities,
+  denoiserProbabilities,
+  logLinearRate,
+  logLinearSigma,
+  logScores,
+  type Scored,
+  scoreEntropy,
+  weightedLoss,
+} from "./sedd_score.ts";

@@ -1,0 +1,117 @@
+/**
+ * Moving a checkpoint's tensors to a device. What was uploaded is freed together, also when loading fails
+ * half-way. Deliberately knows no names and no architecture.
+ *
+ * @module
+ */
+
+import type { Backend, Dtype, Matrix, Vector } from "../backend/backend.ts";
+import type { Weights } from "./weights.ts";
+
+/** How a model is loaded. */
+export interface LoadOptions {
+  /** How the device holds the matrices. @default {"f32"} */
+  readonly dtype?: Dtype | undefined;
+  /** The most rows computed at once; longer passes are cut, which bounds the workspace. @default {128} */
+  readonly chunkRows?: number | undefined;
+}
+
+/** The uploads of one model. */
+export class Uploads implements Disposable {
+  readonly #weights: Weights;
+  readonly #backend: Backend;
+  readonly #dtype: Dtype;
+  readonly #held: DisposableStack = new DisposableStack();
+  #bytes = 0;
+
+  private constructor(weights: Weights, backend: Backend, dtype: Dtype) {
+    this.#weights = weights;
+    this.#backend = backend;
+    this.#dtype = dtype;
+  }
+
+  /**
+   * Builds a model, which owns its uploads from then on; if that fails, they are freed.
+   * @param dtype of matrices
+   */
+  static async collect<T>(
+    weights: Weights,
+    backend: Backend,
+    dtype: Dtype = "f32",
+    build: (uploads: Uploads) => Promise<T>,
+  ): Promise<T> {
+    const uploads = new Uploads(weights, backend, dtype);
+    try {
+      return await build(uploads);
+    } catch (error) {
+      uploads[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Bytes on the device. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** A matrix stored [outputs, inputs]. */
+  matrix(name: string, outputs: number, inputs: number, dtype: Dtype = this.#dtype): Promise<Matrix> {
+    return this.#upload(outputs, inputs, this.#weights.rows(name, [outputs, inputs]), dtype);
+  }
+
+  /** A matrix stored [inputs, outputs], as Conv1D does. */
+  conv1d(name: string, outputs: number, inputs: number): Promise<Matrix> {
+    return this.#upload(outputs, inputs, this.#weights.transposed(name, [inputs, outputs]));
+  }
+
+  /** Matrices stored [outputs, inputs] each, one below the other. */
+  stacked(names: readonly string[], outputs: number, inputs: number): Promise<Matrix> {
+    const pieces = names.map((name) => this.#weights.rows(name, [outputs, inputs]));
+    return this.#upload(names.length * outputs, inputs, concat(pieces));
+  }
+
+  /** A matrix stored [outputs, inputs], with one more output that is always 0. */
+  padded(name: string, outputs: number, inputs: number): Promise<Matrix> {
+    const pieces = [this.#weights.rows(name, [outputs, inputs]), [new Float32Array(inputs)]];
+    return this.#upload(outputs + 1, inputs, concat(pieces));
+  }
+
+  /** A vector. */
+  async vector(name: string, length: number): Promise<Vector> {
+    return this.values(await this.host(name, [length]));
+  }
+
+  /** A vector that was computed. */
+  values(values: Float32Array): Vector {
+    this.#bytes += values.byteLength;
+    return this.#held.use(this.#backend.vector(values));
+  }
+
+  /** A tensor that stays on the host, row-major. */
+  host(name: string, shape: readonly number[]): Promise<Float32Array> {
+    return this.#weights.read(name, shape);
+  }
+
+  /** Frees all of them. */
+  [Symbol.dispose](): void {
+    this.#held[Symbol.dispose]();
+  }
+
+  async #upload(
+    outputs: number,
+    inputs: number,
+    chunks: AsyncIterable<Float32Array>,
+    dtype: Dtype = this.#dtype,
+  ): Promise<Matrix> {
+    const matrix = this.#held.use(await this.#backend.matrix({ outputs, inputs, dtype }, chunks));
+    this.#bytes += matrix.bytes;
+    return matrix;
+  }
+}
+
+/** The chunks of several matrices, one after the other. */
+async function* concat(
+  pieces: Iterable<AsyncIterable<Float32Array> | Iterable<Float32Array>>,
+): AsyncGenerator<Float32Array> {
+  for (const piece of pieces) yield* piece;
+}

@@ -1,0 +1,83 @@
+import assert from "node:assert/strict";
+import { HostDistributions } from "../src/decode/distributions.ts";
+import type { DraftRequest } from "../src/decode/drafter.ts";
+import { NgramDrafter } from "../src/decode/ngram_drafter.ts";
+import { propose } from "../src/decode/propose.ts";
+import { PhiloxSource, Purpose } from "../src/decode/random.ts";
+import { reveal } from "../src/decode/reveal.ts";
+
+function request(tokens: number[], gamma: number): DraftRequest {
+  return {
+    tokens: Int32Array.from(tokens),
+    gamma,
+    sampling: {},
+    random: new PhiloxSource(1),
+    coupled: false,
+  };
+}
+
+Deno.test("NgramDrafter proposes what followed the latest occurrence of the longest suffix", () => {
+  const drafter = new NgramDrafter(10);
+  const { tokens, q, passes } = drafter.draft(request([1, 2, 3, 4, 9, 2, 3, 5, 6, 1, 2, 3], 2));
+  assert.deepEqual([...tokens], [4, 9]); // "1 2 3" occurs first; "2 3" later
+  assert.equal(q, undefined);
+  assert.equal(passes, 0);
+  assert.deepEqual([...drafter.draft(request([7, 2, 3, 5, 8, 2, 3], 5)).tokens], [5, 8, 2, 3]);
+});
+
+Deno.test("NgramDrafter drafts nothing where nothing repeats, and stops at the end of the text", () => {
+  const drafter = new NgramDrafter(10);
+  assert.equal(drafter.draft(request([1, 2, 3], 4)).tokens.length, 0);
+  assert.equal(drafter.draft(request([1], 4)).tokens.length, 0);
+  assert.deepEqual([...drafter.draft(request([5, 5], 4)).tokens], [5]);
+  assert.throws(() => new NgramDrafter(10, { longest: 0 }), RangeError);
+});
+
+Deno.test("reveal opens every mask in exactly T steps, in each order", () => {
+  const random = new PhiloxSource(3);
+  const confidence = (j: number) => [0.2, 0.9, 0.2, 0.5, 0.1, 0.6, 0.3][j];
+  for (const order of ["left-to-right", "random", "confidence"] as const) {
+    for (const steps of [1, 2, 3, 7]) {
+      let masked = [0, 1, 2, 3, 4, 5, 6];
+      for (let step = 0; step < steps; step++) {
+        const open = reveal(order, { masked, step, steps, random, start: 10, confidence });
+        assert.deepEqual(open, [...open].sort((a, b) => a - b));
+        assert.ok(open.every((j) => masked.includes(j)));
+        masked = masked.filter((j) => !open.includes(j));
+      }
+      assert.deepEqual(masked, []);
+    }
+  }
+  const first = (order: "left-to-right" | "confidence") =>
+    reveal(order, { masked: [0, 1, 2, 3, 4, 5, 6], step: 0, steps: 3, random, start: 0, confidence });
+  assert.deepEqual(first("left-to-right"), [0, 1, 2]);
+  assert.deepEqual(first("confidence"), [1, 3, 5]);
+});
+
+Deno.test("reveal in random order opens each mask with probability dt/t", () => {
+  const steps = 4, runs = 4000;
+  const opened = [0, 0, 0, 0];
+  for (let seed = 0; seed < runs; seed++) {
+    const random = new PhiloxSource(seed);
+    let masked = [0];
+    for (let step = 0; step < steps && masked.length > 0; step++) {
+      const open = reveal("random", { masked, step, steps, random, start: 5, confidence: () => 0 });
+      if (open.length > 0) opened[step]++;
+      masked = masked.filter((j) => !open.includes(j));
+    }
+  }
+  // uniform over the steps: χ² with 3 degrees of freedom, 0.1 % critical value
+  const chi = opened.reduce((sum, n) => sum + (n - runs / steps) ** 2 / (runs / steps), 0);
+  assert.ok(chi < 16.27, `χ² = ${chi.toFixed(2)} for ${opened}`);
+});
+
+Deno.test("propose draws a position afresh in every round, but with the target's noise when coupled", () => {
+  const law = new Float64Array(64).fill(1 / 64);
+  const q = new HostDistributions([law, law, law, law]);
+  const drawn = (length: number, j: number, coupled: boolean) =>
+    propose(q, j, { ...request(new Array(length).fill(0), 4), coupled });
+  // position 12, drafted in three rounds that began at 9, 10 and 11
+  assert.equal(new Set([drawn(9, 3, false), drawn(10, 2, false), drawn(11, 1, false)]).size, 3);
+  assert.equal(new Set([drawn(9, 3, true), drawn(10, 2, true), drawn(11, 1, true)]).size, 1);
+  assert.equal(drawn(10, 2, true), q.race(2, { seed: 1n, purpose: Purpose.token, position: 12 }));
+});

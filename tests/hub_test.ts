@@ -1,0 +1,449 @@
+/**
+ * Checkpoints: what can be read, exactly; what is refused, and in which words; how much memory it takes.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { type TensorData, writeRaw, writeSafetensors } from "../fixtures/write_safetensors.ts";
+import { Checkpoint, openCheckpoint, TRANSPOSED_BYTES } from "../src/hub/checkpoint.ts";
+import { type ByteSource, memorySource } from "../src/hub/files.ts";
+import { CHUNK_BYTES, Safetensors } from "../src/hub/safetensors.ts";
+import { CheckpointError } from "../src/model/weights.ts";
+
+/** Matches an error of the hub by its message. */
+function failure(message: RegExp): (error: unknown) => boolean {
+  return (error) => {
+    assert(error instanceof CheckpointError, `not a CheckpointError: ${error}`);
+    assert.match(error.message, message);
+    return true;
+  };
+}
+
+/** A source that records each request. */
+function counted(bytes: Uint8Array): ByteSource & { readonly requests: number[]; closed: boolean } {
+  const source = memorySource(bytes), requests: number[] = [];
+  return {
+    size: source.size,
+    requests,
+    closed: false,
+    read(into, position) {
+      requests.push(into.length);
+      return source.read(into, position);
+    },
+    [Symbol.dispose]() {
+      this.closed = true;
+    },
+  };
+}
+
+async function inMemory(tensors: readonly TensorData[]): Promise<Checkpoint> {
+  const file = await Safetensors.open(memorySource(writeSafetensors(tensors)), "test.safetensors");
+  return new Checkpoint("test", {}, [file]);
+}
+
+async function joined(chunks: AsyncIterable<Float32Array>): Promise<Float32Array> {
+  const parts = await Array.fromAsync(chunks, (chunk) => chunk.slice());
+  const whole = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+/** Makes a folder of files and removes it afterwards. */
+async function withFolder(
+  files: Record<string, string | Uint8Array>,
+  body: (folder: string) => Promise<void>,
+): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    for (const [name, content] of Object.entries(files)) {
+      await Deno.writeFile(
+        join(folder, name),
+        typeof content === "string" ? new TextEncoder().encode(content) : content,
+      );
+    }
+    await body(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+const SMALL = writeSafetensors([{ name: "x", dtype: "F32", shape: [2], data: new Float32Array([1, 2]) }]);
+
+Deno.test("safetensors: every dtype arrives as f32, exactly", async () => {
+  const bits = new Uint16Array([0x3fc0, 0xc000, 0x0001, 0x7f80]); // 1.5, -2, the smallest subnormal, Infinity
+  using checkpoint = await inMemory([
+    { name: "i8", dtype: "I8", shape: [3], data: new Int8Array([-128, 0, 127]) }, // what follows is unaligned
+    { name: "f32", dtype: "F32", shape: [3], data: new Float32Array([1 / 3, -0, Infinity]) },
+    { name: "f16", dtype: "F16", shape: [4], data: new Float16Array([0.1, 65504, 2 ** -24, -Infinity]) },
+    { name: "bf16", dtype: "BF16", shape: [2, 2], data: bits },
+    { name: "f64", dtype: "F64", shape: [2], data: new Float64Array([1 / 3, 1e300]) },
+    { name: "i32", dtype: "I32", shape: [2], data: new Int32Array([-7, 50256]) },
+    { name: "i64", dtype: "I64", shape: [2], data: new BigInt64Array([-7n, 50256n]) },
+    { name: "scalar", dtype: "F32", shape: [], data: new Float32Array([-1e4]) },
+    { name: "none", dtype: "F32", shape: [0, 5], data: new Float32Array(0) },
+  ]);
+  const read = async (name: string, ...shape: number[]) => [...await checkpoint.read(name, shape)];
+  assert.deepEqual(await read("i8", 3), [-128, 0, 127]);
+  assert.deepEqual(await read("f32", 3), [Math.fround(1 / 3), -0, Infinity]);
+  assert.deepEqual(await read("f16", 4), [Math.f16round(0.1), 65504, 2 ** -24, -Infinity]);
+  assert.deepEqual(await read("bf16", 2, 2), [1.5, -2, 2 ** -133, Infinity]);
+  assert.deepEqual(await read("f64", 2), [Math.fround(1 / 3), Infinity]);
+  assert.deepEqual(await read("i32", 2), [-7, 50256]);
+  assert.deepEqual(await read("i64", 2), [-7, 50256]);
+  assert.deepEqual(await read("scalar"), [-1e4]);
+  assert.deepEqual(await read("none", 0, 5), []);
+  assert.deepEqual(
+    checkpoint.tensors().map(({ name, dtype, shape, bytes }) => [name, dtype, shape, bytes])[3],
+    [
+      "bf16",
+      "BF16",
+      [2, 2],
+      8,
+    ],
+  );
+});
+
+Deno.test("safetensors: broken files are refused when opened, with what was found and expected", async () => {
+  const entry = (fields: string) => `{"x": {${fields}}}`;
+  const f32 = (shape: string, offsets: string) =>
+    entry(`"dtype": "F32", "shape": ${shape}, "data_offsets": ${offsets}`);
+  const eight = [new Uint8Array(8)];
+  const huge = new Uint8Array(64);
+  new DataView(huge.buffer).setBigUint64(0, 0xffff_ffff_ffff_ffffn, true);
+  const beyond = new Uint8Array(64);
+  beyond[0] = 57;
+  const notUtf8 = writeRaw('{"?": 1}', []);
+  notUtf8[10] = 0xff;
+  const two = (a: string, b: string) =>
+    `{"x": {"dtype": "F32", "shape": [1], "data_offsets": ${a}}, "y": {"dtype": "F32", "shape": [1], "data_offsets": ${b}}}`;
+  const twice = `"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}`;
+
+  const cases: [Uint8Array, RegExp][] = [
+    [new Uint8Array(0), /the file has 0 bytes, expected at least 8$/],
+    [new Uint8Array(7), /the file has 7 bytes, expected at least 8$/],
+    [huge, /the header's length is 18446744073709551615 bytes, expected at most 100000000$/],
+    [beyond, /the file has 64 bytes, expected at least 65 for its header$/],
+    [new Uint8Array(8), /the header is not valid JSON/],
+    [writeRaw("{", []), /the header is not valid JSON/],
+    [notUtf8, /the header is not valid JSON/],
+    [writeRaw("[]", []), /the header is not a JSON object$/],
+    [writeRaw("null", []), /the header is not a JSON object$/],
+    [
+      writeRaw(`{${twice}, "\\u0078": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}`, eight),
+      /"x" twice$/,
+    ],
+    [writeRaw('{"x": 1}', []), /tensor "x" is not described by a JSON object$/],
+    [
+      writeRaw(entry('"shape": [2], "data_offsets": [0, 8]'), eight),
+      /"x" has dtype undefined, expected one of BOOL, /,
+    ],
+    [
+      writeRaw(entry('"dtype": "toString", "shape": [2], "data_offsets": [0, 8]'), eight),
+      /tensor "x" has dtype "toString", expected one of /,
+    ],
+    [
+      writeRaw(f32("[-2]", "[0, 8]"), eight),
+      /"x" has shape \[-2\], expected a list of non-negative integers$/,
+    ],
+    [writeRaw(f32("[0.5, 4]", "[0, 8]"), eight), /"x" has shape \[0\.5,4\], expected a list/],
+    [
+      writeRaw(f32("[9007199254740992]", "[0, 8]"), eight),
+      /"x" has shape \[9007199254740992\], expected a list/,
+    ],
+    [writeRaw(f32('"2"', "[0, 8]"), eight), /"x" has shape "2", expected a list/],
+    [writeRaw(f32("[2]", "[8, 0]"), eight), /"x" has data_offsets \[8,0\], expected \[begin, end\]$/],
+    [writeRaw(f32("[2]", "[0, 4, 8]"), eight), /"x" has data_offsets \[0,4,8\], expected/],
+    [writeRaw(f32("[2]", '["0", 8]'), eight), /"x" has data_offsets \["0",8\], expected/],
+    [writeRaw(f32("[3]", "[0, 8]"), eight), /"x" of shape \[3\] and dtype F32 has 8 bytes, expected 12$/],
+    [
+      writeRaw(f32("[4294967296, 4294967296]", "[0, 8]"), eight),
+      /"x" of shape \[4294967296, 4294967296\] and dtype F32 has 8 bytes, expected 7\d+$/,
+    ],
+    [
+      writeRaw(two("[0, 4]", "[0, 4]"), eight),
+      /"y" begins at byte 0 of the data, expected 4: .* neither overlap/,
+    ],
+    [writeRaw(two("[0, 4]", "[2, 6]"), eight), /"y" begins at byte 2 of the data, expected 4/],
+    [
+      writeRaw(two("[0, 4]", "[8, 12]"), [new Uint8Array(12)]),
+      /"y" begins at byte 8 of the data, expected 4/,
+    ],
+    [SMALL.subarray(0, -1), /the file has 103 bytes, expected 104: tensor "x" is cut off$/],
+    [
+      writeRaw(f32("[2]", "[0, 8]"), [new Uint8Array(9)]),
+      /the file has \d+ bytes, expected \d+: it goes on after its last tensor$/,
+    ],
+  ];
+  for (const [bytes, message] of cases) {
+    const source = counted(bytes);
+    await assert.rejects(Safetensors.open(source, "broken.safetensors"), failure(message));
+    await assert.rejects(
+      Safetensors.open(source, "broken.safetensors"),
+      failure(/^Cannot load checkpoint "broken.safetensors": /),
+    );
+    assert(source.closed, `left open: ${message}`);
+  }
+});
+
+Deno.test("safetensors: names that JavaScript or JSON treat specially are names", async () => {
+  const entry = (begin: number) => `{"dtype": "I8", "shape": [1], "data_offsets": [${begin}, ${begin + 1}]}`;
+  const names = ["__proto__", 'a"b', "{[", "toString"];
+  const header = `{${names.map((name, i) => `${JSON.stringify(name)}: ${entry(i)}`).join(", ")}}`;
+  using file = await Safetensors.open(memorySource(writeRaw(header, [new Int8Array([5, 6, 7, 8])])), "x");
+  assert.deepEqual([...file.tensors.keys()], names);
+});
+
+Deno.test("checkpoint: a tensor that is missing, of another shape or of an unreadable dtype", async () => {
+  using checkpoint = await inMemory([
+    { name: "h.0.attn.c_attn.weight", dtype: "F32", shape: [2, 3], data: new Float32Array(6) },
+    { name: "mask", dtype: "BOOL", shape: [4], data: new Uint8Array(4) },
+  ]);
+  assert(checkpoint.has("mask") && !checkpoint.has("wte.weight"));
+  await assert.rejects(
+    checkpoint.read("wte.weight", [4, 2]),
+    failure(/^Cannot load checkpoint "test": tensor "wte.weight" is missing, expected shape \[4, 2\]$/),
+  );
+  const shapes: [number, number][] = [[2, 4], [3, 2]];
+  for (const shape of shapes) {
+    const message = failure(
+      new RegExp(
+        `^Cannot load checkpoint "test.safetensors": tensor "h.0.attn.c_attn.weight" has shape \\[2, 3\\], ` +
+          `expected \\[${shape.join(", ")}\\]$`,
+      ),
+    );
+    await assert.rejects(checkpoint.read("h.0.attn.c_attn.weight", shape), message);
+    await assert.rejects(joined(checkpoint.rows("h.0.attn.c_attn.weight", shape)), message);
+    await assert.rejects(joined(checkpoint.transposed("h.0.attn.c_attn.weight", shape)), message);
+  }
+  await assert.rejects(
+    checkpoint.read("h.0.attn.c_attn.weight", [2, 3, 1]),
+    failure(/expected \[2, 3, 1\]$/),
+  );
+  await assert.rejects(
+    checkpoint.read("mask", [4]),
+    failure(/tensor "mask" has dtype BOOL, expected one of F32, F16, /),
+  );
+});
+
+Deno.test("checkpoint: large matrices stream, straight and transposed, in bounded pieces", async () => {
+  const rows = 1501, columns = 3001; // 18 MB as f32: several chunks either way, none of them even
+  const data = Float16Array.from({ length: rows * columns }, (_, i) => i % 2039);
+  const source = counted(writeSafetensors([{ name: "w", dtype: "F16", shape: [rows, columns], data }]));
+  using checkpoint = new Checkpoint("test", {}, [await Safetensors.open(source, "w.safetensors")]);
+
+  source.requests.length = 0;
+  let row = 0, chunks = 0;
+  for await (const chunk of checkpoint.rows("w", [rows, columns])) {
+    assert(chunk.byteLength <= CHUNK_BYTES && chunk.length % columns === 0);
+    for (let i = 0; i < chunk.length; i++) {
+      if (chunk[i] !== (row * columns + i) % 2039) assert.fail(`row ${row}, entry ${i}: ${chunk[i]}`);
+    }
+    row += chunk.length / columns;
+    chunks++;
+  }
+  assert.equal(row, rows);
+  assert(chunks > 4);
+  assert.equal(source.requests.reduce((sum, n) => sum + n, 0), data.byteLength, "each byte is read once");
+  assert(Math.max(...source.requests) <= CHUNK_BYTES);
+
+  source.requests.length = 0;
+  let column = 0, bands = 0;
+  for await (const chunk of checkpoint.transposed("w", [rows, columns])) {
+    assert(chunk.byteLength <= TRANSPOSED_BYTES && chunk.length % rows === 0);
+    for (let i = 0; i < chunk.length; i++) {
+      const c = column + Math.floor(i / rows), r = i % rows;
+      if (chunk[i] !== (r * columns + c) % 2039) assert.fail(`column ${c}, row ${r}: ${chunk[i]}`);
+    }
+    column += chunk.length / rows;
+    bands++;
+  }
+  assert.equal(column, columns);
+  assert(bands > 1);
+  assert.equal(source.requests.reduce((sum, n) => sum + n, 0), bands * data.byteLength);
+  assert(Math.max(...source.requests) <= CHUNK_BYTES);
+
+  // two at once do not share a buffer
+  const pair = [checkpoint.rows("w", [rows, columns]), checkpoint.rows("w", [rows, columns])];
+  for (let first = 0, step = 0; first < 3 * step || step === 0; first += step) {
+    const chunks = await Promise.all(pair.map((generator) => generator.next()));
+    for (const { value } of chunks) {
+      step = value!.length;
+      assert.deepEqual([value![0], value![step - 1]], [first % 2039, (first + step - 1) % 2039]);
+    }
+  }
+  for (const generator of pair) await generator.return(undefined);
+
+  const whole = await checkpoint.read("w", [rows, columns]);
+  assert.equal(whole[rows * columns - 1], (rows * columns - 1) % 2039);
+  assert(Math.max(...source.requests) <= CHUNK_BYTES);
+});
+
+Deno.test("checkpoint: int8 matrices are read as what they stand for", async () => {
+  const q = new Int8Array([1, -2, 3, 4, 5, -127]); // [2, 3]
+  const tensor = (name: string): TensorData => ({ name, dtype: "I8", shape: [2, 3], data: q });
+  const scale = (name: string, shape: number[], values: number[]): TensorData => ({
+    name: `${name}.scale`,
+    dtype: "F32",
+    shape,
+    data: new Float32Array(values),
+  });
+  using checkpoint = await inMemory([
+    scale("byRow", [2, 1], [0.5, 2]),
+    scale("byColumn", [1, 3], [0.5, 2, -1]),
+    scale("wrong", [3, 1], [1, 1, 1]),
+    ...["byRow", "byColumn", "wrong", "bare"].map(tensor),
+  ]);
+  const expected: Record<string, number[]> = {
+    byRow: [0.5, -1, 1.5, 8, 10, -254],
+    byColumn: [0.5, -4, -3, 2, 10, 127],
+    bare: [1, -2, 3, 4, 5, -127],
+  };
+  for (const [name, values] of Object.entries(expected)) {
+    assert.deepEqual([...await checkpoint.read(name, [2, 3])], values);
+    assert.deepEqual([...await joined(checkpoint.rows(name, [2, 3]))], values);
+    assert.deepEqual(
+      [...await joined(checkpoint.transposed(name, [2, 3]))],
+      [0, 3, 1, 4, 2, 5].map((i) => values[i]),
+    );
+  }
+  await assert.rejects(
+    checkpoint.read("wrong", [2, 3]),
+    failure(/tensor "wrong.scale" has shape \[3, 1\], expected \[2, 1\] or \[1, 3\]$/),
+  );
+});
+
+Deno.test("openCheckpoint: one file, compressed, or shards with an index", async () => {
+  const y = writeSafetensors([{ name: "y", dtype: "F16", shape: [1], data: new Float16Array([7]) }]);
+  const layouts: Record<string, string | Uint8Array>[] = [
+    { "model.safetensors": SMALL, "model.safetensors.index.json": "ignored", "pytorch_model.bin": "ignored" },
+    { "model.safetensors.gz": gzipSync(SMALL) },
+    {
+      "a.safetensors": SMALL,
+      "b.safetensors": y,
+      "model.safetensors.index.json": '{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}',
+    },
+  ];
+  for (const files of layouts) {
+    await withFolder({ "config.json": '{"model_type": "gpt2"}', ...files }, async (folder) => {
+      for (const location of [folder, new URL(`file://${folder}/`)]) {
+        using checkpoint = await openCheckpoint(location);
+        assert.equal(checkpoint.config.model_type, "gpt2");
+        assert(checkpoint.origin.startsWith(folder));
+        assert.deepEqual([...await checkpoint.read("x", [2])], [1, 2]);
+        if (checkpoint.has("y")) assert.deepEqual([...await checkpoint.read("y", [1])], [7]);
+        assert.equal(checkpoint.has("y"), "b.safetensors" in files);
+      }
+    });
+  }
+});
+
+Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
+  const index = (map: string) => ({ "a.safetensors": SMALL, "model.safetensors.index.json": map });
+  const shard = (file: string) => index(`{"weight_map": {"x": ${JSON.stringify(file)}}}`);
+  const cases: [Record<string, string | Uint8Array>, RegExp][] = [
+    [{ "config.json": "" }, /config.json": it is not valid JSON/],
+    [{ "config.json": "[1]" }, /config.json": it is not a JSON object$/],
+    [{}, /it has none of "model.safetensors", "model.safetensors.index.json" and "model.safetensors.gz"$/],
+    [
+      { "pytorch_model.bin": "" },
+      /it has "pytorch_model.bin" and no "model.safetensors"; convert it .*save_pretrained/,
+    ],
+    [
+      { "model.safetensors": SMALL.subarray(0, 100) },
+      /model.safetensors": the file has 100 bytes, expected 104: tensor "x" is cut off$/,
+    ],
+    [
+      { "model.safetensors.gz": gzipSync(SMALL).subarray(0, 60) },
+      /model.safetensors.gz": it is not a whole gzip file/,
+    ],
+    [{ "model.safetensors.gz": SMALL }, /model.safetensors.gz": it is not a whole gzip file/],
+    [index("{}"), /index.json": it has no "weight_map" object$/],
+    [
+      shard("../a.safetensors"),
+      /tensor "x" is in "..\/a.safetensors", expected the name of a safetensors file$/,
+    ],
+    [shard("/a.safetensors"), /expected the name of a safetensors file$/],
+    [shard("..\\a.safetensors"), /expected the name of a safetensors file$/],
+    [shard("pytorch_model.bin"), /expected the name of a safetensors file$/],
+    [index('{"weight_map": {"x": 3}}'), /tensor "x" is in 3, expected the name/],
+    [shard("b.safetensors"), /shard "b.safetensors" is missing$/],
+    [index('{"weight_map": {"z": "a.safetensors"}}'), /tensor "z" is missing from shard "a.safetensors"$/],
+    [
+      {
+        ...index('{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}'),
+        "b.safetensors": writeSafetensors([
+          { name: "y", dtype: "I8", shape: [1], data: new Int8Array(1) },
+          { name: "x", dtype: "I8", shape: [1], data: new Int8Array(1) },
+        ]),
+      },
+      /tensor "x" is in ".*a.safetensors" and in ".*b.safetensors"$/,
+    ],
+  ];
+  for (const [files, message] of cases) {
+    await withFolder(
+      { "config.json": "{}", ...files },
+      (folder) => assert.rejects(openCheckpoint(folder), failure(message)),
+    );
+  }
+  await withFolder({ "model.safetensors": SMALL }, async (folder) => {
+    await assert.rejects(openCheckpoint(folder), failure(/it has no "config.json"$/));
+    await assert.rejects(openCheckpoint(join(folder, "none")), failure(/there is no such folder$/));
+    await assert.rejects(openCheckpoint(join(folder, "model.safetensors")), failure(/it is not a folder$/));
+    await assert.rejects(
+      openCheckpoint(join(folder, "model.safetensors", "x")),
+      failure(/there is no such folder$/),
+    );
+  });
+});
+
+Deno.test({
+  name: "openCheckpoint: a missing permission is named",
+  permissions: { read: false },
+  async fn() {
+    await assert.rejects(openCheckpoint("models/gpt2"), (error: unknown) => {
+      assert(error instanceof Deno.errors.NotCapable);
+      assert.equal(
+        error.message,
+        'Cannot read "models/gpt2": permission to read it is missing; run with --allow-read="models/gpt2"',
+      );
+      return true;
+    });
+  },
+});
+
+Deno.test("fixtures: the embedded pair opens, is stored as documented, and keeps to its size", async () => {
+  const pair = new URL("../fixtures/pair/", import.meta.url);
+  let size = 0;
+  for (const folder of [pair, ...["target", "drafter-sedd-causal", "drafter-sedd", "drafter-gpt2"]]) {
+    const url = folder instanceof URL ? folder : new URL(`${folder}/`, pair);
+    for await (const { name, isFile } of Deno.readDir(url)) {
+      if (isFile) size += (await Deno.stat(new URL(name, url))).size;
+    }
+  }
+  assert(size <= 30_000_000, `${size} bytes`);
+
+  using target = await openCheckpoint(new URL("target/", pair));
+  assert(target.tensors().every(({ dtype }) => dtype === "F16"));
+  // reads that overlap are one file's business, and come out as if they did not
+  using drafter = await openCheckpoint(new URL("drafter-sedd/", pair));
+  const some = drafter.tensors().slice(-8);
+  const together = await Promise.all(some.map(({ name, shape }) => drafter.read(name, shape)));
+  for (const [i, { name, shape }] of some.entries()) {
+    assert.deepEqual(together[i], await drafter.read(name, shape));
+  }
+  for (const name of ["drafter-sedd-causal", "drafter-sedd", "drafter-gpt2"]) {
+    using drafter = await openCheckpoint(new URL(`${name}/`, pair));
+    for (const { name, dtype, shape } of drafter.tensors()) {
+      if (name.endsWith(".scale")) continue;
+      assert.equal(dtype === "I8", shape.length === 2, name);
+      assert.equal(drafter.has(`${name}.scale`), dtype === "I8", name);
+    }
+  }
+});

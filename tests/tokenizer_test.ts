@@ -1,0 +1,219 @@
+/**
+ * Text to tokens and back: exact, for every input, and the same text when it streams.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { decodeTokens, encodeText, loadTokenizer, TextStream, type Tokenizer } from "../src/hub/tokenizer.ts";
+import { CheckpointError } from "../src/model/weights.ts";
+
+const pair = new URL("../fixtures/pair/", import.meta.url);
+const tokenizer = await loadTokenizer(pair);
+const VOCABULARY = 2048;
+
+/** What a stream of the ids gives, piece by piece, the flush last. */
+function streamed(ids: readonly number[], tokenizer: Tokenizer): string[] {
+  const stream = new TextStream(tokenizer);
+  return [...ids.map((id) => stream.push(id)), stream.flush()];
+}
+
+/** Reproducible integers below n. */
+function integers(seed: number): (n: number) => number {
+  return (n) => {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+    return Math.floor(seed / 2 ** 32 * n);
+  };
+}
+
+// Ids from the Rust library (tokenizers, Python) for the same file.
+const KNOWN: [string, number[]][] = [
+  ["It was a dark and stormy night;", [829, 313, 259, 1270, 282, 348, 287, 77, 89, 836, 27]],
+  [
+    'Hello , world .  Don\'t\n\n"stop"<|endoftext|>Chapter 1',
+    // deno-fmt-ignore
+    [40, 498, 79, 221, 12, 1160, 221, 14, 221, 477, 280, 455, 199, 199, 2, 318, 610, 2, 0, 35, 1012, 360, 221, 17],
+  ],
+  [
+    "naïve 😀 € ﷽ 漢字",
+    // deno-fmt-ignore
+    [924, 128, 108, 314, 221, 173, 254, 247, 223, 221, 159, 225, 106, 221, 172, 116, 122, 221, 163, 121, 96, 162, 256, 246],
+  ],
+  [" \t\u00a0x\r\n", [221, 198, 127, 255, 88, 202, 199]],
+];
+
+Deno.test("tokenizer: the ids of the reference implementation, and the very text back", () => {
+  for (const [text, ids] of KNOWN) {
+    assert.deepEqual(encodeText(tokenizer, text), ids);
+    assert.equal(decodeTokens(tokenizer, ids), text);
+    assert.equal(decodeTokens(tokenizer, Int32Array.from(ids)), text);
+    assert.equal(streamed(ids, tokenizer).join(""), text);
+  }
+});
+
+Deno.test("tokenizer: the edges", () => {
+  assert.deepEqual(encodeText(tokenizer, ""), []);
+  assert.equal(decodeTokens(tokenizer, []), "");
+  assert.deepEqual(encodeText(tokenizer, "<|endoftext|>"), [0]);
+  assert.equal(decodeTokens(tokenizer, [0]), "<|endoftext|>");
+  // lone surrogates become U+FFFD, as TextEncoder has it, and pairs stay
+  assert.equal(decodeTokens(tokenizer, encodeText(tokenizer, "a\ud800b\udc00😀")), "a\ufffdb\ufffd😀");
+});
+
+Deno.test("TextStream: holds back an unfinished character and nothing else", () => {
+  const ids = encodeText(tokenizer, "a😀é\ufffdz");
+  const pieces = streamed(ids, tokenizer);
+  // 😀 is four tokens, U+FFFD itself cannot be told from an unfinished character until something follows
+  assert.deepEqual(pieces, ["a", "", "", "", "😀", ...pieces.slice(5)]);
+  assert.equal(pieces.at(-2), "\ufffdz");
+  assert.equal(pieces.at(-1), "");
+  assert.equal(pieces.join(""), "a😀é\ufffdz");
+
+  const cut = encodeText(tokenizer, "a😀").slice(0, -1);
+  assert.deepEqual(streamed(cut, tokenizer), ["a", "", "", "", "\ufffd"]);
+
+  const stream = new TextStream(tokenizer);
+  assert.equal(stream.push(...cut), "a");
+  assert.equal(stream.flush(), "\ufffd");
+  assert.equal(stream.push(...encodeText(tokenizer, "new")), "new", "a flushed stream begins anew");
+  assert.equal(stream.flush(), "");
+});
+
+Deno.test("TextStream: all tokens, and random ones, give the text they decode to together", () => {
+  const all = Array.from({ length: VOCABULARY }, (_, id) => id);
+  assert.equal(streamed(all, tokenizer).join(""), decodeTokens(tokenizer, all));
+
+  const below = integers(1);
+  // bytes above 127 stand near the beginning of the vocabulary: draw from there half of the time
+  for (let run = 0; run < 500; run++) {
+    const ids = Array.from({ length: 40 }, () => below(2) ? below(VOCABULARY) : 95 + below(162));
+    assert.equal(streamed(ids, tokenizer).join(""), decodeTokens(tokenizer, ids), `${ids}`);
+    const stream = new TextStream(tokenizer);
+    let text = "";
+    for (let at = 0; at < ids.length;) {
+      const count = below(7);
+      text += stream.push(...ids.slice(at, at + count));
+      at += count;
+    }
+    assert.equal(text + stream.flush(), decodeTokens(tokenizer, ids), `in groups: ${ids}`);
+  }
+});
+
+Deno.test("TextStream: tokens that end one character and begin another, for ever", () => {
+  // a vocabulary of byte strings chosen to be awkward: pieces of characters of every length, and of none
+  const bytes = [
+    "e2",
+    "82",
+    "ac",
+    "f0",
+    "9f",
+    "98",
+    "80",
+    "ac e2 82",
+    "98 80 f0 9f",
+    "80 f0",
+    "ef bf bd",
+    "ef bb bf",
+    "41",
+  ]
+    .map((token) => token.split(" ").map((byte) => parseInt(byte, 16)));
+  const awkward: Tokenizer = {
+    encode: () => [],
+    decode: (ids) =>
+      new TextDecoder("utf-8", { ignoreBOM: true }).decode(new Uint8Array(ids.flatMap((id) => bytes[id]))),
+  };
+  const chain = [0, 1, ...Array<number>(50).fill(7)];
+  const pieces = streamed(chain, awkward);
+  assert.deepEqual(pieces.slice(0, 5), ["", "", "€", "€", "€"]);
+  assert.equal(pieces.join(""), "€".repeat(50) + "\ufffd");
+
+  const below = integers(2);
+  for (let run = 0; run < 3000; run++) {
+    const ids = Array.from({ length: 24 }, () => below(bytes.length));
+    assert.equal(streamed(ids, awkward).join(""), awkward.decode(ids), `${ids}`);
+  }
+});
+
+Deno.test("TextStream: each token costs the decoding of a few", () => {
+  let longest = 0, calls = 0;
+  const counting: Tokenizer = {
+    encode: (text) => tokenizer.encode(text),
+    decode(ids, options) {
+      longest = Math.max(longest, ids.length);
+      calls++;
+      return tokenizer.decode(ids, options);
+    },
+  };
+  const continuation = encodeText(tokenizer, "\u0080").at(-1)!; // never a character, always U+FFFD
+  streamed(Array<number>(500).fill(continuation), counting);
+  assert(longest <= 5 && calls <= 1001, `${calls} calls of up to ${longest} tokens`);
+});
+
+Deno.test("Tokenizer: what AutoTokenizer of @huggingface/transformers gives fits as it is", () => {
+  // its declarations in version 4, of which it has many more
+  interface PreTrainedTokenizer {
+    encode(
+      text: string,
+      options?: {
+        text_pair?: string | null;
+        add_special_tokens?: boolean;
+        return_token_type_ids?: boolean | null;
+      },
+    ): number[];
+    decode(
+      token_ids: number[] | bigint[],
+      decode_args?: { skip_special_tokens?: boolean; clean_up_tokenization_spaces?: boolean },
+    ): string;
+    batch_decode(batch: number[][], decode_args?: object): string[];
+  }
+  const seen: unknown[] = [];
+  const theirs: PreTrainedTokenizer = {
+    encode: (text, options) => (seen.push(text, options), [5]),
+    decode: (ids, options) => (seen.push(ids, options), "five"),
+    batch_decode: () => [],
+  };
+  const ours: Tokenizer = theirs;
+  assert.deepEqual(encodeText(ours, "five"), [5]);
+  assert.equal(decodeTokens(ours, [5]), "five");
+  assert.deepEqual(seen, [
+    "five",
+    { add_special_tokens: false },
+    [5],
+    { skip_special_tokens: false, clean_up_tokenization_spaces: false },
+  ]);
+});
+
+Deno.test("loadTokenizer: from a file, its folder, or a folder beside it", async () => {
+  const text = "Call me Ishmael.";
+  for (const name of ["", "tokenizer.json", "target/"]) {
+    const loaded = await loadTokenizer(new URL(name, pair));
+    assert.deepEqual(encodeText(loaded, text), encodeText(tokenizer, text));
+  }
+  const folder = await Deno.makeTempDir();
+  const refused = (location: string, message: RegExp) =>
+    assert.rejects(loadTokenizer(location), (error: unknown) => {
+      assert(error instanceof CheckpointError, `not a CheckpointError: ${error}`);
+      assert.match(error.message, message);
+      return true;
+    });
+  try {
+    await Deno.mkdir(join(folder, "model"));
+    await refused(
+      join(folder, "model"),
+      /^Cannot load tokenizer ".*model": there is no ".*model\/tokenizer.json" or "/,
+    );
+    await refused(join(folder, "x.json"), /there is no ".*x.json"$/);
+    for (
+      const [content, message] of [["{", /is not valid JSON/], ["[]", /is not a JSON object$/], [
+        "{}",
+        /^Cannot load tokenizer/,
+      ]] as const
+    ) {
+      await Deno.writeTextFile(join(folder, "tokenizer.json"), content);
+      await refused(folder, message);
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});

@@ -1,0 +1,119 @@
+//! out = f(x·Wᵀ): projections with what follows them fused.
+
+use crate::simd::{dots_by_pairs, gelu, load, madd, store};
+use crate::tile::{multiply, Bf16, Format, Int8, Int8Pairs, Panels, Rows, F16, F32, GROUP, GROUP_COLUMNS, MAX_ROWS};
+use core::arch::wasm32::*;
+
+/// What the host wrote for [`project`].
+#[repr(C)]
+pub struct Project {
+    out: *mut u8,
+    x: *mut u8,
+    /// Panels of the matrix.
+    weights: *const u8,
+    /// int8: [outputs] scale of each channel.
+    scales: *const f32,
+    /// int8: [outputs] sum of each channel's bytes.
+    sums: *const i32,
+    /// int8: [rows] (scale, zero point) of each row of x, as `prepare` left them.
+    row_scales: *const [f32; 2],
+    /// [outputs], or null.
+    bias: *const f32,
+    /// [outputs], or null.
+    gate: *const f32,
+    rows: usize,
+    /// Columns of out; the last panel may be wider.
+    outputs: usize,
+    /// Steps of the reduction.
+    steps: usize,
+    /// Bytes from row to row.
+    x_stride: usize,
+    out_stride: usize,
+    /// 0 f32, 1 f16, 2 bf16, 3 int8
+    format: usize,
+    /// Bit 0: GELU. Bit 1: add to out instead of replacing it.
+    flags: usize,
+}
+
+/// Unit: a group of panels, 32 columns of out. Scratch: rows × 128 bytes, then a panel as f32.
+#[no_mangle]
+pub unsafe extern "C" fn project(job: &Project, begin: usize, end: usize, scratch: *mut u8) {
+    match job.format {
+        0 => groups::<F32>(job, begin, end, scratch),
+        1 => groups::<F16>(job, begin, end, scratch),
+        2 => groups::<Bf16>(job, begin, end, scratch),
+        _ if dots_by_pairs() => groups::<Int8Pairs>(job, begin, end, scratch),
+        _ => groups::<Int8>(job, begin, end, scratch),
+    }
+}
+
+#[inline(always)]
+unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *mut u8) {
+    let all = job.outputs.div_ceil(8);
+    let weights = Panels { data: job.weights, stride: job.steps * F::STEP, step: F::STEP };
+    let x = Rows { data: job.x, stride: job.x_stride };
+    let raw = Rows { data: scratch, stride: GROUP_COLUMNS * 4 };
+    let wide = scratch.add(job.rows * raw.stride);
+    for g in begin..end {
+        let panels = GROUP.min(all - g * GROUP);
+        let w = weights.from(g * GROUP);
+        if F::NARROW && job.rows > MAX_ROWS {
+            // converted once for all tiles of rows
+            for p in 0..panels {
+                widen::<F>(wide, w.from(p).data, job.steps);
+                let out = Rows { data: raw.at(0, p * 8), ..raw };
+                let w = Panels { data: wide, stride: 0, step: F32::STEP };
+                multiply::<F32, false>(out, x, job.rows, w, 1, job.steps);
+            }
+        } else {
+            multiply::<F, false>(raw, x, job.rows, w, panels, job.steps);
+        }
+        finish(job, raw, g * GROUP_COLUMNS);
+    }
+}
+
+/// A panel as f32.
+#[inline(always)]
+unsafe fn widen<F: Format>(wide: *mut u8, w: *const u8, steps: usize) {
+    for k in 0..steps {
+        let [a, b] = F::load(w.add(k * F::STEP));
+        v128_store(wide.add(k * 32) as *mut v128, a);
+        v128_store(wide.add(k * 32 + 16) as *mut v128, b);
+    }
+}
+
+/// Everything after the sum, for columns `column..` of one group. Vectors are padded to whole groups by the host.
+#[inline(never)]
+unsafe fn finish(job: &Project, raw: Rows, column: usize) {
+    let out = Rows { data: job.out, stride: job.out_stride };
+    let columns = GROUP_COLUMNS.min(job.outputs - column);
+    for r in 0..job.rows {
+        for c in (0..columns).step_by(4) {
+            let n = column + c;
+            let mut y = v128_load(raw.at(r, c) as *const v128);
+            if job.format == 3 {
+                let [scale, zero] = *job.row_scales.add(r);
+                let sums = v128_load(job.sums.add(n) as *const v128);
+                // Σ w·(q − z) = Σ w·q − z·Σ w, in integers
+                let dot = i32x4_sub(y, i32x4_mul(sums, i32x4_splat(zero as i32)));
+                let scales = f32x4_mul(v128_load(job.scales.add(n) as *const v128), f32x4_splat(scale));
+                y = f32x4_mul(f32x4_convert_i32x4(dot), scales);
+            }
+            if !job.bias.is_null() {
+                y = f32x4_add(y, v128_load(job.bias.add(n) as *const v128));
+            }
+            if job.flags & 1 != 0 {
+                y = gelu(y);
+            }
+            let at = out.at(r, n) as *mut f32;
+            if job.flags & 2 != 0 {
+                let old = load(at, columns - c);
+                y = match job.gate.is_null() {
+                    true => f32x4_add(old, y),
+                    false => madd(v128_load(job.gate.add(n) as *const v128), y, old),
+                };
+            }
+            store(at, y, columns - c);
+        }
+    }
+}

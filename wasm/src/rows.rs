@@ -1,0 +1,150 @@
+//! What happens to rows outside of multiplications: norm, quantisation, embedding.
+
+use crate::simd::{load, madd, max, min, store, sum, within};
+use core::arch::wasm32::*;
+
+/// What the host wrote for [`prepare`].
+#[repr(C)]
+pub struct Prepare {
+    x: *const f32,
+    /// Normalised rows; null: x is used as it is.
+    normed: *mut f32,
+    /// Quantised rows of bytes in 0..=127; null: not wanted.
+    quantised: *mut u8,
+    /// (scale, zero point) of each quantised row.
+    row_scales: *mut [f32; 2],
+    /// [columns]
+    gain: *const f32,
+    /// [columns], or null.
+    shift: *const f32,
+    columns: usize,
+    /// Bytes from one quantised row to the next, a multiple of 4.
+    quantised_stride: usize,
+    epsilon: f32,
+}
+
+/// Norm, then quantisation, of rows side by side in x. Unit: a row.
+#[no_mangle]
+pub unsafe extern "C" fn prepare(job: &Prepare, begin: usize, end: usize, _scratch: *mut u8) {
+    for r in begin..end {
+        let mut row = job.x.add(r * job.columns);
+        if !job.normed.is_null() {
+            let normed = job.normed.add(r * job.columns);
+            normalise(job, row, normed);
+            row = normed;
+        }
+        if !job.quantised.is_null() {
+            *job.row_scales.add(r) = quantise(job, row, job.quantised.add(r * job.quantised_stride));
+        }
+    }
+}
+
+unsafe fn normalise(job: &Prepare, x: *const f32, out: *mut f32) {
+    let (n, count) = (job.columns, job.columns as f32);
+    let mut total = f32x4_splat(0.0);
+    for c in (0..n).step_by(4) {
+        total = f32x4_add(total, load(x.add(c), n - c));
+    }
+    let mean = f32x4_splat(sum(total) / count);
+    let mut squares = f32x4_splat(0.0);
+    for c in (0..n).step_by(4) {
+        let d = v128_and(f32x4_sub(load(x.add(c), n - c), mean), within(c, 0, n));
+        squares = madd(d, d, squares);
+    }
+    let scale = f32x4_splat(1.0 / (sum(squares) / count + job.epsilon).sqrt());
+    for c in (0..n).step_by(4) {
+        let d = f32x4_mul(f32x4_sub(load(x.add(c), n - c), mean), scale);
+        let mut y = f32x4_mul(d, load(job.gain.add(c), n - c));
+        if !job.shift.is_null() {
+            y = f32x4_add(y, load(job.shift.add(c), n - c));
+        }
+        store(out.add(c), y, n - c);
+    }
+}
+
+/// x ≈ scale·(q − zero), q in 0..=127, over the range of the row widened to hold 0.
+unsafe fn quantise(job: &Prepare, x: *const f32, out: *mut u8) -> [f32; 2] {
+    let n = job.columns;
+    let (mut low, mut high) = (f32x4_splat(0.0), f32x4_splat(0.0));
+    for c in (0..n).step_by(4) {
+        let v = load(x.add(c), n - c);
+        low = f32x4_min(low, v);
+        high = f32x4_max(high, v);
+    }
+    let (low, high) = (min(low), max(high));
+    let scale = if high > low { (high - low) / 127.0 } else { 1.0 };
+    let zero = (-low / scale).round_ties_even();
+    for c in (0..n).step_by(4) {
+        let v = f32x4_nearest(f32x4_div(load(x.add(c), n - c), f32x4_splat(scale)));
+        let v = f32x4_min(f32x4_max(f32x4_add(v, f32x4_splat(zero)), f32x4_splat(0.0)), f32x4_splat(127.0));
+        let q = i32x4_trunc_sat_f32x4(v);
+        let bytes = i8x16_shuffle::<0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0>(q, q);
+        v128_store32_lane::<0>(bytes, out.add(c) as *mut u32);
+    }
+    [scale, zero]
+}
+
+/// A matrix read row by row; its panels hold the rows as columns.
+#[repr(C)]
+pub struct Table {
+    data: *const u8,
+    scales: *const f32,
+    format: usize,
+    steps: usize,
+}
+
+impl Table {
+    /// Calls `f(k, W[row][k])` for k in 0..columns.
+    #[inline(always)]
+    unsafe fn each(&self, row: usize, columns: usize, mut f: impl FnMut(usize, f32)) {
+        let (panel, lane) = (row / 8, row % 8);
+        let step = if self.format == 1 || self.format == 2 { 16 } else { 32 };
+        let data = self.data.add(panel * self.steps * step + lane * (step / 8));
+        match self.format {
+            0 => (0..columns).for_each(|k| f(k, *(data.add(k * 32) as *const f32))),
+            1 => (0..columns).for_each(|k| f(k, from_half(*(data.add(k * 16) as *const u16)))),
+            2 => (0..columns).for_each(|k| f(k, f32::from_bits((*(data.add(k * 16) as *const u16) as u32) << 16))),
+            _ => {
+                let scale = *self.scales.add(row);
+                (0..columns).for_each(|k| f(k, *(data.add(k / 4 * 32 + k % 4) as *const i8) as f32 * scale))
+            }
+        }
+    }
+}
+
+fn from_half(h: u16) -> f32 {
+    let bits = ((h as u32 & 0x8000) << 16) | ((h as u32 & 0x7fff) << 13);
+    f32::from_bits(bits) * f32::from_bits((127 + 112) << 23)
+}
+
+/// What the host wrote for [`embed`].
+#[repr(C)]
+pub struct Embed {
+    out: *mut f32,
+    /// Factors, or null.
+    x: *const f32,
+    tokens: *const u32,
+    table: Table,
+    /// `data` may be null.
+    positions: Table,
+    /// Position of row 0.
+    start: usize,
+    columns: usize,
+}
+
+/// out = table[token] ⊙ x + positions[start + r]. Unit: a row.
+#[no_mangle]
+pub unsafe extern "C" fn embed(job: &Embed, begin: usize, end: usize, _scratch: *mut u8) {
+    for r in begin..end {
+        let out = job.out.add(r * job.columns);
+        if job.x.is_null() {
+            job.table.each(*job.tokens.add(r) as usize, job.columns, |k, w| *out.add(k) = w);
+        } else {
+            let x = job.x.add(r * job.columns);
+            job.table.each(*job.tokens.add(r) as usize, job.columns, |k, w| *out.add(k) = *x.add(k) * w);
+        }
+        if !job.positions.data.is_null() {
+            job.positions.each(job.start + r, job.columns, |k, w| *out.add(k) += w);
+        }
+    }
+}

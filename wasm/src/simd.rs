@@ -1,0 +1,129 @@
+//! The few vector operations in which the two builds differ, and elementary functions on four lanes.
+
+use core::arch::wasm32::*;
+
+/// a·b + c, rounded once where the machine can (relaxed build), twice otherwise.
+#[inline(always)]
+pub fn madd(a: v128, b: v128, c: v128) -> v128 {
+    #[cfg(target_feature = "relaxed-simd")]
+    return f32x4_relaxed_madd(a, b, c);
+    #[cfg(not(target_feature = "relaxed-simd"))]
+    return f32x4_add(f32x4_mul(a, b), c);
+}
+
+/// acc[j] + Σᵢ a[4j+i]·b[4j+i] over i in 0..4, a in −127..=127, b in 0..=127: the range in which every machine gives
+/// the same integers. One instruction where the machine has it (see [`dots_by_pairs`]).
+#[inline(always)]
+pub fn dot4(a: v128, b: v128, acc: v128) -> v128 {
+    #[cfg(target_feature = "relaxed-simd")]
+    return i32x4_relaxed_dot_i8x16_i7x16_add(a, b, acc);
+    #[cfg(not(target_feature = "relaxed-simd"))]
+    return dot4_by_pairs(a, b, acc);
+}
+
+/// The same as [`dot4`] in three instructions: products summed in pairs to 16 bits, pairs of pairs to 32, the sum.
+#[inline(always)]
+pub fn dot4_by_pairs(a: v128, b: v128, acc: v128) -> v128 {
+    #[cfg(target_feature = "relaxed-simd")]
+    let pairs = i16x8_relaxed_dot_i8x16_i7x16(a, b);
+    #[cfg(not(target_feature = "relaxed-simd"))]
+    let pairs = {
+        let low = i32x4_dot_i16x8(i16x8_extend_low_i8x16(a), i16x8_extend_low_i8x16(b));
+        let high = i32x4_dot_i16x8(i16x8_extend_high_i8x16(a), i16x8_extend_high_i8x16(b));
+        i16x8_narrow_i32x4(low, high)
+    };
+    i32x4_add(acc, i32x4_dot_i16x8(pairs, i16x8_splat(1)))
+}
+
+/// Whether this machine's relaxed dot of four is itself made of pairs, and then slower than [`dot4_by_pairs`]: x86
+/// without VNNI. Its 16-bit sums saturate, which operands that [`dot4`] never has bring to light.
+#[inline(always)]
+pub fn dots_by_pairs() -> bool {
+    #[cfg(target_feature = "relaxed-simd")]
+    {
+        let (a, b) = (core::hint::black_box(i8x16_splat(127)), core::hint::black_box(u8x16_splat(255)));
+        return i32x4_extract_lane::<0>(i32x4_relaxed_dot_i8x16_i7x16_add(a, b, i32x4_splat(0))) == 2 * i16::MAX as i32;
+    }
+    #[cfg(not(target_feature = "relaxed-simd"))]
+    return true;
+}
+
+/// The first `count` of four f32, the rest 0; all for `count` ≥ 4.
+#[inline(always)]
+pub unsafe fn load(p: *const f32, count: usize) -> v128 {
+    match count {
+        1 => v128_load32_zero(p as *const u32),
+        2 => v128_load64_zero(p as *const u64),
+        3 => v128_load32_lane::<2>(v128_load64_zero(p as *const u64), p.add(2) as *const u32),
+        _ => v128_load(p as *const v128),
+    }
+}
+
+/// Stores the first `count` lanes; all for `count` ≥ 4.
+#[inline(always)]
+pub unsafe fn store(p: *mut f32, v: v128, count: usize) {
+    match count {
+        1 => v128_store32_lane::<0>(v, p as *mut u32),
+        2 => v128_store64_lane::<0>(v, p as *mut u64),
+        3 => {
+            v128_store64_lane::<0>(v, p as *mut u64);
+            v128_store32_lane::<2>(v, p.add(2) as *mut u32);
+        }
+        _ => v128_store(p as *mut v128, v),
+    }
+}
+
+/// Ones where `first + lane` is in begin..end.
+#[inline(always)]
+pub fn within(first: usize, begin: usize, end: usize) -> v128 {
+    let index = i32x4_add(i32x4_splat(first as i32), i32x4(0, 1, 2, 3));
+    v128_and(i32x4_ge(index, i32x4_splat(begin as i32)), i32x4_lt(index, i32x4_splat(end as i32)))
+}
+
+/// (l0 + l1) + (l2 + l3)
+#[inline(always)]
+pub fn sum(v: v128) -> f32 {
+    (f32x4_extract_lane::<0>(v) + f32x4_extract_lane::<1>(v)) + (f32x4_extract_lane::<2>(v) + f32x4_extract_lane::<3>(v))
+}
+
+/// Largest lane.
+#[inline(always)]
+pub fn max(v: v128) -> f32 {
+    let w = f32x4_max(v, i32x4_shuffle::<2, 3, 0, 1>(v, v));
+    f32x4_extract_lane::<0>(f32x4_max(w, i32x4_shuffle::<1, 0, 3, 2>(w, w)))
+}
+
+/// Smallest lane.
+#[inline(always)]
+pub fn min(v: v128) -> f32 {
+    -max(f32x4_neg(v))
+}
+
+/// eˣ to about 1 unit in the last place; exactly 0 below ln of the smallest normal number.
+#[inline(always)]
+pub fn exp(x: v128) -> v128 {
+    const LOWEST: f32 = -87.336_54;
+    let y = f32x4_min(f32x4_max(x, f32x4_splat(LOWEST)), f32x4_splat(88.37));
+    // x = n·ln 2 + r, |r| ≤ ln 2 / 2; ln 2 in two parts, the first short enough for an exact product
+    let n = f32x4_nearest(f32x4_mul(y, f32x4_splat(core::f32::consts::LOG2_E)));
+    let r = madd(n, f32x4_splat(-0.693_359_4), y);
+    let r = madd(n, f32x4_splat(2.121_944_4e-4), r);
+    // minimax polynomial of Cephes expf: eʳ = 1 + r + r²·p(r)
+    let mut p = f32x4_splat(1.987_569_1e-4);
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = madd(p, r, f32x4_splat(c));
+    }
+    let e = f32x4_add(madd(p, f32x4_mul(r, r), r), f32x4_splat(1.0));
+    let scale = i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(n), i32x4_splat(127)), 23);
+    v128_and(f32x4_mul(e, scale), f32x4_ge(x, f32x4_splat(LOWEST)))
+}
+
+/// The tanh form of GELU, as y / (1 + e⁻²ᵘ) with u = √(2/π)·(y + 0.044715·y³): the same function without the
+/// cancellation of 1 + tanh u for negative u.
+#[inline(always)]
+pub fn gelu(y: v128) -> v128 {
+    const ROOT: f32 = -2.0 * 0.797_884_6;
+    let inner = madd(f32x4_mul(y, y), f32x4_splat(0.044_715 * ROOT), f32x4_splat(ROOT));
+    let e = exp(f32x4_mul(y, inner));
+    f32x4_div(y, f32x4_add(f32x4_splat(1.0), e))
+}

@@ -1,0 +1,247 @@
+//! The one matrix multiplication: tiles of rows × panels, for projections and for both halves of attention.
+//!
+//! A panel holds 8 neighbouring columns of the right-hand side, one *step* after the other. Both operands advance
+//! by 4 bytes per column and step: one f32, or four bytes of an int8 product.
+//!
+//! **The bit-exact rule.** Whatever the tile, an output is one accumulator that starts at 0 and meets the steps in
+//! ascending order. Tiles differ in which outputs they hold, never in how one is computed.
+
+use crate::simd::{dot4, dot4_by_pairs, madd};
+use core::arch::wasm32::*;
+
+/// Rows of the largest tile. Its accumulators exceed x86's 16 registers, which costs next to nothing, while a second
+/// tile would leave the memory idle; and a verify pass of 8 drafted tokens has 9 rows.
+pub const MAX_ROWS: usize = 9;
+/// Panels of the widest tile, and so the panels of a group.
+pub const GROUP: usize = 4;
+/// Columns of a group.
+pub const GROUP_COLUMNS: usize = GROUP * 8;
+
+/// How a step of a panel is held, and how it is multiplied.
+pub trait Format {
+    /// Bytes of a step of a panel.
+    const STEP: usize;
+    /// Whether an entry is held in fewer bytes than it is multiplied in.
+    const NARROW: bool = false;
+    /// Columns 0..4 and 4..8 of the step at `w`.
+    unsafe fn load(w: *const u8) -> [v128; 2];
+    /// acc + x·w
+    fn multiply(x: v128, w: v128, acc: v128) -> v128;
+}
+
+/// Eight f32.
+pub struct F32;
+/// Eight IEEE half-precision numbers.
+pub struct F16;
+/// Eight upper halves of an f32.
+pub struct Bf16;
+/// Eight columns of four signed bytes, for rows of four bytes in 0..=127.
+pub struct Int8;
+/// The same numbers, for machines that have no one instruction for four products.
+pub struct Int8Pairs;
+
+impl Format for F32 {
+    const STEP: usize = 32;
+    #[inline(always)]
+    unsafe fn load(w: *const u8) -> [v128; 2] {
+        [v128_load(w as *const v128), v128_load(w.add(16) as *const v128)]
+    }
+    #[inline(always)]
+    fn multiply(x: v128, w: v128, acc: v128) -> v128 {
+        madd(x, w, acc)
+    }
+}
+
+/// Eight 16-bit numbers as the upper halves of eight 32-bit ones.
+#[inline(always)]
+unsafe fn upper_halves(w: *const u8) -> [v128; 2] {
+    let (h, zero) = (v128_load(w as *const v128), i32x4_splat(0));
+    [i16x8_shuffle::<0, 8, 1, 9, 2, 10, 3, 11>(zero, h), i16x8_shuffle::<4, 12, 5, 13, 6, 14, 7, 15>(zero, h)]
+}
+
+impl Format for Bf16 {
+    const STEP: usize = 16;
+    const NARROW: bool = true;
+    #[inline(always)]
+    unsafe fn load(w: *const u8) -> [v128; 2] {
+        upper_halves(w)
+    }
+    #[inline(always)]
+    fn multiply(x: v128, w: v128, acc: v128) -> v128 {
+        madd(x, w, acc)
+    }
+}
+
+impl Format for F16 {
+    const STEP: usize = 16;
+    const NARROW: bool = true;
+    #[inline(always)]
+    unsafe fn load(w: *const u8) -> [v128; 2] {
+        // moves exponent and mantissa to their places in an f32, then makes up for the difference of the biases;
+        // the product is exact, also for numbers that are subnormal as halves
+        upper_halves(w).map(|h| {
+            let bits = v128_and(i32x4_shr(h, 3), u32x4_splat(0x8fff_ffff));
+            f32x4_mul(bits, u32x4_splat((127 + 112) << 23))
+        })
+    }
+    #[inline(always)]
+    fn multiply(x: v128, w: v128, acc: v128) -> v128 {
+        madd(x, w, acc)
+    }
+}
+
+impl Format for Int8 {
+    const STEP: usize = 32;
+    #[inline(always)]
+    unsafe fn load(w: *const u8) -> [v128; 2] {
+        F32::load(w)
+    }
+    #[inline(always)]
+    fn multiply(x: v128, w: v128, acc: v128) -> v128 {
+        dot4(w, x, acc)
+    }
+}
+
+impl Format for Int8Pairs {
+    const STEP: usize = 32;
+    #[inline(always)]
+    unsafe fn load(w: *const u8) -> [v128; 2] {
+        F32::load(w)
+    }
+    #[inline(always)]
+    fn multiply(x: v128, w: v128, acc: v128) -> v128 {
+        dot4_by_pairs(w, x, acc)
+    }
+}
+
+/// Rows of 4-byte entries: the left-hand side (an entry is a step) or the result (an entry is a column).
+#[derive(Clone, Copy)]
+pub struct Rows {
+    pub data: *mut u8,
+    /// Bytes from one row to the next.
+    pub stride: usize,
+}
+
+impl Rows {
+    #[inline(always)]
+    pub unsafe fn at(self, row: usize, entry: usize) -> *mut u8 {
+        self.data.add(row * self.stride + entry * 4)
+    }
+    #[inline(always)]
+    unsafe fn from(self, row: usize, entry: usize) -> Rows {
+        Rows { data: self.at(row, entry), ..self }
+    }
+}
+
+/// The right-hand side: panels of steps.
+#[derive(Clone, Copy)]
+pub struct Panels {
+    pub data: *const u8,
+    /// Bytes from one panel to the next.
+    pub stride: usize,
+    /// Bytes from one step to the next; read only where a multiplication says STRIDED.
+    pub step: usize,
+}
+
+impl Panels {
+    #[inline(always)]
+    pub unsafe fn from(self, panel: usize) -> Panels {
+        Panels { data: self.data.add(panel * self.stride), ..self }
+    }
+}
+
+/// M × 8P outputs over all steps. STRIDED: steps are `w.step` bytes apart, not side by side.
+#[inline(always)]
+unsafe fn tile<F: Format, const STRIDED: bool, const M: usize, const P: usize>(
+    out: Rows,
+    x: Rows,
+    w: Panels,
+    steps: usize,
+) {
+    let step = if STRIDED { w.step } else { F::STEP };
+    let mut acc = [[[i32x4_splat(0); 2]; P]; M];
+    let mut xs: [*const u8; M] = core::array::from_fn(|m| x.at(m, 0) as *const u8);
+    let mut ws: [*const u8; P] = core::array::from_fn(|p| w.from(p).data);
+    let mut advance = |xs: &[*const u8; M], ws: &[*const u8; P], offset: usize| {
+        let b: [[v128; 2]; P] = core::array::from_fn(|p| F::load(ws[p].add(offset * step)));
+        for m in 0..M {
+            let a = v128_load32_splat(xs[m].add(offset * 4) as *const u32);
+            for p in 0..P {
+                acc[m][p][0] = F::multiply(a, b[p][0], acc[m][p][0]);
+                acc[m][p][1] = F::multiply(a, b[p][1], acc[m][p][1]);
+            }
+        }
+    };
+    for _ in 0..steps / 2 {
+        advance(&xs, &ws, 0);
+        advance(&xs, &ws, 1);
+        xs = xs.map(|p| p.add(8));
+        ws = ws.map(|p| p.add(2 * step));
+    }
+    if steps % 2 == 1 {
+        advance(&xs, &ws, 0);
+    }
+    for m in 0..M {
+        for p in 0..P {
+            v128_store(out.at(m, p * 8) as *mut v128, acc[m][p][0]);
+            v128_store(out.at(m, p * 8 + 4) as *mut v128, acc[m][p][1]);
+        }
+    }
+}
+
+/// M rows, all panels: in tiles of P, then one by one.
+#[inline(always)]
+unsafe fn row_tile<F: Format, const STRIDED: bool, const M: usize, const P: usize>(
+    out: Rows,
+    x: Rows,
+    w: Panels,
+    panels: usize,
+    steps: usize,
+) {
+    let mut p = 0;
+    while p + P <= panels {
+        tile::<F, STRIDED, M, P>(out.from(0, p * 8), x, w.from(p), steps);
+        p += P;
+    }
+    if P > 1 {
+        while p < panels {
+            tile::<F, STRIDED, M, 1>(out.from(0, p * 8), x, w.from(p), steps);
+            p += 1;
+        }
+    }
+}
+
+/// out = x·w, every panel whole: 8 columns each, f32, or i32 for [`Int8`]. A panel comes from memory once; what
+/// follows the first tile of rows finds it in the cache.
+#[inline(always)]
+pub unsafe fn multiply<F: Format, const STRIDED: bool>(
+    out: Rows,
+    x: Rows,
+    rows: usize,
+    w: Panels,
+    panels: usize,
+    steps: usize,
+) {
+    let tiles = rows.div_ceil(MAX_ROWS);
+    // panel by panel when several tiles of rows need it
+    let stride = if tiles > 1 { 1 } else { panels };
+    for p in (0..panels).step_by(stride) {
+        let w = w.from(p);
+        for t in 0..tiles {
+            // as even as can be: a tile of one row and one panel cannot hide the latency of its two accumulators
+            let (first, last) = (rows * t / tiles, rows * (t + 1) / tiles);
+            let (out, x) = (out.from(first, p * 8), x.from(first, 0));
+            match last - first {
+                1 => row_tile::<F, STRIDED, 1, 4>(out, x, w, stride, steps),
+                2 => row_tile::<F, STRIDED, 2, 2>(out, x, w, stride, steps),
+                3 => row_tile::<F, STRIDED, 3, 2>(out, x, w, stride, steps),
+                4 => row_tile::<F, STRIDED, 4, 1>(out, x, w, stride, steps),
+                5 => row_tile::<F, STRIDED, 5, 1>(out, x, w, stride, steps),
+                6 => row_tile::<F, STRIDED, 6, 1>(out, x, w, stride, steps),
+                7 => row_tile::<F, STRIDED, 7, 1>(out, x, w, stride, steps),
+                8 => row_tile::<F, STRIDED, 8, 1>(out, x, w, stride, steps),
+                _ => row_tile::<F, STRIDED, 9, 1>(out, x, w, stride, steps),
+            }
+        }
+    }
+}
