@@ -65,8 +65,8 @@ function merge(segments: readonly Segment[]): Segment[] {
 function draw(segments: readonly Segment[], stats: Statistics): string {
   const command = `$ deno task generate --show-draft --gamma ${GAMMA} --seed ${SEED} "${PROMPT}"`;
   const rates = stats.acceptanceRatePerPosition.map((rate) => rate.toFixed(2)).join(", ");
-  const caption = `τ = ${stats.meanAcceptanceLength.toFixed(2)} tokens per pass of the target over ` +
-    `${stats.tokens} tokens; accepted at positions 1 to ${GAMMA}: ${rates}`;
+  const caption = `τ = ${stats.meanAcceptanceLength.toFixed(2)} tokens per pass of the target; ` +
+    `accepted at positions 1 to ${GAMMA}: ${rates}`;
   const legend: Segment[] = [
     { origin: "prompt", text: "prompt   " },
     { origin: "accepted", text: "drafted and accepted   " },
@@ -79,7 +79,7 @@ function draw(segments: readonly Segment[], stats: Statistics): string {
     ...wrap(segments),
     [],
     legend,
-    ...wrap([{ origin: "prompt", text: caption }]),
+    [{ origin: "prompt", text: caption }],
   ];
   const width = Math.ceil(COLUMNS * ADVANCE + 2 * MARGIN);
   const height = lines.length * LINE + 2 * MARGIN;

@@ -195,7 +195,10 @@ Deno.test("safetensors: broken files are refused when opened, with what was foun
 Deno.test("safetensors: names that JavaScript or JSON treat specially are names", async () => {
   const entry = (begin: number) => `{"dtype": "I8", "shape": [1], "data_offsets": [${begin}, ${begin + 1}]}`;
   const names = ["__proto__", 'a"b', "{[", "toString"];
-  const header = `{${names.map((name, i) => `${JSON.stringify(name)}: ${entry(i)}`).join(", ")}}`;
+  const metadata = `"__metadata__": {"x": ${JSON.stringify("{\\".repeat(1_000_000))}}`;
+  const header = `{${metadata}, ${
+    names.map((name, i) => `${JSON.stringify(name)}: ${entry(i)}`).join(", ")
+  }}`;
   using file = await Safetensors.open(memorySource(writeRaw(header, [new Int8Array([5, 6, 7, 8])])), "x");
   assert.deepEqual([...file.tensors.keys()], names);
 });

@@ -24,4 +24,4 @@ export { BackendUnavailableError, createBackend, type Device, devices } from "./
 export { checkSampling, writeDistribution } from "./distribution.ts";
 export { philox, race, toExponential, toUniform } from "./philox.ts";
 export { createReferenceBackend } from "./reference.ts";
-export { createWasmBackend } from "./wasm/backend.ts";
+export { createWasmBackend, type WasmOptions } from "./wasm/backend.ts";

@@ -417,8 +417,8 @@ function multiply(matrix: ReferenceMatrix, x: ArrayLike<number>): Float64Array {
 }
 
 /**
- * x·Wᵀ in integers: x is quantised to q = round(x/s) + 64 in 1 … 127, s = max|x|/63, so that a device may
- * multiply signed by unsigned 7-bit numbers, and y = s·scale·(Σ w·q − 64·Σ w).
+ * x·Wᵀ in integers. A row's range, widened to hold 0, is cut into 127 steps, x ≈ scale·(q − zero) with q in
+ * 0 … 127, so that a device may multiply signed by unsigned 7-bit numbers: y = scale·scales·(Σ w·q − zero·Σ w).
  */
 function multiplyInt8(
   matrix: ReferenceMatrix,
@@ -427,8 +427,13 @@ function multiplyInt8(
   x: ArrayLike<number>,
 ): Float64Array {
   const { outputs, inputs } = matrix;
-  const scale = Math.fround(largestMagnitude(Float32Array.from(x)) / 63) || 1;
-  const q = Int32Array.from(x, (value) => roundHalfEven(Math.fround(Math.fround(value) / scale)) + 64);
+  const row = Float32Array.from(x);
+  const low = Math.min(0, ...row), high = Math.max(0, ...row);
+  const scale = Math.fround(Math.fround(high - low) / 127) || 1;
+  const zero = roundHalfEven(Math.fround(-low / scale));
+  const q = Int32Array.from(row, (value) => {
+    return Math.min(Math.max(roundHalfEven(Math.fround(value / scale)) + zero, 0), 127);
+  });
   const y = new Float64Array(outputs);
   for (let o = 0; o < outputs; o++) {
     let dot = 0, sum = 0;
@@ -436,7 +441,7 @@ function multiplyInt8(
       dot += values[o * inputs + i] * q[i];
       sum += values[o * inputs + i];
     }
-    y[o] = scale * scales[o] * (dot - 64 * sum);
+    y[o] = scale * scales[o] * (dot - zero * sum);
   }
   return y;
 }

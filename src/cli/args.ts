@@ -1,7 +1,7 @@
 /**
  * The options of the command line: what each is called, what it takes, and how its text becomes a value. The
- * help is made from the same table. It deliberately knows nothing of what the commands do with them, nor their
- * defaults, which are the library's.
+ * help is made from the same table. It deliberately knows nothing of what the commands do with them, and sets no
+ * defaults: those are the library's and the commands'.
  *
  * @module
  */
@@ -65,7 +65,7 @@ function count(help: string): Option<number> {
 
 const SEED: Option<bigint> = {
   value: "N",
-  help: "the same seed gives the same text (default: a fresh one)",
+  help: "the same seed gives the same text (default: a fresh one; compare: 1 and on)",
   expected: "an integer in [0, 2^64)",
   parse(text) {
     if (!/^(\d+|0x[\da-f]+)$/i.test(text)) return undefined;
@@ -110,7 +110,9 @@ const OPTIONS = {
   "drafter-dtype": choice("how the drafters' weights are held (default: f32)", dtypes),
   threads: count("threads of the CPU (default: its cores); the text does not depend on it"),
   rule: ruleOption,
-  gamma: count("γ, tokens drafted per round"),
+  gamma: count(
+    "γ, tokens drafted per round (default: 4; compare and demo: what suits each embedded drafter)",
+  ),
   steps: count("T, denoising steps per draft (default: 1)"),
   order: choice("which masks a denoising step opens (default: left-to-right)", orders),
   "draft-context": count("the most tokens of the text a diffusion drafter sees (default: all it can)"),
@@ -132,14 +134,14 @@ const OPTIONS = {
     (x) => x > 0 && x <= 1,
   ),
   seed: SEED,
-  "max-tokens": count("the most tokens to generate"),
+  "max-tokens": count("the most tokens to generate (default: 128; compare: 96 per run)"),
   stop: {
     value: "TEXT",
     help: "a text that ends the generation and is not part of it; may be repeated",
     expected: "some text",
     parse: (text: string, previous: string[] = []) => text === "" ? undefined : [...previous, text],
   },
-  repetitions: count("runs of each method on each prompt"),
+  repetitions: count("runs of each method on each prompt (default: 3)"),
   tokens: TOKENS,
   "show-draft": flag("colour the tokens by where they came from, with statistics on standard error"),
   color: flag("colour even where NO_COLOR is set or the output is no terminal"),

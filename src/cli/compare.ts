@@ -121,17 +121,7 @@ function render({ machine, settings, rows }: Comparison): string[] {
   const lossy = rows.some((row) => row.exactness === "lossy");
   return [
     ...table([
-      [
-        "method",
-        "γ",
-        "tokens/s",
-        "quartiles",
-        "speed-up",
-        "τ",
-        "accepted at 1, 2, …",
-        "ms draft + verify",
-        "coupled = plain",
-      ],
+      ["method", "γ", "tokens/s", "quartiles", "speed-up", "τ", "accepted", "ms/round", "= plain"],
       ...rows.map((row) => [
         row.exactness === "lossy" ? `${row.method} (lossy)` : row.method,
         row.drafter === null ? "" : String(row.gamma),
@@ -145,8 +135,10 @@ function render({ machine, settings, rows }: Comparison): string[] {
       ]),
     ], 1),
     "",
-    `${settings.prompts.length} prompts × ${settings.repetitions} seeds from ${settings.seed}, ` +
-    `${settings.maxTokens} tokens each; ${
+    "τ: tokens per round; accepted: share of the tokens drafted at positions 1, 2, …;",
+    "ms/round: in the drafter + in the target; = plain: the text under coupled is that of plain decoding",
+    `Prompts: ${settings.prompts.length}; seeds: ${settings.repetitions}, from ${settings.seed}; ` +
+    `tokens: ${settings.maxTokens} each; ${
       lossy ? "a lossy text does not have" : "every text has"
     } the target's law`,
     [

@@ -60,8 +60,8 @@ export async function show(
 ): Promise<Generation> {
   if (draft) {
     err.line(legend(err));
-    // at a terminal the text continues the prompt; elsewhere it stands alone
-    if (out.isTerminal && err.isTerminal) err.write(err.styled("dim", prompt));
+    // to a person the text continues the prompt; elsewhere it stands alone
+    if (out.isTerminal) out.write(out.styled("dim", prompt));
   }
   const stream = engine.stream(prompt, options);
   try {

@@ -25,7 +25,7 @@ export interface Distributions {
 export class HostDistributions implements Distributions {
   readonly #laws: readonly Law[];
 
-  /** @param laws one per row, each [V] */
+  /** Takes one law per row, each [V]. */
   constructor(laws: readonly Law[]) {
     this.#laws = laws;
   }
@@ -35,12 +35,12 @@ export class HostDistributions implements Distributions {
     return this.#laws.length;
   }
 
-  /** @inheritdoc */
+  /** Row j, [V], as it was given. */
   row(j: number): Law {
     return this.#laws[j];
   }
 
-  /** @inheritdoc */
+  /** The token that the noise under `key` picks from row j. */
   race(j: number, key: NoiseKey): number {
     return race(this.#laws[j], key);
   }

@@ -47,7 +47,7 @@ export class ModelTarget implements Target, Disposable {
     return this.#hidden;
   }
 
-  /** @inheritdoc */
+  /** Laws of the token that follows each of the last `rows` tokens; overwritten by the next call. */
   score(tokens: Int32Array, rows: number, sampling: Sampling): Distributions {
     // rows that need logits must be in this pass, however much of the text the cache holds
     const fresh = this.#text.rewind(tokens, tokens.length - rows);
@@ -59,7 +59,7 @@ export class ModelTarget implements Target, Disposable {
     return this.#laws;
   }
 
-  /** @inheritdoc */
+  /** Forgets everything after the first `length` tokens. */
   truncate(length: number): void {
     this.#text.truncate(length);
   }

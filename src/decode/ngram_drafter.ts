@@ -24,7 +24,7 @@ export class NgramDrafter implements Drafter {
   readonly #longest: number;
 
   /**
-   * @param vocabSize V of the target
+   * A drafter for a target of `vocabSize` tokens.
    * @throws {RangeError} if `longest` is not a positive integer
    */
   constructor(vocabSize: number, options: NgramDrafterOptions = {}) {

@@ -222,7 +222,7 @@ function parseEntry(name: string, entry: unknown, dataStart: number, path: strin
 function topLevelNames(json: string): string[] {
   const names: string[] = [];
   let depth = 0;
-  for (const [token, name] of json.matchAll(/[{}[\]]|("(?:[^"\\]|\\.)*")(\s*:)?/g)) {
+  for (const [token, name] of json.matchAll(/[{}[\]]|("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?/g)) {
     if (name !== undefined) {
       if (depth === 1 && token.endsWith(":")) names.push(JSON.parse(name));
     } else {

@@ -31,8 +31,8 @@ pub struct Project {
     out_stride: usize,
     /// 0 f32, 1 f16, 2 bf16, 3 int8
     format: usize,
-    /// Bit 0: GELU. Bit 1: add to out instead of replacing it.
-    flags: usize,
+    /// What follows: 0 nothing, 1 GELU, 2 adding to out instead of replacing it.
+    then: usize,
 }
 
 /// Unit: a group of panels, 32 columns of out. Scratch: rows × 128 bytes, then a panel as f32.
@@ -82,16 +82,32 @@ unsafe fn widen<F: Format>(wide: *mut u8, w: *const u8, steps: usize) {
     }
 }
 
-/// Everything after the sum, for columns `column..` of one group. Vectors are padded to whole groups by the host.
-#[inline(never)]
+/// Everything after the sum, for columns `column..` of one group. The host pads vectors to a multiple of 4.
+#[inline(always)]
 unsafe fn finish(job: &Project, raw: Rows, column: usize) {
+    match (job.format == 3, job.then) {
+        (false, 0) => finish_as::<false, false, false>(job, raw, column),
+        (false, 1) => finish_as::<false, true, false>(job, raw, column),
+        (false, _) => finish_as::<false, false, true>(job, raw, column),
+        (true, 0) => finish_as::<true, false, false>(job, raw, column),
+        (true, 1) => finish_as::<true, true, false>(job, raw, column),
+        (true, _) => finish_as::<true, false, true>(job, raw, column),
+    }
+}
+
+#[inline(never)]
+unsafe fn finish_as<const QUANTISED: bool, const ACTIVATE: bool, const RESIDUAL: bool>(
+    job: &Project,
+    raw: Rows,
+    column: usize,
+) {
     let out = Rows { data: job.out, stride: job.out_stride };
     let columns = GROUP_COLUMNS.min(job.outputs - column);
     for r in 0..job.rows {
         for c in (0..columns).step_by(4) {
             let n = column + c;
             let mut y = v128_load(raw.at(r, c) as *const v128);
-            if job.format == 3 {
+            if QUANTISED {
                 let [scale, zero] = *job.row_scales.add(r);
                 let sums = v128_load(job.sums.add(n) as *const v128);
                 // Σ w·(q − z) = Σ w·q − z·Σ w, in integers
@@ -102,11 +118,11 @@ unsafe fn finish(job: &Project, raw: Rows, column: usize) {
             if !job.bias.is_null() {
                 y = f32x4_add(y, v128_load(job.bias.add(n) as *const v128));
             }
-            if job.flags & 1 != 0 {
+            if ACTIVATE {
                 y = gelu(y);
             }
             let at = out.at(r, n) as *mut f32;
-            if job.flags & 2 != 0 {
+            if RESIDUAL {
                 let old = load(at, columns - c);
                 y = match job.gate.is_null() {
                     true => f32x4_add(old, y),

@@ -151,7 +151,7 @@ impl Panels {
 }
 
 /// M × 8P outputs over all steps. STRIDED: steps are `w.step` bytes apart, not side by side.
-#[inline(always)]
+#[inline(never)]
 unsafe fn tile<F: Format, const STRIDED: bool, const M: usize, const P: usize>(
     out: Rows,
     x: Rows,

@@ -1,0 +1,216 @@
+/**
+ * The product as a program uses it: the embedded pair on the CPU backend, end to end.
+ */
+
+import assert from "node:assert/strict";
+import { type Engine, loadEngine } from "../mod.ts";
+import { type Rule, rules } from "../src/decode/acceptance.ts";
+
+const PROMPT = "It was a dark and stormy night; the captain";
+const ALL = ["sedd-causal", "sedd", "gpt2", "ngram"] as const;
+
+async function withEngine(body: (engine: Engine) => Promise<void>, threads?: number): Promise<void> {
+  using engine = await loadEngine({ drafter: ALL, threads });
+  await body(engine);
+}
+
+Deno.test("coupled and match give the text of plain decoding with the same seed, for every drafter", () =>
+  withEngine(async (engine) => {
+    for (const [seed, temperature, topK] of [[1, 1, 0], [2, 0.7, 0], [3, 1.3, 40]]) {
+      const options = { seed, temperature, topK, maxTokens: 48 };
+      const plain = await engine.generate(PROMPT, { ...options, drafter: null });
+      for (const drafter of ALL) {
+        for (const rule of ["coupled", "match"] as const) {
+          const drafted = await engine.generate(PROMPT, { ...options, drafter, rule, gamma: 3 });
+          assert.deepEqual(drafted.tokens, plain.tokens, `${drafter}, ${rule}, seed ${seed}`);
+        }
+      }
+      for (const order of ["left-to-right", "random", "confidence"] as const) {
+        const anyOrder = {
+          drafter: "sedd",
+          rule: "coupled",
+          gamma: 4,
+          steps: 2,
+          order,
+          hotStart: true,
+        } as const;
+        const { tokens } = await engine.generate(PROMPT, { ...options, ...anyOrder });
+        assert.deepEqual(tokens, plain.tokens, `sedd, ${order}`);
+      }
+    }
+  }));
+
+Deno.test("at temperature 0 every rule gives the text of plain greedy decoding", () =>
+  withEngine(async (engine) => {
+    const options = { temperature: 0, maxTokens: 40 };
+    const plain = await engine.generate(PROMPT, { ...options, drafter: null });
+    for (const rule of rules) {
+      for (const drafter of ALL) {
+        const { tokens, stats } = await engine.generate(PROMPT, { ...options, drafter, rule, gamma: 5 });
+        assert.deepEqual(tokens, plain.tokens, `${drafter}, ${rule}`);
+        assert.equal(stats.tokens, 40);
+      }
+    }
+  }));
+
+Deno.test("the same seed gives the same text for any number of threads, another seed another text", async () => {
+  const texts: string[] = [];
+  for (const threads of [1, 2, 3]) {
+    await withEngine(async (engine) => {
+      texts.push((await engine.generate(PROMPT, { seed: 11, maxTokens: 40, gamma: 3 })).text);
+      if (threads === 1) {
+        assert.notEqual(
+          (await engine.generate(PROMPT, { seed: 12, maxTokens: 40, gamma: 3 })).text,
+          texts[0],
+        );
+      }
+    }, threads);
+  }
+  assert.equal(texts[1], texts[0]);
+  assert.equal(texts[2], texts[0]);
+});
+
+Deno.test("generations that run at once do not disturb one another", () =>
+  withEngine(async (engine) => {
+    const options = (seed: number) => ({ seed, maxTokens: 24, gamma: 3, drafter: ALL[seed % ALL.length] });
+    const alone: string[] = [];
+    for (let seed = 0; seed < 6; seed++) alone.push((await engine.generate(PROMPT, options(seed))).text);
+    const together = await Promise.all(alone.map((_, seed) => engine.generate(PROMPT, options(seed))));
+    assert.deepEqual(together.map(({ text }) => text), alone);
+  }));
+
+Deno.test("a stream's chunks add up to the text, and the statistics to its tokens", () =>
+  withEngine(async (engine) => {
+    const stream = engine.stream(PROMPT, { seed: 5, maxTokens: 60, gamma: 4 });
+    let text = "", count = 0;
+    for (;;) {
+      const { value, done } = await stream.next();
+      if (done) {
+        assert.equal(value.text, text);
+        assert.equal(value.tokens.length, count);
+        assert.equal(engine.tokenizer.decode([...value.tokens]), text);
+        const { stats } = value;
+        assert.equal(stats.tokens, 60);
+        assert.equal(stats.finishReason, "length");
+        assert.equal(stats.exactness, "exact");
+        assert.ok(stats.rounds < 60 && stats.acceptedTokens > 0);
+        assert.equal(stats.meanAcceptanceLength, stats.tokens / stats.rounds);
+        break;
+      }
+      text += value.text;
+      count += value.pieces.length;
+      assert.equal(value.pieces.map((piece) => piece.text).join(""), value.text);
+    }
+  }));
+
+Deno.test("a stop string ends the text at the same place in plain and in coupled decoding", () =>
+  withEngine(async (engine) => {
+    const options = { seed: 3, maxTokens: 100, stop: [".", "\n"] };
+    const plain = await engine.generate(PROMPT, { ...options, drafter: null });
+    assert.equal(plain.stats.finishReason, "stop");
+    assert.ok(!/[.\n]/.test(plain.text));
+    for (const gamma of [1, 4, 7]) {
+      const drafted = await engine.generate(PROMPT, { ...options, rule: "coupled", gamma });
+      assert.equal(drafted.text, plain.text);
+      assert.deepEqual(drafted.tokens, plain.tokens);
+      assert.equal(drafted.stats.tokens, plain.tokens.length);
+    }
+  }));
+
+Deno.test("a stop token ends the text inside a draft and is not part of it", () =>
+  withEngine(async (engine) => {
+    const options = { seed: 4, maxTokens: 60 };
+    const free = await engine.generate(PROMPT, { ...options, drafter: null });
+    const stopTokens = [free.tokens[17]];
+    const first = free.tokens.indexOf(stopTokens[0]);
+    for (const drafter of [null, ...ALL]) {
+      const { text, tokens, stats } = await engine.generate(PROMPT, {
+        ...options,
+        drafter,
+        rule: "coupled",
+        gamma: 6,
+        stopTokens,
+      });
+      assert.deepEqual(tokens, free.tokens.slice(0, first + 1));
+      assert.equal(text, engine.tokenizer.decode(tokens.slice(0, -1)));
+      assert.equal(stats.finishReason, "stop");
+    }
+  }));
+
+Deno.test("the text ends where the context does, for every drafter", () =>
+  withEngine(async (engine) => {
+    const room = 9, { contextLength } = engine.target.shape;
+    const prompt = Array.from({ length: contextLength - room }, (_, i) => 300 + i % 1000);
+    const plain = await engine.generate(prompt, { drafter: null, seed: 1, maxTokens: 1000 });
+    assert.equal(plain.tokens.length, room);
+    assert.equal(plain.stats.finishReason, "context");
+    for (const drafter of ALL) {
+      for (const gamma of [3, 40]) {
+        const { tokens } = await engine.generate(prompt, {
+          drafter,
+          rule: "coupled",
+          seed: 1,
+          gamma,
+          maxTokens: 1000,
+        });
+        assert.deepEqual(tokens, plain.tokens, `${drafter}, gamma ${gamma}`);
+      }
+    }
+    await assert.rejects(engine.generate(new Array(contextLength).fill(5)), /fills|has no room/);
+  }));
+
+Deno.test("combinations that are not exact are refused, but for paper, which is labelled", () =>
+  withEngine(async (engine) => {
+    const anyOrder = {
+      drafter: "sedd",
+      gamma: 4,
+      steps: 2,
+      order: "random",
+      maxTokens: 12,
+      seed: 1,
+    } as const;
+    for (const rule of ["ratio", "block"] as const) {
+      await assert.rejects(engine.generate(PROMPT, { ...anyOrder, rule }), TypeError);
+      await assert.rejects(engine.generate(PROMPT, { rule, hotStart: true, maxTokens: 8 }), TypeError);
+    }
+    const label = async (rule: Rule) =>
+      (await engine.generate(PROMPT, { ...anyOrder, rule })).stats.exactness;
+    assert.equal(await label("paper"), "lossy");
+    assert.equal(await label("ordered"), "exact");
+    await assert.rejects(
+      engine.generate(PROMPT, { drafter: "absent" }),
+      /was not loaded, expected one of sedd-causal/,
+    );
+  }));
+
+Deno.test("a signal ends a generation with its reason and leaves the engine usable", () =>
+  withEngine(async (engine) => {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(new Error("enough")), 30);
+    await assert.rejects(engine.generate(PROMPT, { maxTokens: 240, signal: controller.signal }), /enough/);
+    assert.equal((await engine.generate(PROMPT, { maxTokens: 5 })).tokens.length, 5);
+  }));
+
+Deno.test("score gives the log-probability of each token and the perplexity", () =>
+  withEngine((engine) => {
+    const { tokens, logprobs, perplexity } = engine.score("The captain came on deck and looked at the sea.");
+    assert.equal(logprobs.length, tokens.length);
+    assert.equal(logprobs[0], null);
+    const rest = logprobs.slice(1) as number[];
+    assert.ok(rest.every((logprob) => logprob < 0));
+    const mean = rest.reduce((sum, logprob) => sum + logprob, 0) / rest.length;
+    assert.ok(Math.abs(perplexity - Math.exp(-mean)) < 1e-9 * perplexity);
+    // more probable than the same words shuffled
+    assert.ok(perplexity < engine.score("sea deck at the and on captain looked. the came The").perplexity);
+    assert.throws(() => engine.score([]), RangeError);
+    return Promise.resolve();
+  }));
+
+Deno.test("loadEngine refuses what cannot work with one clear message", async () => {
+  await assert.rejects(loadEngine({ target: "no/such/folder" }), /no\/such\/folder/);
+  await assert.rejects(loadEngine({ device: "cuda" }), /Cannot open the device "cuda"/);
+  await assert.rejects(
+    loadEngine({ target: new URL("../fixtures/pair/drafter-sedd/", import.meta.url), tokenizer: undefined }),
+    /diffusion model, expected an autoregressive one/,
+  );
+});

@@ -1,0 +1,348 @@
+/**
+ * Models beyond parity: what a configuration may say, what is refused and in which words, hidden states, dtypes,
+ * and what is freed.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import type { TensorData } from "../fixtures/write_safetensors.ts";
+import type { Dtype } from "../src/backend/backend.ts";
+import { createReferenceBackend } from "../src/backend/reference.ts";
+import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { loadGpt2, loadGptNeo, loadModel, loadSedd } from "../src/model/mod.ts";
+import type { CausalModel } from "../src/model/model.ts";
+import { CheckpointError } from "../src/model/weights.ts";
+import { assertClose, assertSame, checkpointOf, fixture, presentBackends, tensorsOf } from "./helpers.ts";
+
+type Json = Record<string, unknown>;
+
+/** A checkpoint of the fixtures with some fields of its configuration and some tensors replaced. */
+async function altered(
+  name: string,
+  fields: Json,
+  tensors: (all: TensorData[]) => TensorData[] = (all) => all,
+) {
+  using checkpoint = await openCheckpoint(fixture(`parity/${name}`));
+  const config: Json = { ...checkpoint.config };
+  for (const [path, value] of Object.entries(fields)) {
+    const [outer, inner] = path.split(".");
+    config[outer] = inner === undefined ? value : { ...config[outer] as Json, [inner]: value };
+  }
+  return await checkpointOf(config, tensors(await tensorsOf(checkpoint)));
+}
+
+/** Logits of a fixed text, [16, V]. */
+function logitsOf(model: CausalModel): Float32Array {
+  using cache = model.newCache();
+  const tokens = Array.from({ length: 16 }, (_, i) => (i * 31 + 7) % model.shape.vocabSize);
+  return model.forward(tokens, cache, { headRows: 16 }).read().slice();
+}
+
+/** Multiplies the queries that block i of a GPT-2 computes. */
+function scaledQueries(scale: (i: number) => number): (all: TensorData[]) => TensorData[] {
+  return (all) =>
+    all.map((tensor) => {
+      const block = /h\.(\d+)\.attn\.c_attn/.exec(tensor.name);
+      if (block === null) return tensor;
+      const columns = tensor.shape.at(-1)!, values = tensor.data as Float32Array;
+      const data = values.map((v, i) => i % columns < columns / 3 ? v * scale(Number(block[1])) : v);
+      return { ...tensor, data };
+    });
+}
+
+Deno.test("GPT-2: both switches of the attention's scale are honoured", async () => {
+  using backend = createReferenceBackend();
+  const plain = logitsOf(await loadGpt2(await altered("gpt2-tiny", {}), backend));
+  const unscaled = await altered("gpt2-tiny", { scale_attn_weights: false }, scaledQueries(() => 0.25));
+  assertSame(logitsOf(await loadGpt2(unscaled, backend)), plain, "a head size of 16 divides by 4");
+  const byLayer = await altered("gpt2-tiny", { scale_attn_by_inverse_layer_idx: true });
+  const expected = await altered("gpt2-tiny", {}, scaledQueries((i) => 1 / (i + 1)));
+  const found = logitsOf(await loadGpt2(byLayer, backend));
+  assertSame(found, logitsOf(await loadGpt2(expected, backend)), "block i divides by i + 1");
+  assert.notDeepEqual(found, plain);
+});
+
+Deno.test("GPT-2: an inner width of its own, and a stray n_ctx", async () => {
+  using backend = createReferenceBackend();
+  const plain = logitsOf(await loadGpt2(await altered("gpt2-tiny", {}), backend));
+  // 8 more columns that nothing reads: c_fc [64, 264], c_proj [264, 64]
+  const wider = await altered("gpt2-tiny", { n_inner: 264, n_ctx: 7 }, (all) =>
+    all.map((tensor) => {
+      const { name, shape } = tensor, values = tensor.data as Float32Array;
+      if (!name.includes("mlp") || name.endsWith("c_proj.bias")) return tensor;
+      if (name.endsWith("c_fc.weight")) {
+        const data = Float32Array.from({ length: 64 * 264 }, (_, i) => {
+          const column = i % 264;
+          return column < 256 ? values[Math.floor(i / 264) * 256 + column] : 0.5;
+        });
+        return { ...tensor, shape: [64, 264], data };
+      }
+      const size = shape.length === 1 ? 264 : 264 * 64, data = new Float32Array(size);
+      data.set(values);
+      return { ...tensor, shape: shape.length === 1 ? [264] : [264, 64], data };
+    }));
+  using model = await loadGpt2(wider, backend);
+  assert.equal(model.shape.contextLength, 128);
+  assertSame(logitsOf(model), plain, "wider");
+});
+
+Deno.test("GPT-Neo: attention_types say the same as attention_layers, and the window counts", async () => {
+  using backend = createReferenceBackend();
+  const plain = logitsOf(await loadGptNeo(await altered("gpt-neo-tiny", {}), backend));
+  const types = await altered("gpt-neo-tiny", { attention_layers: undefined });
+  assertSame(logitsOf(await loadGptNeo(types, backend)), plain, "types");
+  const narrow = await altered("gpt-neo-tiny", { window_size: 3 });
+  assert.notDeepEqual(logitsOf(await loadGptNeo(narrow, backend)), plain);
+  const global = { attention_layers: ["global", "global", "global", "global"], window_size: undefined };
+  // 16 tokens fit the window of 16
+  assertSame(logitsOf(await loadGptNeo(await altered("gpt-neo-tiny", global), backend)), plain, "global");
+});
+
+Deno.test("the configuration decides what is loaded, and which tokens end a text", async () => {
+  using backend = createReferenceBackend();
+  const gpt2 = await loadModel(await altered("gpt2-tiny", { eos_token_id: [3, 5000, 0] }), backend);
+  assert(gpt2.kind === "causal");
+  assert.deepEqual(gpt2.stopTokens, [3, 0]);
+  assert.deepEqual(gpt2.model.shape, { vocabSize: 320, contextLength: 128, layers: 2, width: 64, heads: 4 });
+  const none = await loadModel(await altered("gpt-neo-tiny", { eos_token_id: null }), backend);
+  assert(none.kind === "causal");
+  assert.deepEqual(none.stopTokens, []);
+  const sedd = await loadModel(await altered("sedd-tiny", {}), backend);
+  assert(sedd.kind === "diffusion");
+  assert.deepEqual(sedd.model.shape, { vocabSize: 320, contextLength: 128, layers: 2, width: 64, heads: 4 });
+  assert.equal(sedd.model.prefixAttention, "bidirectional");
+});
+
+const refusals: [name: string, fields: Json, message: RegExp][] = [
+  [
+    "gpt2-tiny",
+    { model_type: "llama" },
+    /"model_type" of config\.json is "llama", expected "gpt2" or "gpt_neo"$/,
+  ],
+  ["gpt2-tiny", { model_type: undefined }, /"model_type" of config\.json is missing, expected/],
+  ["gpt2-tiny", { n_embd: undefined }, /"n_embd" of config\.json is missing, expected a positive integer$/],
+  ["gpt2-tiny", { n_layer: "2" }, /"n_layer" of config\.json is "2", expected a positive integer$/],
+  ["gpt2-tiny", { n_positions: 0 }, /"n_positions" of config\.json is 0, expected a positive integer$/],
+  ["gpt2-tiny", { n_head: 5 }, /"n_head" of config\.json is 5, expected a divisor of the width 64$/],
+  ["gpt2-tiny", { activation_function: "gelu" }, /is "gelu", expected "gelu_new" or "gelu_pytorch_tanh"$/],
+  [
+    "gpt2-tiny",
+    { scale_attn_weights: 1 },
+    /"scale_attn_weights" of config\.json is 1, expected true or false$/,
+  ],
+  [
+    "gpt2-tiny",
+    { layer_norm_epsilon: -1 },
+    /"layer_norm_epsilon" of config\.json is -1, expected a positive/,
+  ],
+  ["gpt2-tiny", { n_embd: 32, n_head: 2 }, /tensor ".*" has shape \[128, 64\], expected \[128, 32\]$/],
+  ["gpt2-tiny", { n_layer: 3 }, /tensor "transformer\.h\.2\.ln_1\.weight" is missing/],
+  [
+    "gpt2-tiny",
+    { tie_word_embeddings: false },
+    /tensor "lm_head\.weight" is missing, expected shape \[320, 64\]$/,
+  ],
+  [
+    "gpt-neo-tiny",
+    { attention_layers: ["global"] },
+    /"attention_layers" .* expected "global" or "local" for each of 4/,
+  ],
+  [
+    "gpt-neo-tiny",
+    { attention_layers: ["a", "a", "a", "a"] },
+    /expected "global" or "local" for each of 4 layers$/,
+  ],
+  ["gpt-neo-tiny", { attention_layers: null, attention_types: [[["global"], 1e9]] }, /"attention_types" of/],
+  [
+    "gpt-neo-tiny",
+    { attention_layers: null, attention_types: [7] },
+    /"attention_types" of config\.json is \[7\]/,
+  ],
+  ["gpt-neo-tiny", { window_size: null }, /"window_size" of config\.json is missing/],
+  [
+    "sedd-tiny",
+    { "graph.type": "uniform" },
+    /"graph\.type" of config\.json is "uniform", expected "absorb"$/,
+  ],
+  ["sedd-tiny", { tokens: 50.5 }, /"tokens" of config\.json is 50\.5, expected a positive integer$/],
+  ["sedd-tiny", { model: 3 }, /"model" of config\.json is 3, expected an object$/],
+  [
+    "sedd-tiny",
+    { "model.n_heads": 3 },
+    /"model\.n_heads" of config\.json is 3, expected a divisor of the width 64$/,
+  ],
+  [
+    "sedd-tiny",
+    { "model.n_heads": 64 },
+    /"model\.n_heads" of config\.json is 64, expected heads of even size/,
+  ],
+  [
+    "sedd-tiny",
+    { specdiff: { prefix_attention: "both" } },
+    /"specdiff\.prefix_attention" of config\.json is "both"/,
+  ],
+  ["sedd-tiny", { specdiff: { markov_head: { rank: 8 } } }, /tensor "markov_head\.a\.weight" is missing/],
+];
+
+Deno.test("configurations and tensors that do not fit are refused by name", async () => {
+  using backend = createReferenceBackend();
+  for (const [name, fields, message] of refusals) {
+    const checkpoint = await altered(name, fields);
+    await assert.rejects(loadModel(checkpoint, backend), (error) => {
+      assert(error instanceof CheckpointError, String(error));
+      assert.match(error.message, /^Cannot load checkpoint "memory/);
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+});
+
+Deno.test("a model that cannot be loaded leaves nothing on the device", async () => {
+  const backend = createReferenceBackend();
+  let held = 0;
+  const counted = new Proxy(backend, {
+    get(target, key) {
+      const method = Reflect.get(target, key);
+      if (key !== "matrix" && key !== "vector") return method;
+      return (...args: unknown[]) => {
+        const made = method.apply(target, args);
+        const count = (resource: Disposable) => {
+          held++;
+          const free = resource[Symbol.dispose].bind(resource);
+          resource[Symbol.dispose] = () => (held--, free());
+          return resource;
+        };
+        return key === "matrix" ? made.then(count) : count(made);
+      };
+    },
+  });
+  const broken = await altered("gpt2-tiny", {}, (all) => all.filter((t) => !t.name.endsWith("ln_f.bias")));
+  await assert.rejects(loadGpt2(broken, counted), /ln_f\.bias" is missing/);
+  assert.equal(held, 0);
+
+  for (const name of ["gpt2-tiny", "sedd-tiny"]) {
+    const { model } = await loadModel(await altered(name, {}), counted);
+    assert(held > 0);
+    if ("denoise" in model) {
+      using cache = model.newCache();
+      // more noise levels than are kept
+      for (let i = 1; i < 200; i++) model.denoise([320], cache, i / 10, { cleanRows: 0, headRows: 1 });
+      assert(held < 2000, `${held} vectors are held`);
+    }
+    model[Symbol.dispose]();
+    assert.equal(held, 0, name);
+  }
+});
+
+Deno.test("passes that make no sense are refused, and leave the cache alone", async () => {
+  using backend = createReferenceBackend();
+  using model = await loadGpt2(await altered("gpt2-tiny", {}), backend);
+  using cache = model.newCache(), small = model.newCache(4);
+  const refused = (run: () => unknown, message: string) =>
+    assert.throws(run, { name: "RangeError", message });
+  const range = "Cannot run the model: token 320 at index 2 is not in [0, 320)";
+  refused(() => model.forward([1, 2, 320], cache), range);
+  for (const token of [-1, 0.5, NaN]) {
+    refused(
+      () => model.forward([token], cache),
+      `Cannot run the model: token ${token} at index 0 is not in [0, 320)`,
+    );
+  }
+  refused(() => model.forward([], cache), "Cannot run the model: there are no tokens");
+  for (const headRows of [0, 3, 1.5]) {
+    refused(
+      () => model.forward([1, 2], cache, { headRows }),
+      `Cannot run the model: headRows is ${headRows}, expected an integer within [1, 2]`,
+    );
+  }
+  model.forward([1, 2, 3], small);
+  refused(
+    () => model.forward([1, 2], small),
+    "Cannot run the model: 2 tokens after 3 exceed 4, the capacity of the cache",
+  );
+  using large = model.newCache(500);
+  model.forward(new Array(128).fill(1), large);
+  refused(
+    () => model.forward([1], large),
+    "Cannot run the model: 1 tokens after 128 exceed 128, the length of the context",
+  );
+  assert.deepEqual([cache.length, small.length, large.length], [0, 3, 128]);
+
+  using sedd = await loadSedd(await altered("sedd-tiny", {}), backend);
+  using window = sedd.newCache(8);
+  const rows = { cleanRows: 0, headRows: 1 };
+  refused(
+    () => sedd.denoise([321], window, 1, rows),
+    "Cannot run the model: token 321 at index 0 is not in [0, 321)",
+  );
+  for (const sigma of [0, -1, NaN, Infinity]) {
+    refused(
+      () => sedd.denoise([320], window, sigma, rows),
+      `Cannot run the model: sigma is ${sigma}, expected a positive number`,
+    );
+  }
+  refused(
+    () => sedd.denoise([320], window, 1, { cleanRows: 2, headRows: 1 }),
+    "Cannot run the model: cleanRows is 2, expected an integer within [0, 1]",
+  );
+  refused(
+    () => sedd.denoise(new Array(9).fill(320), window, 1, rows),
+    "Cannot run the model: 9 tokens after 0 exceed 8, the capacity of the cache",
+  );
+  const pass = sedd.denoise([320], window, 1, rows);
+  assert.equal(pass.markov, undefined);
+  assert.throws(() => sedd.markovLogits(pass, 0, 1), /the checkpoint has no Markov head/);
+});
+
+for (const [name, open] of presentBackends()) {
+  Deno.test(`${name}: hidden states are the residual stream as it leaves each block`, async () => {
+    using backend = await open();
+    using model = await loadGpt2(await altered("gpt2-tiny", {}), backend);
+    using cut = await loadGpt2(await altered("gpt2-tiny", {}), backend, { chunkRows: 3 });
+    const tokens = [5, 6, 7, 8, 9, 10, 11];
+    using cache = model.newCache(), other = cut.newCache();
+    using first = backend.activation(7, 64), last = backend.activation(7, 64);
+    const hidden = { layers: [1, 0], out: [last, first] };
+    model.forward(tokens, cache, { hidden });
+    const whole = [first.read().slice(), last.read().slice()];
+    cut.forward(tokens, other, { hidden });
+    assertSame(first.read(), whole[0], "block 0, in chunks");
+    assertSame(last.read(), whole[1], "block 1, in chunks");
+
+    // the first block's output is that of the same model without the second
+    using short = await loadGpt2(await altered("gpt2-tiny", { n_layer: 1 }), backend);
+    using fresh = short.newCache();
+    short.forward(tokens, fresh, { hidden: { layers: [0], out: [last] } });
+    assertSame(last.read(), whole[0], "block 0");
+    assert.notDeepEqual(whole[0], whole[1]);
+
+    const tap = (layers: number[], out = [first]) => () =>
+      model.forward(tokens, cache, { hidden: { layers, out } });
+    assert.throws(tap([2]), { message: "Cannot tap block 2: it is not in [0, 2)" });
+    assert.throws(tap([0], [first.slice(0, 6)]), {
+      message: "Cannot tap block 0: its buffer has shape [6, 64], expected one that has shape [7, 64]",
+    });
+    assert.throws(tap([0], []), {
+      message: "Cannot tap block 0: its buffer is missing, expected one that has shape [7, 64]",
+    });
+  });
+
+  Deno.test(`${name}: whatever the dtype, the logits do not depend on how a text is cut`, async () => {
+    using backend = await open();
+    using oracle = createReferenceBackend();
+    // rounding at the edge of a step of 1/63 may differ between backends in int8, and nowhere else
+    const tolerances: Record<Dtype, number> = { f32: 1e-5, f16: 1e-5, bf16: 1e-5, int8: 2e-3 };
+    const exact = logitsOf(await loadGpt2(await altered("gpt2-tiny", {}), oracle));
+    for (const dtype of ["f32", "f16", "bf16", "int8"] as const) {
+      using model = await loadGpt2(await altered("gpt2-tiny", {}), backend, { dtype });
+      using cut = await loadGpt2(await altered("gpt2-tiny", {}), backend, { dtype, chunkRows: 1 });
+      using reference = await loadGpt2(await altered("gpt2-tiny", {}), oracle, { dtype });
+      const found = logitsOf(model);
+      assertSame(logitsOf(cut), found, dtype);
+      assertClose(found, logitsOf(reference), tolerances[dtype], `${dtype}, against the oracle`);
+      assertClose(found, exact, dtype === "f32" ? 1e-5 : 0.1, `${dtype}, against f32`);
+      if (dtype !== "f32") assert.notDeepEqual(found, exact);
+    }
+  });
+}
