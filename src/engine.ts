@@ -47,7 +47,7 @@ export interface EngineOptions {
   readonly device?: Device | undefined;
   /** How the target's weights are held. Anything but the checkpoint's own precision is another target. @default {"f32"} */
   readonly dtype?: Dtype | undefined;
-  /** How a drafter's weights are held: costs acceptance, never exactness. @default {"f32"} */
+  /** How a drafter's weights are held: costs acceptance, never exactness. @default {"int8"} */
   readonly drafterDtype?: Dtype | undefined;
   /** Threads of the CPU backend. The text does not depend on it. @default the machine's cores */
   readonly threads?: number | undefined;
@@ -59,7 +59,7 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   readonly drafter?: string | null | undefined;
   /** The acceptance rule. @default {"ordered"} */
   readonly rule?: Rule | undefined;
-  /** γ, tokens drafted per round. @default {4} */
+  /** γ, tokens drafted per round. @default what suits an embedded drafter, 4 with any other */
   readonly gamma?: number | undefined;
   /** The same seed gives the same text. @default a fresh one, reported in the statistics */
   readonly seed?: number | bigint | undefined;
@@ -105,6 +105,8 @@ export interface Generation {
 
 /** A drafter as loaded: what is needed to make one for a text. */
 interface LoadedDrafter {
+  /** γ, unless told otherwise. */
+  readonly gamma: number;
   create(options: DiffusionDrafterOptions): Drafter;
   dispose(): void;
 }
@@ -135,11 +137,11 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
         `Cannot use ${folder} as a target: it is a diffusion model, expected an autoregressive one`,
       );
     }
-    const tokenizer = options.tokenizer ?? await loadTokenizer(folder);
+    const tokenizer = options.tokenizer ?? await loadTokenizer(folder).catch((error: Error) => error);
     const drafters = new Map<string, LoadedDrafter>();
     for (const choice of choices(options)) {
       const name = String(choice);
-      drafters.set(name, await loadDrafter(choice, target.model, backend, options.drafterDtype ?? "f32"));
+      drafters.set(name, await loadDrafter(choice, target.model, backend, options.drafterDtype ?? "int8"));
     }
     return new Engine(backend, target.model, target.stopTokens, tokenizer, drafters);
   } catch (error) {
@@ -152,14 +154,13 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
 export class Engine implements Disposable {
   /** The target model. */
   readonly target: CausalModel;
-  /** The target's tokenizer. */
-  readonly tokenizer: Tokenizer;
   /** Names of the drafters as they were asked for. */
   readonly drafters: readonly string[];
   /** What computes, for people. */
   readonly device: string;
   readonly #backend: Backend;
   readonly #stopTokens: readonly number[];
+  readonly #tokenizer: Tokenizer | Error;
   readonly #loaded: ReadonlyMap<string, LoadedDrafter>;
 
   /** Use {@linkcode loadEngine}. */
@@ -167,16 +168,25 @@ export class Engine implements Disposable {
     backend: Backend,
     target: CausalModel,
     stopTokens: readonly number[],
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | Error,
     drafters: ReadonlyMap<string, LoadedDrafter>,
   ) {
     this.target = target;
-    this.tokenizer = tokenizer;
+    this.#tokenizer = tokenizer;
     this.drafters = [...drafters.keys()];
     this.device = backend.description;
     this.#backend = backend;
     this.#stopTokens = stopTokens;
     this.#loaded = drafters;
+  }
+
+  /**
+   * The target's tokenizer.
+   * @throws {CheckpointError} if the target came without one, which matters only to those who need words
+   */
+  get tokenizer(): Tokenizer {
+    if (this.#tokenizer instanceof Error) throw this.#tokenizer;
+    return this.#tokenizer;
   }
 
   /**
@@ -194,7 +204,8 @@ export class Engine implements Disposable {
     const stops = new TextStops(options.stop ?? []);
     const words = new TextStream(this.tokenizer);
     using target = new ModelTarget(this.target, this.#backend);
-    using drafter = this.#drafter(options);
+    const loaded = this.#choose(options);
+    using drafter = loaded?.create(options);
     const { temperature, topK, topP } = options;
     const rule = options.rule ?? "ordered";
     const seed = options.seed ?? crypto.getRandomValues(new BigUint64Array(1))[0];
@@ -208,7 +219,7 @@ export class Engine implements Disposable {
     };
     const rounds = drafter === undefined
       ? autoregress(target, tokens, settings)
-      : speculate(target, drafter, tokens, { ...settings, rule, gamma: options.gamma ?? DEFAULT_GAMMA });
+      : speculate(target, drafter, tokens, { ...settings, rule, gamma: options.gamma ?? loaded?.gamma });
     const collector = new StatisticsCollector({
       promptTokens: tokens.length,
       seed,
@@ -269,8 +280,8 @@ export class Engine implements Disposable {
     return typeof text === "string" ? encodeText(this.tokenizer, text) : Array.from(text);
   }
 
-  /** A drafter for one text; none for plain decoding. */
-  #drafter(options: GenerateOptions): Drafter | undefined {
+  /** The drafter asked for; none for plain decoding. */
+  #choose(options: GenerateOptions): LoadedDrafter | undefined {
     const name = options.drafter === undefined ? this.drafters[0] : options.drafter;
     if (name === null || name === undefined) return undefined;
     const loaded = this.#loaded.get(name);
@@ -281,7 +292,7 @@ export class Engine implements Disposable {
         }`,
       );
     }
-    return loaded.create(options);
+    return loaded;
   }
 
   /** Frees the models and the device, and ends its threads. */
@@ -326,8 +337,11 @@ async function loadDrafter(
   dtype: Dtype,
 ): Promise<LoadedDrafter> {
   const { vocabSize } = target.shape;
-  if (choice === "ngram") return { create: () => new NgramDrafter(vocabSize), dispose: () => {} };
-  const folder = typeof choice === "string" ? embeddedDrafter(choice) ?? choice : choice;
+  if (choice === "ngram") {
+    return { gamma: DEFAULT_GAMMA, create: () => new NgramDrafter(vocabSize), dispose: () => {} };
+  }
+  const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
+  const folder = embedded?.folder ?? choice;
   const loaded = await load(folder, backend, dtype);
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {
@@ -337,6 +351,7 @@ async function loadDrafter(
     );
   }
   return {
+    gamma: embedded?.gamma ?? DEFAULT_GAMMA,
     create: loaded.kind === "diffusion"
       ? (options) => new DiffusionDrafter(loaded.model, backend, options)
       : () => new AutoregressiveDrafter(loaded.model, backend),

@@ -5,25 +5,38 @@
  * @module
  */
 
-/** Names of the embedded drafters, and their folders. */
-const DRAFTERS: ReadonlyMap<string, string> = new Map([
-  ["sedd-causal", "drafter-sedd-causal"],
-  ["sedd", "drafter-sedd"],
-  ["gpt2", "drafter-gpt2"],
+/** An embedded drafter. */
+export interface EmbeddedDrafter {
+  /** Its folder. */
+  readonly folder: URL;
+  /** γ at which it was fastest on two cores (`deno task bench`, see the README). */
+  readonly gamma: number;
+}
+
+const DRAFTERS: ReadonlyMap<string, { readonly folder: string; readonly gamma: number }> = new Map([
+  ["sedd-causal", { folder: "drafter-sedd-causal", gamma: 3 }],
+  ["sedd", { folder: "drafter-sedd", gamma: 2 }],
+  ["gpt2", { folder: "drafter-gpt2", gamma: 3 }],
 ]);
 
 /** Names of the embedded drafters: `sedd-causal`, `sedd`, `gpt2`. */
 export const embeddedDrafters: readonly string[] = [...DRAFTERS.keys()];
 
-/** The folder of the embedded target. */
+/**
+ * The folder of the embedded target.
+ * @throws {Error} from a published package, which has none
+ */
 export function embeddedTarget(): URL {
   return embedded("target/");
 }
 
-/** The folder of an embedded drafter, or nothing if that is not the name of one. */
-export function embeddedDrafter(name: string): URL | undefined {
-  const folder = DRAFTERS.get(name);
-  return folder === undefined ? undefined : embedded(`${folder}/`);
+/**
+ * An embedded drafter, or nothing if that is not the name of one.
+ * @throws {Error} as {@linkcode embeddedTarget}
+ */
+export function embeddedDrafter(name: string): EmbeddedDrafter | undefined {
+  const drafter = DRAFTERS.get(name);
+  return drafter && { folder: embedded(`${drafter.folder}/`), gamma: drafter.gamma };
 }
 
 function embedded(path: string): URL {

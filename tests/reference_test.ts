@@ -90,12 +90,12 @@ Deno.test("f16 and bf16 round to nearest, ties to even", async () => {
 
 Deno.test("int8: integers that need no rounding come out exactly", async () => {
   using backend = createReferenceBackend();
-  // scales are 1 (127/127 and 63/63), so that 7-bit inputs and 8-bit weights are what they were
+  // channels that span ±127 and rows that span 127 have scales of 1: what is quantised is what was there
   const w = await matrix(backend, 3, [127, -5, 3, 0, 127, -127], "int8");
-  const x = activation(backend, 3, [63, -2, 7, -63, 1, 0]), out = backend.activation(2, 2);
+  const x = activation(backend, 3, [100, -27, 7, -127, -1, 0]), out = backend.activation(2, 2);
   backend.project(out, x, { matrix: w });
   const dot = (a: number[], b: number[]) => a.reduce((sum, v, i) => sum + v * b[i], 0);
-  const rows = [[63, -2, 7], [-63, 1, 0]], weights = [[127, -5, 3], [0, 127, -127]];
+  const rows = [[100, -27, 7], [-127, -1, 0]], weights = [[127, -5, 3], [0, 127, -127]];
   assertSame(out.read(), rows.flatMap((row) => weights.map((channel) => dot(row, channel))), "int8");
   assert.equal(w.bytes, 6 + 2 * 4);
 });
@@ -103,10 +103,12 @@ Deno.test("int8: integers that need no rounding come out exactly", async () => {
 Deno.test("int8: weights and rows are rounded to their grids", async () => {
   using backend = createReferenceBackend();
   const w = await matrix(backend, 2, [1, 0.3], "int8");
-  const x = activation(backend, 2, [0.5, 0.2, 0, 0]), out = backend.activation(2, 1);
+  const x = activation(backend, 2, [0.5, 0.2, 0, 0, 0.75, -0.25]), out = backend.activation(3, 1);
   backend.project(out, x, { matrix: w });
-  // 0.3 is 38.1 steps of 1/127; 0.2 is 25.2 steps of 0.5/63; a row of zeros stays 0
-  assertClose(out.read(), [(63 * 127 + 25 * 38) * (0.5 / 63) / 127, 0], 1e-6, "int8");
+  // 0.3 is 38.1 steps of 1/127; 0.2 is 50.8 steps of 0.5/127; a row of zeros stays 0; and of 127 steps of 1/127
+  // from −0.25 to 0.75 the zero point is 31.75, so 32 are below 0 and 95 above
+  const expected = [(127 * 127 + 51 * 38) * 0.5 / 127 / 127, 0, (95 * 127 - 32 * 38) / 127 / 127];
+  assertClose(out.read(), expected, 1e-6, "int8");
   const embedded = backend.activation(1, 2), tokens = backend.tokens(1);
   using cache = backend.cache({ layers: 1, width: 1, capacity: 1 });
   backend.embed(embedded, { tokens, table: w, cache });
@@ -424,6 +426,21 @@ for (const [name, open] of presentBackends()) {
       b.matrix({ outputs: 2, inputs: 3, dtype: "f32" }, [values]),
       /the chunks hold more than 2 rows, expected \[2, 3\]/,
     );
+  });
+
+  Deno.test(`${name}: int8 rows are quantised as the oracle does`, async () => {
+    using oracle = createReferenceBackend();
+    using b = await open();
+    const [inputs, outputs, rows] = [45, 30, 50];
+    const weights = Array.from({ length: outputs * inputs }, (_, i) => noise(i));
+    const entries = Array.from({ length: rows * inputs }, (_, i) => noise(i + 0.5) + (i % 7) / 7);
+    const [found, expected] = await Promise.all([b, oracle].map(async (backend) => {
+      const out = backend.activation(rows, outputs);
+      const w = await matrix(backend, inputs, weights, "int8");
+      backend.project(out, activation(backend, inputs, entries), { matrix: w });
+      return out.read().slice();
+    }));
+    assertClose(found, expected, 1e-6, "a step missed by one would show as 1e-3");
   });
 
   Deno.test(`${name}: nothing can be used after it, or its backend, was disposed of`, async () => {

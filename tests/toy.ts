@@ -14,11 +14,11 @@ import { ModelTarget } from "../src/decode/model_target.ts";
 import { PhiloxSource, Purpose } from "../src/decode/random.ts";
 import type { CausalModel, DiffusionModel, DiffusionPass, ModelShape } from "../src/model/model.ts";
 
-/** Rows of logits by key, drawn when first asked for: the logarithm of a Dirichlet law. */
+/** Rows of logits by key. */
 export type Table = (key: string) => Float32Array;
 
 /**
- * A table of random rows.
+ * A table of random rows: logarithms of Dirichlet laws.
  *
  * @param columns V
  * @param concentration of the Dirichlet law: below 1, most weight is on few tokens
@@ -26,16 +26,24 @@ export type Table = (key: string) => Float32Array;
 export function randomTable(columns: number, seed: number, concentration = 0.7): Table {
   const rows = new Map<string, Float32Array>();
   const random = new PhiloxSource(seed);
-  let draw = 0;
-  const uniform = (): number => random.uniform(Purpose.draft, 0, draw++);
   return (key) => {
     let row = rows.get(key);
     if (row === undefined) {
+      const position = hash(key);
+      let draw = 0;
+      const uniform = (): number => random.uniform(Purpose.draft, position, draw++);
       row = Float32Array.from({ length: columns }, () => Math.log(gamma(concentration, uniform)));
       rows.set(key, row);
     }
     return row;
   };
+}
+
+/** FNV-1a, so that a row depends on its key alone. */
+function hash(key: string): number {
+  let state = 0x811c9dc5;
+  for (let i = 0; i < key.length; i++) state = Math.imul(state ^ key.charCodeAt(i), 0x01000193);
+  return state >>> 0;
 }
 
 /** A gamma variate by rejection from a Weibull law (Devroye 1986, IX.3.6). */

@@ -107,11 +107,11 @@ const OPTIONS = {
   },
   device: choice("where to compute (default: auto, the fastest present)", devices),
   dtype: choice("how the target's weights are held (default: f32)", dtypes),
-  "drafter-dtype": choice("how the drafters' weights are held (default: f32)", dtypes),
+  "drafter-dtype": choice("how the drafters' weights are held (default: int8)", dtypes),
   threads: count("threads of the CPU (default: its cores); the text does not depend on it"),
   rule: ruleOption,
   gamma: count(
-    "γ, tokens drafted per round (default: 4; compare and demo: what suits each embedded drafter)",
+    "γ, tokens drafted per round (default: what suits an embedded drafter, else 4)",
   ),
   steps: count("T, denoising steps per draft (default: 1)"),
   order: choice("which masks a denoising step opens (default: left-to-right)", orders),

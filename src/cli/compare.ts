@@ -17,7 +17,7 @@ import {
   readText,
 } from "./command.ts";
 import { positions, show } from "./generate.ts";
-import { bestGamma, type Comparison, measure } from "./measure.ts";
+import { type Comparison, measure } from "./measure.ts";
 import { table, type Terminal } from "./terminal.ts";
 
 /** Texts to continue when none is given: the kind of prose that the embedded pair knows. */
@@ -68,14 +68,7 @@ export const demo: Command = {
   async run({ words, values }, terminal) {
     const prompt = words.length > 0 ? await readText(words, "PROMPT", terminal) : PROMPTS[0];
     using engine = await loadAll(values);
-    const options = generateOptions(values);
-    await show(
-      engine,
-      prompt,
-      { ...options, gamma: options.gamma ?? bestGamma(engine.drafters[0]) },
-      terminal,
-      true,
-    );
+    await show(engine, prompt, generateOptions(values), terminal, true);
     terminal.out.line();
     await report(engine, words.length > 0 ? [prompt, ...PROMPTS] : PROMPTS, 1, values, terminal);
   },

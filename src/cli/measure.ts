@@ -10,23 +10,11 @@ import type { Statistics } from "../decode/metrics.ts";
 import type { Engine, GenerateOptions, Generation } from "../engine.ts";
 import { describeMachine, type Machine } from "./machine.ts";
 
-/** γ at which each embedded drafter was fastest on two cores. */
-const BEST_GAMMA: ReadonlyMap<string, number> = new Map([
-  ["sedd-causal", 3],
-  ["sedd", 2],
-  ["gpt2", 3],
-]);
-
 /** Tokens of the run that warms each method up. */
 const WARM_UP_TOKENS = 16;
 
 /** The first seed, unless one is given: what is compared can be repeated. */
 const SEED = 1n;
-
-/** γ that suits an embedded drafter; any other takes the library's default. */
-export function bestGamma(drafter: string | null | undefined): number | undefined {
-  return BEST_GAMMA.get(drafter ?? "");
-}
 
 /** What is compared. */
 export interface CompareSettings {
@@ -116,7 +104,7 @@ export async function measure(
   const methods: Method[] = [null, ...engine.drafters].map((drafter) => ({
     drafter,
     // a text that stops early would be timed on fewer tokens than the others
-    options: { ...options, drafter, maxTokens, stopTokens: [], gamma: options.gamma ?? bestGamma(drafter) },
+    options: { ...options, drafter, maxTokens, stopTokens: [] },
     runs: [],
     equalsPlain: null,
   }));

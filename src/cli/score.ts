@@ -5,16 +5,10 @@
  */
 
 import { loadEngine } from "../engine.ts";
-import { decodeTokens, type Tokenizer } from "../hub/tokenizer.ts";
+import { decodeTokens } from "../hub/tokenizer.ts";
 import { UsageError } from "./args.ts";
 import { type Command, readText } from "./command.ts";
 import { table } from "./terminal.ts";
-
-/** Token ids need no tokenizer, and a checkpoint to be scored may have none. */
-const NO_WORDS: Tokenizer = {
-  encode: () => [],
-  decode: (ids) => ids.join(" "),
-};
 
 /** The command. */
 export const score: Command = {
@@ -34,10 +28,7 @@ export const score: Command = {
     }
     const text = values.tokens ?? await readText(words, "TEXT", terminal);
     const { target, device, dtype, threads } = values;
-    using engine = await loadEngine({
-      ...{ target, drafter: null, device, dtype, threads },
-      tokenizer: values.tokens && NO_WORDS,
-    });
+    using engine = await loadEngine({ target, drafter: null, device, dtype, threads });
     const result = engine.score(text);
     if (values.json) {
       terminal.out.line(JSON.stringify(result, null, 2));

@@ -8,7 +8,7 @@
 import type { Activation, Backend, Cache, Matrix, Norm } from "../backend/backend.ts";
 import { checkSizes } from "../backend/check.ts";
 import { type Block, Growing, runBlock, Workspace } from "./block.ts";
-import { checkHeadRows, checkTokens } from "./check.ts";
+import { checkHeadRows, checkRoom, checkTokens } from "./check.ts";
 import type { CausalModel, HiddenTap, ModelShape } from "./model.ts";
 import type { Uploads } from "./uploads.ts";
 
@@ -76,13 +76,8 @@ export class CausalTransformer implements CausalModel {
     checkTokens(tokens, this.shape.vocabSize);
     checkHeadRows(headRows, rows);
     if (hidden !== undefined) this.#checkTap(hidden, rows);
-    const room = Math.min(cache.capacity, this.shape.contextLength);
-    if (cache.length + rows > room) {
-      throw new RangeError(
-        `Cannot run the model: ${rows} tokens after ${cache.length} exceed ${room}, the ` +
-          (cache.capacity < this.shape.contextLength ? "capacity of the cache" : "length of the context"),
-      );
-    }
+    checkRoom("context", cache.length, rows, this.shape.contextLength);
+    checkRoom("cache", cache.length, rows, cache.capacity);
     const logits = this.#logits.atLeast(headRows).slice(0, headRows); // [headRows, V]
     const ids = Int32Array.from(tokens);
     for (let start = 0; start < rows; start += this.#chunkRows) {
@@ -121,14 +116,18 @@ export class CausalTransformer implements CausalModel {
   }
 
   #checkTap({ layers, out }: HiddenTap, rows: number): void {
+    if (layers.length !== out.length) {
+      throw new RangeError(`Cannot tap ${layers.length} blocks: there are ${out.length} buffers for them`);
+    }
     layers.forEach((layer, i) => {
       if (!(Number.isInteger(layer) && layer >= 0 && layer < this.shape.layers)) {
         throw new RangeError(`Cannot tap block ${layer}: it is not in [0, ${this.shape.layers})`);
       }
-      const found = out[i] === undefined ? "is missing" : `has shape [${out[i].rows}, ${out[i].columns}]`;
-      const expected = `has shape [${rows}, ${this.shape.width}]`;
-      if (found !== expected) {
-        throw new RangeError(`Cannot tap block ${layer}: its buffer ${found}, expected one that ${expected}`);
+      if (out[i].rows !== rows || out[i].columns !== this.shape.width) {
+        throw new RangeError(
+          `Cannot tap block ${layer}: its buffer has shape [${out[i].rows}, ${out[i].columns}], ` +
+            `expected [${rows}, ${this.shape.width}]`,
+        );
       }
     });
   }

@@ -28,3 +28,15 @@ export function checkHeadRows(headRows: number, rows: number): void {
     );
   }
 }
+
+/**
+ * @param what is limited, for the message
+ * @throws {RangeError} unless `rows` positions after `length` are within the capacity
+ */
+export function checkRoom(what: "context" | "cache", length: number, rows: number, capacity: number): void {
+  if (length + rows > capacity) {
+    throw new RangeError(
+      `Cannot run the model: positions [${length}, ${length + rows}) do not fit the ${what} of ${capacity}`,
+    );
+  }
+}

@@ -11,7 +11,7 @@
 import type { Activation, Backend, Cache, Matrix, Norm, Vector } from "../backend/backend.ts";
 import { checkSizes } from "../backend/check.ts";
 import { type Block, Growing, runBlock, Workspace } from "./block.ts";
-import { checkHeadRows, checkTokens } from "./check.ts";
+import { checkHeadRows, checkRoom, checkTokens } from "./check.ts";
 import { Config, headSize } from "./config.ts";
 import type { DiffusionModel, DiffusionPass, ModelShape } from "./model.ts";
 import { Conditioning, EPSILON } from "./sedd_conditioning.ts";
@@ -188,11 +188,7 @@ class Sedd implements SeddModel {
         `Cannot run the model: cleanRows is ${cleanRows}, expected an integer within [0, ${rows}]`,
       );
     }
-    if (cache.length + rows > cache.capacity) {
-      throw new RangeError(
-        `Cannot run the model: ${rows} tokens after ${cache.length} exceed ${cache.capacity}, the capacity of the cache`,
-      );
-    }
+    checkRoom("cache", cache.length, rows, cache.capacity);
     const { blocks, finalNorm } = this.#weights.conditioning.at(sigma);
     const modulated = this.#weights.blocks.map((block, i) => ({ ...block, ...blocks[i], window }));
     const logits = this.#logits.atLeast(headRows).slice(0, headRows); // [headRows, V+1]

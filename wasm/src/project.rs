@@ -75,8 +75,9 @@ unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *m
 /// A panel as f32.
 #[inline(always)]
 unsafe fn widen<F: Format>(wide: *mut u8, w: *const u8, steps: usize) {
+    let held = F::hold();
     for k in 0..steps {
-        let [a, b] = F::load(w.add(k * F::STEP));
+        let [a, b] = F::load(w.add(k * F::STEP), held);
         v128_store(wide.add(k * 32) as *mut v128, a);
         v128_store(wide.add(k * 32 + 16) as *mut v128, b);
     }

@@ -18,12 +18,13 @@ pub fn dot4(a: v128, b: v128, acc: v128) -> v128 {
     #[cfg(target_feature = "relaxed-simd")]
     return i32x4_relaxed_dot_i8x16_i7x16_add(a, b, acc);
     #[cfg(not(target_feature = "relaxed-simd"))]
-    return dot4_by_pairs(a, b, acc);
+    return dot4_by_pairs(a, b, acc, i16x8_splat(1));
 }
 
 /// The same as [`dot4`] in three instructions: products summed in pairs to 16 bits, pairs of pairs to 32, the sum.
+/// `ones` are eight 16-bit ones.
 #[inline(always)]
-pub fn dot4_by_pairs(a: v128, b: v128, acc: v128) -> v128 {
+pub fn dot4_by_pairs(a: v128, b: v128, acc: v128, ones: v128) -> v128 {
     #[cfg(target_feature = "relaxed-simd")]
     let pairs = i16x8_relaxed_dot_i8x16_i7x16(a, b);
     #[cfg(not(target_feature = "relaxed-simd"))]
@@ -32,7 +33,7 @@ pub fn dot4_by_pairs(a: v128, b: v128, acc: v128) -> v128 {
         let high = i32x4_dot_i16x8(i16x8_extend_high_i8x16(a), i16x8_extend_high_i8x16(b));
         i16x8_narrow_i32x4(low, high)
     };
-    i32x4_add(acc, i32x4_dot_i16x8(pairs, i16x8_splat(1)))
+    i32x4_add(acc, i32x4_dot_i16x8(pairs, ones))
 }
 
 /// Whether this machine's relaxed dot of four is itself made of pairs, and then slower than [`dot4_by_pairs`]: x86
@@ -46,6 +47,12 @@ pub fn dots_by_pairs() -> bool {
     }
     #[cfg(not(target_feature = "relaxed-simd"))]
     return true;
+}
+
+/// A value that the compiler does not know to be constant.
+#[inline(always)]
+pub fn opaque(v: v128) -> v128 {
+    core::hint::black_box(v)
 }
 
 /// The first `count` of four f32, the rest 0; all for `count` ≥ 4.

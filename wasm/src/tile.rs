@@ -6,7 +6,7 @@
 //! **The bit-exact rule.** Whatever the tile, an output is one accumulator that starts at 0 and meets the steps in
 //! ascending order. Tiles differ in which outputs they hold, never in how one is computed.
 
-use crate::simd::{dot4, dot4_by_pairs, madd};
+use crate::simd::{dot4, dot4_by_pairs, madd, opaque};
 use core::arch::wasm32::*;
 
 /// Rows of the largest tile. Its accumulators exceed x86's 16 registers, which costs next to nothing, while a second
@@ -23,10 +23,13 @@ pub trait Format {
     const STEP: usize;
     /// Whether an entry is held in fewer bytes than it is multiplied in.
     const NARROW: bool = false;
+    /// Vectors that every step needs. They pass through [`opaque`], for V8 makes a constant anew at each use.
+    type Held: Copy;
+    fn hold() -> Self::Held;
     /// Columns 0..4 and 4..8 of the step at `w`.
-    unsafe fn load(w: *const u8) -> [v128; 2];
+    unsafe fn load(w: *const u8, held: Self::Held) -> [v128; 2];
     /// acc + x·w
-    fn multiply(x: v128, w: v128, acc: v128) -> v128;
+    fn multiply(x: v128, w: v128, acc: v128, held: Self::Held) -> v128;
 }
 
 /// Eight f32.
@@ -40,34 +43,44 @@ pub struct Int8;
 /// The same numbers, for machines that have no one instruction for four products.
 pub struct Int8Pairs;
 
-impl Format for F32 {
-    const STEP: usize = 32;
-    #[inline(always)]
-    unsafe fn load(w: *const u8) -> [v128; 2] {
-        [v128_load(w as *const v128), v128_load(w.add(16) as *const v128)]
-    }
-    #[inline(always)]
-    fn multiply(x: v128, w: v128, acc: v128) -> v128 {
-        madd(x, w, acc)
-    }
+#[inline(always)]
+unsafe fn load_two(w: *const u8) -> [v128; 2] {
+    [v128_load(w as *const v128), v128_load(w.add(16) as *const v128)]
 }
 
-/// Eight 16-bit numbers as the upper halves of eight 32-bit ones.
+/// Eight 32-bit numbers from their lower and upper halves.
 #[inline(always)]
-unsafe fn upper_halves(w: *const u8) -> [v128; 2] {
-    let (h, zero) = (v128_load(w as *const v128), i32x4_splat(0));
-    [i16x8_shuffle::<0, 8, 1, 9, 2, 10, 3, 11>(zero, h), i16x8_shuffle::<4, 12, 5, 13, 6, 14, 7, 15>(zero, h)]
+fn join_halves(low: v128, high: v128) -> [v128; 2] {
+    [i16x8_shuffle::<0, 8, 1, 9, 2, 10, 3, 11>(low, high), i16x8_shuffle::<4, 12, 5, 13, 6, 14, 7, 15>(low, high)]
+}
+
+impl Format for F32 {
+    const STEP: usize = 32;
+    type Held = ();
+    #[inline(always)]
+    fn hold() {}
+    #[inline(always)]
+    unsafe fn load(w: *const u8, _: ()) -> [v128; 2] {
+        load_two(w)
+    }
+    #[inline(always)]
+    fn multiply(x: v128, w: v128, acc: v128, _: ()) -> v128 {
+        madd(x, w, acc)
+    }
 }
 
 impl Format for Bf16 {
     const STEP: usize = 16;
     const NARROW: bool = true;
+    type Held = ();
     #[inline(always)]
-    unsafe fn load(w: *const u8) -> [v128; 2] {
-        upper_halves(w)
+    fn hold() {}
+    #[inline(always)]
+    unsafe fn load(w: *const u8, _: ()) -> [v128; 2] {
+        join_halves(i32x4_splat(0), v128_load(w as *const v128))
     }
     #[inline(always)]
-    fn multiply(x: v128, w: v128, acc: v128) -> v128 {
+    fn multiply(x: v128, w: v128, acc: v128, _: ()) -> v128 {
         madd(x, w, acc)
     }
 }
@@ -75,42 +88,53 @@ impl Format for Bf16 {
 impl Format for F16 {
     const STEP: usize = 16;
     const NARROW: bool = true;
+    type Held = [v128; 2];
     #[inline(always)]
-    unsafe fn load(w: *const u8) -> [v128; 2] {
-        // moves exponent and mantissa to their places in an f32, then makes up for the difference of the biases;
-        // the product is exact, also for numbers that are subnormal as halves
-        upper_halves(w).map(|h| {
-            let bits = v128_and(i32x4_shr(h, 3), u32x4_splat(0x8fff_ffff));
-            f32x4_mul(bits, u32x4_splat((127 + 112) << 23))
-        })
+    fn hold() -> [v128; 2] {
+        [opaque(u16x8_splat(0x8fff)), opaque(u32x4_splat((127 + 112) << 23))]
     }
     #[inline(always)]
-    fn multiply(x: v128, w: v128, acc: v128) -> v128 {
+    unsafe fn load(w: *const u8, [mask, scale]: [v128; 2]) -> [v128; 2] {
+        // moves exponent and mantissa to their places in an f32, then makes up for the difference of the biases;
+        // the product is exact, also for numbers that are subnormal as halves
+        let h = v128_load(w as *const v128);
+        join_halves(i16x8_shl(h, 13), v128_and(i16x8_shr(h, 3), mask)).map(|v| f32x4_mul(v, scale))
+    }
+    #[inline(always)]
+    fn multiply(x: v128, w: v128, acc: v128, _: [v128; 2]) -> v128 {
         madd(x, w, acc)
     }
 }
 
 impl Format for Int8 {
     const STEP: usize = 32;
+    type Held = ();
     #[inline(always)]
-    unsafe fn load(w: *const u8) -> [v128; 2] {
-        F32::load(w)
+    fn hold() {}
+    #[inline(always)]
+    unsafe fn load(w: *const u8, _: ()) -> [v128; 2] {
+        load_two(w)
     }
     #[inline(always)]
-    fn multiply(x: v128, w: v128, acc: v128) -> v128 {
+    fn multiply(x: v128, w: v128, acc: v128, _: ()) -> v128 {
         dot4(w, x, acc)
     }
 }
 
 impl Format for Int8Pairs {
     const STEP: usize = 32;
+    type Held = v128;
     #[inline(always)]
-    unsafe fn load(w: *const u8) -> [v128; 2] {
-        F32::load(w)
+    fn hold() -> v128 {
+        opaque(i16x8_splat(1))
     }
     #[inline(always)]
-    fn multiply(x: v128, w: v128, acc: v128) -> v128 {
-        dot4_by_pairs(w, x, acc)
+    unsafe fn load(w: *const u8, _: v128) -> [v128; 2] {
+        load_two(w)
+    }
+    #[inline(always)]
+    fn multiply(x: v128, w: v128, acc: v128, ones: v128) -> v128 {
+        dot4_by_pairs(w, x, acc, ones)
     }
 }
 
@@ -158,17 +182,18 @@ unsafe fn tile<F: Format, const STRIDED: bool, const M: usize, const P: usize>(
     w: Panels,
     steps: usize,
 ) {
+    let held = F::hold();
     let step = if STRIDED { w.step } else { F::STEP };
     let mut acc = [[[i32x4_splat(0); 2]; P]; M];
     let mut xs: [*const u8; M] = core::array::from_fn(|m| x.at(m, 0) as *const u8);
     let mut ws: [*const u8; P] = core::array::from_fn(|p| w.from(p).data);
     let mut advance = |xs: &[*const u8; M], ws: &[*const u8; P], offset: usize| {
-        let b: [[v128; 2]; P] = core::array::from_fn(|p| F::load(ws[p].add(offset * step)));
+        let b: [[v128; 2]; P] = core::array::from_fn(|p| F::load(ws[p].add(offset * step), held));
         for m in 0..M {
             let a = v128_load32_splat(xs[m].add(offset * 4) as *const u32);
             for p in 0..P {
-                acc[m][p][0] = F::multiply(a, b[p][0], acc[m][p][0]);
-                acc[m][p][1] = F::multiply(a, b[p][1], acc[m][p][1]);
+                acc[m][p][0] = F::multiply(a, b[p][0], acc[m][p][0], held);
+                acc[m][p][1] = F::multiply(a, b[p][1], acc[m][p][1], held);
             }
         }
     };

@@ -1,0 +1,349 @@
+import assert from "node:assert/strict";
+import type { Rule } from "../src/decode/acceptance.ts";
+import { autoregress } from "../src/decode/autoregressive.ts";
+import { type Distributions, HostDistributions } from "../src/decode/distributions.ts";
+import type { Drafter, DraftRequest, Target } from "../src/decode/drafter.ts";
+import type { Round } from "../src/decode/loop.ts";
+import { StatisticsCollector } from "../src/decode/metrics.ts";
+import { speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
+import { ToyPair } from "./toy.ts";
+
+const V = 10;
+
+/** Continues a text by counting: token n is followed by n + 1 mod 10, for certain. Notes how it is used. */
+class Counter implements Target {
+  readonly vocabSize = V;
+  readonly contextLength: number;
+  readonly scored: number[] = [];
+  readonly truncated: number[] = [];
+  fail = false;
+
+  constructor(contextLength = 64) {
+    this.contextLength = contextLength;
+  }
+
+  score(tokens: Int32Array, rows: number): Distributions {
+    if (this.fail) throw new Error("out of memory");
+    assert.ok(tokens.length <= this.contextLength && rows >= 1 && rows <= tokens.length);
+    this.scored.push(tokens.length);
+    return new HostDistributions(
+      Array.from(tokens.slice(-rows), (token) => {
+        const law = new Float64Array(V);
+        law[(token + 1) % V] = 1;
+        return law;
+      }),
+    );
+  }
+
+  truncate(length: number): void {
+    this.truncated.push(length);
+  }
+}
+
+/** Drafts by counting, but for every `wrong`-th position. Notes what it was asked. */
+class CountingDrafter implements Drafter {
+  readonly name = "counting";
+  readonly vocabSize = V;
+  readonly leftToRight = true;
+  readonly asked: DraftRequest[] = [];
+  readonly #wrong: number;
+
+  constructor(wrong = Infinity) {
+    this.#wrong = wrong;
+  }
+
+  draft(request: DraftRequest) {
+    this.asked.push(request);
+    const { tokens, gamma } = request;
+    const drafted = Int32Array.from({ length: gamma }, (_, j) => {
+      const position = tokens.length + j;
+      return (tokens[tokens.length - 1] + j + 1 + (position % this.#wrong === 0 ? 5 : 0)) % V;
+    });
+    return { tokens: drafted, steps: new Int32Array(gamma), passes: 1 };
+  }
+
+  reset(): void {}
+
+  [Symbol.dispose](): void {}
+}
+
+async function all(rounds: AsyncIterable<Round>): Promise<Round[]> {
+  const found: Round[] = [];
+  for await (const round of rounds) found.push(round);
+  return found;
+}
+
+function tokensOf(rounds: readonly Round[]): number[] {
+  return rounds.flatMap(({ tokens }) => tokens);
+}
+
+Deno.test("a round tells what was drafted, accepted and emitted, and from where", async () => {
+  const rounds = await all(
+    speculate(new Counter(), new CountingDrafter(6), [2, 3], { gamma: 3, maxTokens: 9 }),
+  );
+  assert.deepEqual(
+    rounds.map(({ draft, tokens, from, accepted, finishReason }) => ({
+      draft,
+      tokens,
+      from,
+      accepted,
+      finishReason,
+    })),
+    [
+      {
+        draft: [4, 5, 6],
+        tokens: [4, 5, 6, 7],
+        from: ["accepted", "accepted", "accepted", "bonus"],
+        accepted: 3,
+        finishReason: undefined,
+      },
+      { draft: [3, 9, 0], tokens: [8], from: ["corrected"], accepted: 0, finishReason: undefined },
+      {
+        draft: [9, 0, 1],
+        tokens: [9, 0, 1, 2],
+        from: ["accepted", "accepted", "accepted", "bonus"],
+        accepted: 3,
+        finishReason: "length",
+      },
+    ],
+  );
+});
+
+Deno.test("plain decoding emits one token per round, the target's", async () => {
+  const target = new Counter();
+  const rounds = await all(autoregress(target, [7, 8], { maxTokens: 3 }));
+  assert.deepEqual(rounds.map(({ tokens, from, draft }) => [tokens, from, draft]), [
+    [[9], ["target"], []],
+    [[0], ["target"], []],
+    [[1], ["target"], []],
+  ]);
+  assert.deepEqual(target.scored, [1, 2, 3, 4]); // the prompt but its last token, then a row for each token
+  assert.equal(rounds.at(-1)!.finishReason, "length");
+});
+
+Deno.test("gamma shrinks to what is left, and a round without a draft is a plain step", async () => {
+  for (let maxTokens = 1; maxTokens <= 12; maxTokens++) {
+    for (const gamma of [0, 1, 2, 5, 40]) {
+      const drafter = new CountingDrafter();
+      const rounds = await all(speculate(new Counter(), drafter, [0], { gamma, maxTokens }));
+      assert.deepEqual(tokensOf(rounds), Array.from({ length: maxTokens }, (_, i) => (i + 1) % V));
+      for (const { gamma: asked, tokens } of drafter.asked) {
+        assert.ok(asked >= 1 && asked <= gamma && asked <= maxTokens - tokens.length);
+      }
+      assert.ok(rounds.every(({ draft, from }) => draft.length > 0 || from[0] === "target"));
+      assert.equal(rounds.length, Math.ceil(maxTokens / (gamma + 1)));
+    }
+  }
+});
+
+Deno.test("a text ends with the target's context", async () => {
+  for (const gamma of [0, 3]) {
+    const target = new Counter(8);
+    const rounds = await all(speculate(target, new CountingDrafter(), [0, 1, 2], { gamma }));
+    assert.deepEqual(tokensOf(rounds), [3, 4, 5, 6, 7]);
+    assert.equal(rounds.at(-1)!.finishReason, "context");
+    assert.ok(Math.max(...target.scored) <= 7); // the last token is emitted and never read
+  }
+  const [round] = await all(autoregress(new Counter(8), [0, 1, 2], { maxTokens: 1 }));
+  assert.equal(round.finishReason, "length");
+});
+
+Deno.test("a stop token ends the text wherever it stands in a round", async () => {
+  for (let stop = 1; stop <= 9; stop++) {
+    for (const wrong of [Infinity, 2, 3, 4]) {
+      const target = new Counter();
+      const options = { gamma: 4, stopTokens: [stop], maxTokens: 30 };
+      const rounds = await all(speculate(target, new CountingDrafter(wrong), [0], options));
+      assert.deepEqual(tokensOf(rounds), Array.from({ length: stop }, (_, i) => i + 1));
+      const { tokens, from, accepted, finishReason } = rounds.at(-1)!;
+      assert.equal(finishReason, "stop");
+      assert.equal(from.length, tokens.length);
+      assert.equal(from.filter((origin) => origin === "accepted").length, accepted);
+      assert.equal(tokens.at(-1), stop);
+      assert.ok(target.truncated.at(-1)! <= 1 + stop);
+    }
+  }
+});
+
+Deno.test("the target is rolled back to what it has seen of the text after each round", async () => {
+  const target = new Counter();
+  await all(speculate(target, new CountingDrafter(6), [2, 3], { gamma: 3, maxTokens: 9 }));
+  // three accepted, none accepted, three accepted; then once more on leaving
+  assert.deepEqual(target.truncated, [5, 6, 10, 10]);
+});
+
+Deno.test("a loop that was left early or failed leaves target and drafter usable", async () => {
+  const pair = new ToyPair(3, 4);
+  const drafter = pair.markov({ steps: 2 });
+  const options: SpeculateOptions = { seed: 5, gamma: 3, maxTokens: 16 };
+  const fresh = new ToyPair(3, 4);
+  const expected = tokensOf(await all(speculate(fresh.target, fresh.markov({ steps: 2 }), [1, 2], options)));
+  const again = async () => tokensOf(await all(speculate(pair.target, drafter, [1, 2], options)));
+
+  for await (const { finishReason } of speculate(pair.target, drafter, [3, 0, 1], options)) {
+    assert.equal(finishReason, undefined);
+    break;
+  }
+  assert.deepEqual(await again(), expected);
+
+  const broken: Drafter = {
+    ...{ name: "broken", vocabSize: 4, leftToRight: true, reset() {}, [Symbol.dispose]() {} },
+    draft: (request) => {
+      if (request.tokens.length > 8) throw new Error("the drafter broke");
+      return drafter.draft(request);
+    },
+  };
+  await assert.rejects(all(speculate(pair.target, broken, [1, 2], options)), /the drafter broke/);
+  assert.deepEqual(await again(), expected);
+
+  const controller = new AbortController();
+  await assert.rejects(async () => {
+    for await (const _ of speculate(pair.target, drafter, [2], { ...options, signal: controller.signal })) {
+      controller.abort(new Error("enough"));
+    }
+  }, /enough/);
+  assert.deepEqual(await again(), expected);
+
+  const target = new Counter();
+  target.fail = true;
+  await assert.rejects(all(autoregress(target, [1], {})), /out of memory/);
+  assert.deepEqual(target.truncated, [0]);
+});
+
+Deno.test("a signal that is aborted already ends the loop before anything is computed", async () => {
+  const target = new Counter();
+  await assert.rejects(all(autoregress(target, [1, 2], { signal: AbortSignal.abort() })), {
+    name: "AbortError",
+  });
+  assert.deepEqual(target.scored, []);
+});
+
+Deno.test("timers run while a loop computes, however it is awaited", async () => {
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(), 1);
+  // nothing in here ever waits: without turns of the event loop the text would be finished first
+  await assert.rejects(all(autoregress(new Counter(1e6), [1], { signal: controller.signal })), {
+    name: "AbortError",
+  });
+});
+
+Deno.test("what makes no sense is refused, saying what was expected", async () => {
+  const target = new Counter(8), drafter = new CountingDrafter();
+  const decoding = (prompt: number[], options: SpeculateOptions) =>
+    all(speculate(target, drafter, prompt, options));
+  const cases: [Promise<unknown>, RegExp][] = [
+    [decoding([], {}), /the prompt is empty/],
+    [decoding([0, 1, 2, 3, 4, 5, 6, 7], {}), /the prompt has 8 tokens, and the context of 8 has no room/],
+    [decoding([0, 10], {}), /prompt token 1 is 10, expected an integer in \[0, 10\)/],
+    [decoding([0.5], {}), /prompt token 0 is 0.5/],
+    [decoding([-1], {}), /prompt token 0 is -1/],
+    [decoding([0], { maxTokens: 0 }), /maxTokens is 0, expected a positive integer/],
+    [decoding([0], { maxTokens: 1.5 }), /maxTokens is 1.5/],
+    [decoding([0], { maxTokens: NaN }), /maxTokens is NaN/],
+    [decoding([0], { seed: 0.5 }), /0.5/],
+  ];
+  await Promise.all(cases.map(([run, message]) => assert.rejects(run, { name: "RangeError", message })));
+});
+
+Deno.test("what does not fit together is refused at the call", () => {
+  const target = new Counter(), drafter = new CountingDrafter();
+  assert.throws(() => speculate(target, drafter, [0], { gamma: -1 }), RangeError);
+  assert.throws(() => speculate(target, drafter, [0], { gamma: 1.5 }), RangeError);
+  assert.throws(() => speculate(target, drafter, [0], { rule: "typical" as Rule }), {
+    name: "TypeError",
+    message: /unknown rule "typical", expected one of ordered, ratio/,
+  });
+  assert.throws(() => speculate(new ToyPair(1).target, drafter, [0]), {
+    name: "RangeError",
+    message: /the drafter has 10 tokens and the target 3, expected the same vocabulary/,
+  });
+  const anyOrder = Object.assign(new CountingDrafter(), { leftToRight: false });
+  for (const rule of ["ratio", "block"] as const) {
+    assert.throws(() => speculate(target, anyOrder, [0], { rule }), {
+      name: "TypeError",
+      message: /"counting" are not; use one of ordered, match, coupled$/,
+    });
+  }
+});
+
+Deno.test("a drafter that drafts too much is refused", async () => {
+  const drafter = new CountingDrafter();
+  const greedy: Drafter = Object.assign(new CountingDrafter(), {
+    draft: (request: DraftRequest) => drafter.draft({ ...request, gamma: request.gamma + 1 }),
+  });
+  await assert.rejects(
+    all(speculate(new Counter(), greedy, [0], { gamma: 2 })),
+    /drafted 3 tokens, expected at most 2/,
+  );
+});
+
+Deno.test("the drafter is told the rule's wishes", async () => {
+  const asked = async (options: SpeculateOptions) => {
+    const drafter = new CountingDrafter();
+    await all(speculate(new Counter(), drafter, [0], { ...options, maxTokens: 3 }));
+    return drafter.asked[0];
+  };
+  const sampling = { temperature: 0.7 };
+  assert.deepEqual((await asked({ sampling })).sampling, sampling);
+  assert.deepEqual((await asked({ sampling, rule: "match" })).sampling, { temperature: 0 });
+  assert.deepEqual((await asked({ sampling, rule: "match", draftSampling: {} })).sampling, {});
+  assert.equal((await asked({ rule: "coupled" })).coupled, true);
+  assert.equal((await asked({ rule: "match" })).coupled, false);
+  assert.equal((await asked({})).hidden, undefined);
+});
+
+Deno.test("statistics count rounds as they were", async () => {
+  const collector = new StatisticsCollector({
+    promptTokens: 2,
+    drafter: { name: "counting", leftToRight: true },
+    rule: "ordered",
+    seed: 2n ** 64n - 1n,
+  });
+  assert.equal(collector.statistics().tokensPerSecond, 0);
+  const rounds = await all(
+    speculate(new Counter(), new CountingDrafter(6), [2, 3], { gamma: 3, maxTokens: 10 }),
+  );
+  for (const round of rounds.slice(0, 2)) collector.add(round);
+  assert.equal(collector.statistics().finishReason, undefined);
+  for (const round of rounds.slice(2)) collector.add(round);
+  const { prefillMs, draftMs, verifyMs, otherMs, totalMs, timeToFirstTokenMs, tokensPerSecond, ...counts } =
+    collector
+      .statistics();
+  // accepted 3 of 3, 0 of 3, 3 of 3, and a last plain step
+  assert.deepEqual(counts, {
+    drafter: "counting",
+    rule: "ordered",
+    exactness: "exact",
+    seed: "18446744073709551615",
+    finishReason: "length",
+    promptTokens: 2,
+    tokens: 10,
+    rounds: 4,
+    draftTokens: 9,
+    acceptedTokens: 6,
+    draftPasses: 3,
+    draftAcceptanceRate: 6 / 9,
+    meanAcceptanceLength: 2.5,
+    meanAcceptedDraftTokens: 1.5,
+    draftedPerPosition: [3, 3, 3],
+    acceptedPerPosition: [2, 2, 2],
+    acceptanceRatePerPosition: [2 / 3, 2 / 3, 2 / 3],
+    acceptanceHistogram: [1, 0, 0, 2],
+  });
+  assert.ok([prefillMs, draftMs, verifyMs, otherMs].every((ms) => ms >= 0));
+  assert.ok(Math.abs(prefillMs + draftMs + verifyMs + otherMs - totalMs) < 1e-6);
+  assert.ok(timeToFirstTokenMs <= totalMs && timeToFirstTokenMs >= prefillMs);
+  assert.ok(Math.abs(tokensPerSecond * (totalMs - prefillMs) - 1e4) < 1e-3);
+  assert.equal(collector.statistics("aborted").finishReason, "aborted");
+});
+
+Deno.test("statistics say whether the text is exact", () => {
+  const exactness = (rule: Rule, leftToRight: boolean) =>
+    new StatisticsCollector({ promptTokens: 1, rule, drafter: { name: "", leftToRight } }).statistics()
+      .exactness;
+  assert.equal(exactness("paper", false), "lossy");
+  assert.equal(exactness("paper", true), "exact");
+  assert.equal(exactness("ordered", false), "exact");
+  const plain = new StatisticsCollector({ promptTokens: 1 }).statistics();
+  assert.deepEqual([plain.exactness, plain.drafter, plain.rule], ["exact", "none", "none"]);
+});
