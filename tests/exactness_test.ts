@@ -84,7 +84,7 @@ async function assertExact(
   assert.ok(distance < EXACT, `${rule}, ${label}: total variation ${distance}`);
 }
 
-Deno.test("every exact rule gives the target's law, and inexact combinations are refused", async () => {
+Deno.test("every rule that is exact gives the target's law, every other is refused", async () => {
   for (const seed of [1, 2]) {
     const pair = new ToyPair(seed);
     const drafters: [string, Drafter][] = [["autoregressive", pair.autoregressive()], [
@@ -112,7 +112,7 @@ Deno.test("every exact rule gives the target's law, and inexact combinations are
   }
 });
 
-Deno.test("... and in random order, where masks are opened by chance too", async () => {
+Deno.test("the law is exact in random order, where masks are opened by chance too", async () => {
   for (const seed of [1, 2, 3]) {
     const pair = new ToyPair(seed);
     for (const steps of [2, 3]) {
@@ -134,7 +134,7 @@ Deno.test("... and in random order, where masks are opened by chance too", async
   }
 });
 
-Deno.test("... and from a hot start", async () => {
+Deno.test("the law is exact from a hot start", async () => {
   for (const seed of [1, 2, 3]) {
     const pair = new ToyPair(seed);
     for (const options of [{ steps: 1 }, { steps: 2, order: "confidence" }] as const) {
@@ -147,14 +147,14 @@ Deno.test("... and from a hot start", async () => {
   }
 });
 
-Deno.test("... and to the fourth token, where a whole draft of three was accepted", async () => {
+Deno.test("the law is exact to the token that follows a whole draft", async () => {
   const pair = new ToyPair(4);
   for (const rule of ["ordered", "block", "coupled"] as const) {
     await assertExact(pair, pair.markov({ steps: 1 }), { rule, tokens: 4 }, "Markov head, T=1");
   }
 });
 
-Deno.test("... and over four tokens of vocabulary", async () => {
+Deno.test("the law is exact over four tokens of vocabulary", async () => {
   const pair = new ToyPair(5, 4);
   for (
     const [label, drafter] of [
@@ -174,7 +174,7 @@ Deno.test("... and over four tokens of vocabulary", async () => {
   }
 });
 
-Deno.test("... and after temperature, top-k and top-p, whatever the drafter's own", async () => {
+Deno.test("the law is exact after temperature, top-k and top-p, whatever the drafter's own", async () => {
   const pair = new ToyPair(6);
   const samplings: Sampling[] = [{ temperature: 0.6 }, { topK: 2 }, { topP: 0.75 }, {
     temperature: 1.5,
@@ -208,7 +208,7 @@ Deno.test("plain decoding has the target's law", async () => {
   }
 });
 
-Deno.test("the same measurement finds the paper's rule inexact for any-order drafts in several steps", async () => {
+Deno.test("the same measurement finds the paper rule inexact for any-order drafts in several steps", async () => {
   for (const order of ["random", "confidence"] as const) {
     let sum = 0;
     const seeds = 12;
@@ -217,6 +217,7 @@ Deno.test("the same measurement finds the paper's rule inexact for any-order dra
       const law = await lawOfOneRound(pair, pair.diffusion({ order, steps: 3 }), { rule: "paper" });
       sum += totalVariation(law, pair.model.joint(PROMPT, 4));
     }
+    // 0.016 for both, at most 0.026 and 0.089
     assert.ok(sum / seeds > 0.005, `${order}: mean total variation ${sum / seeds}`);
   }
 });
@@ -243,7 +244,7 @@ function alteredRows(
   );
 }
 
-Deno.test("... and whatever else breaks a rule", async (t) => {
+Deno.test("the same measurement finds what breaks a rule", async (t) => {
   const pair = new ToyPair(1);
   const joint = pair.model.joint(PROMPT, 4);
   const oneStep = pair.diffusion({ steps: 1 });

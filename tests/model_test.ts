@@ -229,7 +229,7 @@ Deno.test("a model that cannot be loaded leaves nothing on the device", async ()
     if ("denoise" in model) {
       using cache = model.newCache();
       // more noise levels than are kept
-      for (let i = 1; i < 200; i++) model.denoise([320], cache, i / 10, { cleanRows: 0, headRows: 1 });
+      for (let i = 1; i < 200; i++) model.denoise([320], cache, i / 10, { cleanRows: 0, head: [0] });
       assert(held < 2000, `${held} vectors are held`);
     }
     model[Symbol.dispose]();
@@ -273,7 +273,7 @@ Deno.test("passes that make no sense are refused, and leave the cache alone", as
 
   using sedd = await loadSedd(await altered("sedd-tiny", {}), backend);
   using window = sedd.newCache(8);
-  const rows = { cleanRows: 0, headRows: 1 };
+  const rows = { cleanRows: 0, head: [0] };
   refused(
     () => sedd.denoise([321], window, 1, rows),
     "Cannot run the model: token 321 at index 0 is not in [0, 321)",
@@ -285,9 +285,15 @@ Deno.test("passes that make no sense are refused, and leave the cache alone", as
     );
   }
   refused(
-    () => sedd.denoise([320], window, 1, { cleanRows: 2, headRows: 1 }),
+    () => sedd.denoise([320], window, 1, { cleanRows: 2, head: [0] }),
     "Cannot run the model: cleanRows is 2, expected an integer within [0, 1]",
   );
+  for (const head of [[], [1], [0, 0], [-1]]) {
+    refused(
+      () => sedd.denoise([320], window, 1, { cleanRows: 0, head }),
+      `Cannot run the model: head is [${head}], expected ascending rows within [0, 1), at least one`,
+    );
+  }
   refused(
     () => sedd.denoise(new Array(9).fill(320), window, 1, rows),
     "Cannot run the model: positions [0, 9) do not fit the cache of 8",

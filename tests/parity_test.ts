@@ -113,7 +113,10 @@ function testSedd(name: string, model: SeddModel, expected: Expected): void {
     assertClose([logLinearSigma(t), logLinearRate(t)], [sigma, rate], 1e-6, `${what}: noise schedule`);
 
     using cache = model.newCache();
-    const pass = model.denoise(tokens, cache, sigma, { cleanRows: 0, headRows: tokens.length });
+    const pass = model.denoise(tokens, cache, sigma, {
+      cleanRows: 0,
+      head: lastRows(tokens.length, tokens.length),
+    });
     assert.equal(cache.length, 0, "a bidirectional pass commits nothing");
     const scored = logScores(pass.logits.read(), tokens, sigma, vocabSize, model.scaleBySigma);
     assertClose(scored.logScores, sequence(expected.log_score, b), TOLERANCE, `${what}: log-scores`);
@@ -129,9 +132,24 @@ function testSedd(name: string, model: SeddModel, expected: Expected): void {
     assertClose(loss, sequence(expected.weighted_loss, b), TOLERANCE, `${what}: weighted loss`);
 
     // the rows of a window see one another, so that only the head may be asked for less
-    const some = model.denoise(tokens, cache, sigma, { cleanRows: 5, headRows: 7 }).logits.read().slice();
-    const full = model.denoise(tokens, cache, sigma, { cleanRows: 0, headRows: tokens.length }).logits.read();
+    const some = model.denoise(tokens, cache, sigma, { cleanRows: 5, head: lastRows(7, tokens.length) })
+      .logits.read().slice();
+    const full = model.denoise(tokens, cache, sigma, {
+      cleanRows: 0,
+      head: lastRows(tokens.length, tokens.length),
+    })
+      .logits.read().slice();
     assertSame(some, full.subarray(full.length - some.length), `${what}, head of the last rows`);
+    const spread = [1, 2, 7, tokens.length - 1];
+    const few = model.denoise(tokens, cache, sigma, { cleanRows: 0, head: spread }).logits;
+    spread.forEach((row, i) => {
+      const columns = few.columns;
+      assertSame(
+        few.slice(i, 1).read(),
+        full.subarray(row * columns, (row + 1) * columns),
+        `${what}, row ${row}`,
+      );
+    });
   }
 }
 
@@ -184,7 +202,10 @@ for (const [backendName, open] of presentBackends()) {
       const { vocabSize } = model.shape;
       using cache = model.newCache();
       const window = [...prompt, ...new Array(8).fill(vocabSize)];
-      const pass = model.denoise(window, cache, sigma, { cleanRows: prompt.length, headRows: 8 });
+      const pass = model.denoise(window, cache, sigma, {
+        cleanRows: prompt.length,
+        head: lastRows(8, window.length),
+      });
       const plain = withoutMask(pass.logits.read(), vocabSize); // [8, V]
       assertClose(plain, expected[`${name}.logits`].values, INT8_TOLERANCE, name);
       assert.equal(model.hasMarkovHead, name === "drafter-sedd-causal");
@@ -207,9 +228,11 @@ for (const [backendName, open] of presentBackends()) {
     const mask = model.shape.vocabSize, sigma = logLinearSigma(1);
     const text = Array.from({ length: 29 }, (_, i) => (i * 761 + 13) % mask);
     const masks = new Array(4).fill(mask);
-    const denoise = (of: SeddModel, cache: Cache, clean: number[], rest: number[], headRows = 4) =>
-      of.denoise([...clean, ...rest], cache, sigma, { cleanRows: clean.length, headRows }).logits.read()
+    const denoise = (of: SeddModel, cache: Cache, clean: number[], rest: number[], wanted = 4) => {
+      const head = lastRows(wanted, clean.length + rest.length);
+      return of.denoise([...clean, ...rest], cache, sigma, { cleanRows: clean.length, head }).logits.read()
         .slice();
+    };
 
     using cache = model.newCache();
     const whole = denoise(model, cache, text, masks);
@@ -233,6 +256,11 @@ for (const [backendName, open] of presentBackends()) {
     const clean = denoise(cut, pieces, text.slice(0, 10), [], 10);
     assertSame(all.subarray(0, clean.length), clean, "clean rows do not see what follows");
   });
+}
+
+/** The last `count` of `rows` rows. */
+function lastRows(count: number, rows: number): number[] {
+  return Array.from({ length: count }, (_, i) => rows - count + i);
 }
 
 /** Rows of V+1 without their last column. */

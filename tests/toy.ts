@@ -208,15 +208,15 @@ export class ToyDiffusionModel implements DiffusionModel {
     tokens: ArrayLike<number>,
     cache: Cache,
     _sigma: number,
-    { cleanRows, headRows }: { readonly cleanRows: number; readonly headRows: number },
+    { cleanRows, head }: { readonly cleanRows: number; readonly head: readonly number[] },
   ): DiffusionPass {
     const clean = Array.from(tokens), window = clean.splice(cleanRows);
     if (this.prefixAttention === "causal") (cache as ToyCache).append(clean);
     const text = this.prefixAttention === "causal" ? [...tokensOf(cache)] : clean;
-    const logits = this.#backend.activation(headRows, this.shape.vocabSize + 1);
-    for (let r = 0; r < headRows; r++) {
+    const logits = this.#backend.activation(head.length, this.shape.vocabSize + 1);
+    for (let r = 0; r < head.length; r++) {
       const row = new Float32Array(this.shape.vocabSize + 1).fill(9); // the mask: likely, and never to be drawn
-      row.set(this.#logits(text, window, window.length - headRows + r));
+      row.set(this.#logits(text, window, head[r] - cleanRows));
       logits.slice(r, 1).write(row);
     }
     return { logits, markov: undefined };

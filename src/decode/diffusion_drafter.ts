@@ -12,16 +12,12 @@
 
 import type { Backend } from "../backend/backend.ts";
 import type { DiffusionModel, DiffusionPass } from "../model/model.ts";
+import { logLinearSigma } from "../model/sedd_score.ts";
 import { CachedText } from "./cached_text.ts";
 import { DeviceDistributions } from "./device_distributions.ts";
 import type { Draft, Drafter, DraftRequest } from "./drafter.ts";
 import { propose } from "./propose.ts";
 import { reveal, type RevealOrder } from "./reveal.ts";
-
-/** σ̄(t) of the log-linear schedule, t ∈ (0, 1]; t = 1 is all mask (Lou et al. 2024; ε = 1e-3). */
-function logLinearSigma(t: number): number {
-  return -Math.log1p(-(1 - 1e-3) * t);
-}
 
 /** Options of {@linkcode DiffusionDrafter}. */
 export interface DiffusionDrafterOptions {
@@ -112,18 +108,18 @@ export class DiffusionDrafter implements Drafter {
     let passes = 0;
     let changed = true;
     let pass: DiffusionPass | undefined;
-    let first = 0; // the draft index of the pass's first row of logits
+    let computed: readonly number[] = []; // the draft indices that the rows of `pass` belong to
     for (let step = 0; step < steps; step++) {
       const masked = indicesOf(draft, mask);
       if (masked.length === 0) break;
       // with one σ for all steps, a step that opened nothing leaves the next nothing new to compute
       if (changed || this.#sigma === "schedule" || pass === undefined) {
-        first = masked[0];
-        pass = this.#denoise(text, draft, first, this.#sigmaOf(step, steps));
+        computed = masked;
+        pass = this.#denoise(text, draft, computed, this.#sigmaOf(step, steps));
         passes++;
       }
-      const rows = pass;
-      const law = (j: number): void => this.#q.fill(j, rows.logits.slice(j - first, 1), sampling);
+      const { logits } = pass;
+      const law = (j: number): void => this.#q.fill(j, logits.slice(computed.indexOf(j), 1), sampling);
       const open = reveal(this.#order, {
         masked,
         step,
@@ -141,7 +137,7 @@ export class DiffusionDrafter implements Drafter {
         const previous = j === 0 ? text[start - 1] : draft[j - 1];
         // the head restores left context; where the left neighbour is still a mask there is none to restore
         if (this.#model.hasMarkovHead && previous !== mask) {
-          this.#model.markovLogits(rows, j - first, previous);
+          this.#model.markovLogits(pass, computed.indexOf(j), previous);
         }
         law(j);
         draft[j] = propose(this.#q, j, request);
@@ -153,15 +149,14 @@ export class DiffusionDrafter implements Drafter {
     return { tokens: draft, q: this.#q, steps: revealedAt, passes };
   }
 
-  /** One network evaluation: logits of the draft's rows from index `first` on. */
-  #denoise(text: Int32Array, draft: Int32Array, first: number, sigma: number): DiffusionPass {
-    const headRows = draft.length - first;
+  /** One network evaluation: logits of the draft's masked rows, and of no others. */
+  #denoise(text: Int32Array, draft: Int32Array, masked: readonly number[], sigma: number): DiffusionPass {
     if (this.#model.prefixAttention === "causal") {
       this.#reserve(text.length + draft.length);
       const fresh = this.#text.rewind(text);
       const pass = this.#model.denoise(concat(fresh, draft), this.#text.cache, sigma, {
         cleanRows: fresh.length,
-        headRows,
+        head: masked.map((j) => fresh.length + j),
         window: this.#draftContext,
       });
       this.#text.committed(fresh);
@@ -171,7 +166,7 @@ export class DiffusionDrafter implements Drafter {
     const context = text.subarray(Math.max(0, text.length - Math.min(this.#draftContext ?? room, room)));
     return this.#model.denoise(concat(context, draft), this.#text.cache, sigma, {
       cleanRows: context.length,
-      headRows,
+      head: masked.map((j) => context.length + j),
     });
   }
 

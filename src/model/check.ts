@@ -29,6 +29,18 @@ export function checkHeadRows(headRows: number, rows: number): void {
   }
 }
 
+/** @throws {RangeError} unless `head` names at least one of `rows` rows, in ascending order */
+export function checkHead(head: readonly number[], rows: number): void {
+  const inOrder = head.every((row, i) =>
+    Number.isInteger(row) && row >= 0 && row < rows && (i === 0 || row > head[i - 1])
+  );
+  if (head.length === 0 || !inOrder) {
+    throw new RangeError(
+      `Cannot run the model: head is [${head}], expected ascending rows within [0, ${rows}), at least one`,
+    );
+  }
+}
+
 /**
  * @param what is limited, for the message
  * @throws {RangeError} unless `rows` positions after `length` are within the capacity

@@ -55,9 +55,9 @@ export interface CausalModel extends Disposable {
 
 /** Left context restored inside a one-pass draft: see {@linkcode DiffusionModel.markovLogits}. */
 export interface DiffusionPass {
-  /** [headRows, V+1] log-scores up to a constant per row; the mask is the last column. */
+  /** [rows asked for, V+1] log-scores up to a constant per row; the mask is the last column. */
   readonly logits: Activation;
-  /** [headRows, rank] of the Markov head, if the checkpoint has one. */
+  /** [rows asked for, rank] of the Markov head, if the checkpoint has one. */
   readonly markov: Activation | undefined;
 }
 
@@ -85,7 +85,7 @@ export interface DiffusionModel extends Disposable {
    * denoised, masked (id V) or already revealed, never committed.
    *
    * @param sigma σ̄, the noise level given to the model
-   * @returns logits of the last `headRows` rows, in buffers of the model's that the next pass overwrites
+   * @returns logits of the rows in `options.head`, in buffers of the model's that the next pass overwrites
    * @throws {RangeError} if a token is not in [0, V], or the cache would overflow
    */
   denoise(
@@ -94,7 +94,8 @@ export interface DiffusionModel extends Disposable {
     sigma: number,
     options: {
       readonly cleanRows: number;
-      readonly headRows: number;
+      /** Indices in `tokens`, ascending, of the rows whose logits are wanted: at least one. */
+      readonly head: readonly number[];
       /** A row sees no key further than this many positions back. */
       readonly window?: number | undefined;
     },

@@ -11,7 +11,7 @@
 import type { Activation, Backend, Cache, Matrix, Norm, Vector } from "../backend/backend.ts";
 import { checkSizes } from "../backend/check.ts";
 import { type Block, Growing, runBlock, Workspace } from "./block.ts";
-import { checkHeadRows, checkRoom, checkTokens } from "./check.ts";
+import { checkHead, checkRoom, checkTokens } from "./check.ts";
 import { Config, headSize } from "./config.ts";
 import type { DiffusionModel, DiffusionPass, ModelShape } from "./model.ts";
 import { Conditioning, EPSILON } from "./sedd_conditioning.ts";
@@ -171,15 +171,15 @@ class Sedd implements SeddModel {
     sigma: number,
     options: {
       readonly cleanRows: number;
-      readonly headRows: number;
+      readonly head: readonly number[];
       readonly window?: number | undefined;
     },
   ): DiffusionPass {
-    const rows = tokens.length, { cleanRows, headRows, window } = options;
+    const rows = tokens.length, { cleanRows, head, window } = options;
     const causal = this.prefixAttention === "causal";
     if (!causal) cache.truncate(0);
     checkTokens(tokens, this.shape.vocabSize + 1);
-    checkHeadRows(headRows, rows);
+    checkHead(head, rows);
     if (!(sigma > 0 && sigma < Infinity)) {
       throw new RangeError(`Cannot run the model: sigma is ${sigma}, expected a positive number`);
     }
@@ -191,19 +191,21 @@ class Sedd implements SeddModel {
     checkRoom("cache", cache.length, rows, cache.capacity);
     const { blocks, finalNorm } = this.#weights.conditioning.at(sigma);
     const modulated = this.#weights.blocks.map((block, i) => ({ ...block, ...blocks[i], window }));
-    const logits = this.#logits.atLeast(headRows).slice(0, headRows); // [headRows, V+1]
-    const markov = this.#weights.markov && this.#markov.atLeast(headRows).slice(0, headRows); // [headRows, rank]
+    const wanted = head.length;
+    const logits = this.#logits.atLeast(wanted).slice(0, wanted); // [wanted, V+1]
+    const markov = this.#weights.markov && this.#markov.atLeast(wanted).slice(0, wanted); // [wanted, rank]
     const ids = Int32Array.from(tokens);
     const prefix = causal ? cleanRows : 0;
-    for (let start = 0; start < rows;) {
+    for (let start = 0, at = 0; start < rows;) {
       const clean = Math.min(prefix - start, this.#chunkRows);
       // what is not prefix comes with the last of it, in one piece
       const end = start + clean < prefix ? start + clean : rows;
       const x = this.#chunk(ids.subarray(start, end), cache, modulated, clean); // [end - start, C]
-      const first = Math.max(start, rows - headRows);
-      if (first < end) {
-        const at = first - (rows - headRows), last = x.slice(first - start, end - first);
-        this.#project(logits.slice(at, last.rows), markov?.slice(at, last.rows), last, finalNorm);
+      while (at < wanted && head[at] < end) {
+        const count = runLength(head, at, end);
+        const run = x.slice(head[at] - start, count);
+        this.#project(logits.slice(at, count), markov?.slice(at, count), run, finalNorm);
+        at += count;
       }
       start = end;
     }
@@ -246,4 +248,11 @@ class Sedd implements SeddModel {
   [Symbol.dispose](): void {
     this.#owned[Symbol.dispose]();
   }
+}
+
+/** How many of `rows`, from index `at` on, follow one another below `end`. */
+function runLength(rows: readonly number[], at: number, end: number): number {
+  let count = 1;
+  while (rows[at + count] === rows[at] + count && rows[at + count] < end) count++;
+  return count;
 }

@@ -24,7 +24,7 @@ pub unsafe extern "C" fn pack(job: &Pack, begin: usize, end: usize, _scratch: *m
     for panel in begin..end {
         let data = job.panels.add(panel * job.steps * step);
         data.write_bytes(0, job.steps * step);
-        for lane in 0..8.min(job.rows - panel * 8) {
+        for lane in 0..8.min(job.rows.saturating_sub(panel * 8)) {
             let row = job.rows_data.add((panel * 8 + lane) * job.inputs);
             match job.format {
                 0 => (0..job.inputs).for_each(|k| *(data as *mut f32).add(k * 8 + lane) = *row.add(k)),

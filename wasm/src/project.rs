@@ -35,7 +35,7 @@ pub struct Project {
     then: usize,
 }
 
-/// Unit: a group of panels, 32 columns of out. Scratch: rows × 128 bytes, then a panel as f32.
+/// Unit: a group of panels, 32 columns of out. Scratch: rows × 128 bytes, then a group as f32.
 #[no_mangle]
 pub unsafe extern "C" fn project(job: &Project, begin: usize, end: usize, scratch: *mut u8) {
     match job.format {
@@ -49,24 +49,18 @@ pub unsafe extern "C" fn project(job: &Project, begin: usize, end: usize, scratc
 
 #[inline(always)]
 unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *mut u8) {
-    let all = job.outputs.div_ceil(8);
     let weights = Panels { data: job.weights, stride: job.steps * F::STEP, step: F::STEP };
     let x = Rows { data: job.x, stride: job.x_stride };
     let raw = Rows { data: scratch, stride: GROUP_COLUMNS * 4 };
-    let wide = scratch.add(job.rows * raw.stride);
     for g in begin..end {
-        let panels = GROUP.min(all - g * GROUP);
         let w = weights.from(g * GROUP);
-        if F::NARROW && job.rows > MAX_ROWS {
+        if F::STEP < F32::STEP && job.rows > MAX_ROWS {
             // converted once for all tiles of rows
-            for p in 0..panels {
-                widen::<F>(wide, w.from(p).data, job.steps);
-                let out = Rows { data: raw.at(0, p * 8), ..raw };
-                let w = Panels { data: wide, stride: 0, step: F32::STEP };
-                multiply::<F32, false>(out, x, job.rows, w, 1, job.steps);
-            }
+            let wide = Panels { data: scratch.add(job.rows * raw.stride), stride: job.steps * F32::STEP, step: F32::STEP };
+            (0..GROUP).for_each(|p| widen::<F>(wide.from(p).data as *mut u8, w.from(p).data, job.steps));
+            multiply::<F32, false>(raw, x, job.rows, wide, GROUP, job.steps);
         } else {
-            multiply::<F, false>(raw, x, job.rows, w, panels, job.steps);
+            multiply::<F, false>(raw, x, job.rows, w, GROUP, job.steps);
         }
         finish(job, raw, g * GROUP_COLUMNS);
     }

@@ -9,8 +9,7 @@
 use crate::simd::{dot4, dot4_by_pairs, madd, opaque};
 use core::arch::wasm32::*;
 
-/// Rows of the largest tile. Its accumulators exceed x86's 16 registers, which costs next to nothing, while a second
-/// tile would leave the memory idle; and a verify pass of 8 drafted tokens has 9 rows.
+/// Rows of the largest tile: a verify pass of 8 drafted tokens has 9.
 pub const MAX_ROWS: usize = 9;
 /// Panels of the widest tile, and so the panels of a group.
 pub const GROUP: usize = 4;
@@ -21,8 +20,8 @@ pub const GROUP_COLUMNS: usize = GROUP * 8;
 pub trait Format {
     /// Bytes of a step of a panel.
     const STEP: usize;
-    /// Whether an entry is held in fewer bytes than it is multiplied in.
-    const NARROW: bool = false;
+    /// Whether panels always come in whole groups.
+    const GROUPED: bool = true;
     /// Vectors that every step needs. They pass through [`opaque`], for V8 makes a constant anew at each use.
     type Held: Copy;
     fn hold() -> Self::Held;
@@ -56,6 +55,8 @@ fn join_halves(low: v128, high: v128) -> [v128; 2] {
 
 impl Format for F32 {
     const STEP: usize = 32;
+    /// Attention has as many panels as there are positions.
+    const GROUPED: bool = false;
     type Held = ();
     #[inline(always)]
     fn hold() {}
@@ -71,7 +72,6 @@ impl Format for F32 {
 
 impl Format for Bf16 {
     const STEP: usize = 16;
-    const NARROW: bool = true;
     type Held = ();
     #[inline(always)]
     fn hold() {}
@@ -87,7 +87,6 @@ impl Format for Bf16 {
 
 impl Format for F16 {
     const STEP: usize = 16;
-    const NARROW: bool = true;
     type Held = [v128; 2];
     #[inline(always)]
     fn hold() -> [v128; 2] {
@@ -174,7 +173,33 @@ impl Panels {
     }
 }
 
+/// Lane LANE in all four.
+#[inline(always)]
+fn splat<const LANE: usize>(v: v128) -> v128 {
+    i32x4_shuffle::<LANE, LANE, LANE, LANE>(v, v)
+}
+
+/// One step of a tile: row m contributes `x(m)`, one number in all lanes.
+#[inline(always)]
+unsafe fn advance<F: Format, const M: usize, const P: usize>(
+    acc: &mut [[[v128; 2]; P]; M],
+    held: F::Held,
+    ws: [*const u8; P],
+    x: impl Fn(usize) -> v128,
+) {
+    let w = ws.map(|p| F::load(p, held));
+    for m in 0..M {
+        let a = x(m);
+        for p in 0..P {
+            acc[m][p] = core::array::from_fn(|half| F::multiply(a, w[p][half], acc[m][p][half], held));
+        }
+    }
+}
+
 /// M × 8P outputs over all steps. STRIDED: steps are `w.step` bytes apart, not side by side.
+///
+/// Out of line, because V8 compiles one loop better than a function of fifty. Four steps at a time, because each load
+/// is paid for with a bounds check: one load of x serves four steps.
 #[inline(never)]
 unsafe fn tile<F: Format, const STRIDED: bool, const M: usize, const P: usize>(
     out: Rows,
@@ -187,24 +212,19 @@ unsafe fn tile<F: Format, const STRIDED: bool, const M: usize, const P: usize>(
     let mut acc = [[[i32x4_splat(0); 2]; P]; M];
     let mut xs: [*const u8; M] = core::array::from_fn(|m| x.at(m, 0) as *const u8);
     let mut ws: [*const u8; P] = core::array::from_fn(|p| w.from(p).data);
-    let mut advance = |xs: &[*const u8; M], ws: &[*const u8; P], offset: usize| {
-        let b: [[v128; 2]; P] = core::array::from_fn(|p| F::load(ws[p].add(offset * step), held));
-        for m in 0..M {
-            let a = v128_load32_splat(xs[m].add(offset * 4) as *const u32);
-            for p in 0..P {
-                acc[m][p][0] = F::multiply(a, b[p][0], acc[m][p][0], held);
-                acc[m][p][1] = F::multiply(a, b[p][1], acc[m][p][1], held);
-            }
-        }
-    };
-    for _ in 0..steps / 2 {
-        advance(&xs, &ws, 0);
-        advance(&xs, &ws, 1);
-        xs = xs.map(|p| p.add(8));
-        ws = ws.map(|p| p.add(2 * step));
+    for _ in 0..steps / 4 {
+        let a = xs.map(|p| v128_load(p as *const v128));
+        advance::<F, M, P>(&mut acc, held, ws, |m| splat::<0>(a[m]));
+        advance::<F, M, P>(&mut acc, held, ws.map(|p| p.add(step)), |m| splat::<1>(a[m]));
+        advance::<F, M, P>(&mut acc, held, ws.map(|p| p.add(2 * step)), |m| splat::<2>(a[m]));
+        advance::<F, M, P>(&mut acc, held, ws.map(|p| p.add(3 * step)), |m| splat::<3>(a[m]));
+        xs = xs.map(|p| p.add(16));
+        ws = ws.map(|p| p.add(4 * step));
     }
-    if steps % 2 == 1 {
-        advance(&xs, &ws, 0);
+    for _ in 0..steps % 4 {
+        advance::<F, M, P>(&mut acc, held, ws, |m| v128_load32_splat(xs[m] as *const u32));
+        xs = xs.map(|p| p.add(4));
+        ws = ws.map(|p| p.add(step));
     }
     for m in 0..M {
         for p in 0..P {
@@ -214,7 +234,7 @@ unsafe fn tile<F: Format, const STRIDED: bool, const M: usize, const P: usize>(
     }
 }
 
-/// M rows, all panels: in tiles of P, then one by one.
+/// M rows, all panels: in tiles of P, then, if there may be some left, one by one.
 #[inline(always)]
 unsafe fn row_tile<F: Format, const STRIDED: bool, const M: usize, const P: usize>(
     out: Rows,
@@ -223,22 +243,23 @@ unsafe fn row_tile<F: Format, const STRIDED: bool, const M: usize, const P: usiz
     panels: usize,
     steps: usize,
 ) {
-    let mut p = 0;
-    while p + P <= panels {
+    let whole = if F::GROUPED { panels } else { panels / P * P };
+    for p in (0..whole).step_by(P) {
         tile::<F, STRIDED, M, P>(out.from(0, p * 8), x, w.from(p), steps);
-        p += P;
     }
-    if P > 1 {
-        while p < panels {
+    if !F::GROUPED {
+        for p in whole..panels {
             tile::<F, STRIDED, M, 1>(out.from(0, p * 8), x, w.from(p), steps);
-            p += 1;
         }
     }
 }
 
-/// out = x·w, every panel whole: 8 columns each, f32, or i32 for [`Int8`]. A panel comes from memory once; what
-/// follows the first tile of rows finds it in the cache.
-#[inline(always)]
+/// out = x·w, every panel whole: 8 columns each, f32, or i32 for the int8 formats. A panel comes from memory once;
+/// what follows the first tile of rows finds it in the cache.
+///
+/// Tiles are as wide as they are because memory is read at its full rate only from several places at once; that
+/// their accumulators exceed x86's 16 registers costs next to nothing.
+#[inline(never)]
 pub unsafe fn multiply<F: Format, const STRIDED: bool>(
     out: Rows,
     x: Rows,
@@ -248,24 +269,24 @@ pub unsafe fn multiply<F: Format, const STRIDED: bool>(
     steps: usize,
 ) {
     let tiles = rows.div_ceil(MAX_ROWS);
-    // panel by panel when several tiles of rows need it
-    let stride = if tiles > 1 { 1 } else { panels };
-    for p in (0..panels).step_by(stride) {
-        let w = w.from(p);
+    // two panels at a time when several tiles of rows need them
+    let width = if tiles > 1 { 2 } else { panels };
+    for p in (0..panels).step_by(width) {
+        let (w, panels) = (w.from(p), width.min(panels - p));
         for t in 0..tiles {
-            // as even as can be: a tile of one row and one panel cannot hide the latency of its two accumulators
+            // as even as can be: a tile of one row has too few accumulators to hide their latency
             let (first, last) = (rows * t / tiles, rows * (t + 1) / tiles);
             let (out, x) = (out.from(first, p * 8), x.from(first, 0));
             match last - first {
-                1 => row_tile::<F, STRIDED, 1, 4>(out, x, w, stride, steps),
-                2 => row_tile::<F, STRIDED, 2, 2>(out, x, w, stride, steps),
-                3 => row_tile::<F, STRIDED, 3, 2>(out, x, w, stride, steps),
-                4 => row_tile::<F, STRIDED, 4, 1>(out, x, w, stride, steps),
-                5 => row_tile::<F, STRIDED, 5, 1>(out, x, w, stride, steps),
-                6 => row_tile::<F, STRIDED, 6, 1>(out, x, w, stride, steps),
-                7 => row_tile::<F, STRIDED, 7, 1>(out, x, w, stride, steps),
-                8 => row_tile::<F, STRIDED, 8, 1>(out, x, w, stride, steps),
-                _ => row_tile::<F, STRIDED, 9, 1>(out, x, w, stride, steps),
+                1 => row_tile::<F, STRIDED, 1, 4>(out, x, w, panels, steps),
+                2 => row_tile::<F, STRIDED, 2, 4>(out, x, w, panels, steps),
+                3 => row_tile::<F, STRIDED, 3, 4>(out, x, w, panels, steps),
+                4 => row_tile::<F, STRIDED, 4, 4>(out, x, w, panels, steps),
+                5 => row_tile::<F, STRIDED, 5, 2>(out, x, w, panels, steps),
+                6 => row_tile::<F, STRIDED, 6, 2>(out, x, w, panels, steps),
+                7 => row_tile::<F, STRIDED, 7, 2>(out, x, w, panels, steps),
+                8 => row_tile::<F, STRIDED, 8, 2>(out, x, w, panels, steps),
+                _ => row_tile::<F, STRIDED, 9, 2>(out, x, w, panels, steps),
             }
         }
     }

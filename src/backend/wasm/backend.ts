@@ -308,8 +308,8 @@ export class WasmBackend implements Backend {
       formats[dtype],
       flags,
     ];
-    // raw sums of 32 columns, and a panel widened to f32
-    this.#pool.reserveScratch(rows * 128 + inputs * 32);
+    // raw sums of a group of 32 columns, and a group widened to f32
+    this.#pool.reserveScratch(rows * 128 + inputs * 128);
     // reading the weights costs as much as multiplying them by some four rows
     this.#pool.run("project", job, Math.ceil(matrix.outputs / 32), Math.max(4, rows) * inputs * 32);
   }
@@ -364,7 +364,9 @@ export class WasmBackend implements Backend {
 
   /** Packs `count` rows that stand in `staging` as outputs `first` … of a matrix; `first` is a multiple of 8. */
   #pack(matrix: WasmMatrix, staging: WasmActivation, first: number, count: number): void {
-    const { panelBytes, steps } = matrix.packing, panels = Math.ceil(count / 8);
+    const { panelBytes, steps } = matrix.packing, last = first + count === matrix.outputs;
+    // the last rows take the padding with them
+    const panels = last ? matrix.packing.panels - first / 8 : count / 8;
     const job = [
       staging.address,
       matrix.address + first / 8 * panelBytes,

@@ -52,7 +52,7 @@ const stepBytes: Readonly<Record<Dtype, number>> = { f32: 32, f16: 16, bf16: 16,
 
 /** Sizes of a packed matrix. */
 export interface Packing {
-  /** Panels of 8 outputs. */
+  /** Panels of 8 outputs, whole groups of 4. */
   readonly panels: number;
   /** Steps of a panel. */
   readonly steps: number;
@@ -64,7 +64,7 @@ export interface Packing {
 
 /** How a matrix is packed. */
 export function packing(outputs: number, inputs: number, dtype: Dtype): Packing {
-  const panels = Math.ceil(outputs / 8), steps = dtype === "int8" ? Math.ceil(inputs / 4) : inputs;
+  const panels = Math.ceil(outputs / 32) * 4, steps = dtype === "int8" ? Math.ceil(inputs / 4) : inputs;
   const panelBytes = steps * stepBytes[dtype];
   return { panels, steps, panelBytes, bytes: panels * (panelBytes + (dtype === "int8" ? 64 : 0)) };
 }
