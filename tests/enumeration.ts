@@ -1,7 +1,7 @@
 /**
  * The exact law of whatever a program that decides at random puts out: it is run once for every path its
- * decisions can take, and the probabilities of the paths are added up. No sampling, hence no tolerance but that
- * of float64.
+ * decisions can take, and the probabilities of the paths are added up. No sampling, hence no tolerance but
+ * that of float64.
  *
  * @module
  */
@@ -137,8 +137,8 @@ class Path implements RandomSource {
 }
 
 /**
- * A convex polygon of noise (E_0, E_1, E_2)/ΣE: three independent standard exponentials, scaled to sum to 1, are
- * uniform on the simplex, and a race is decided by their ratios alone.
+ * A convex polygon of noise (E_0, E_1, E_2)/ΣE: three independent standard exponentials, scaled to sum to 1,
+ * are uniform on the simplex, and a race is decided by their ratios alone.
  */
 type Region = readonly Point[];
 type Point = readonly [number, number, number];

@@ -1,6 +1,7 @@
 /**
- * The proof: over models small enough to walk every path of every decision, the text has the target's joint law to
- * 1e-12, through the drafters, targets, rules and loops that ship. And the same measurement finds what is not exact.
+ * The proof: over models small enough to walk every path of every decision, the text has the target's joint
+ * law to 1e-12, through the drafters, targets, rules and loops that ship. And the same measurement finds what
+ * is not exact.
  */
 
 import assert from "node:assert/strict";

@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
-import type { Rule } from "../src/decode/acceptance.ts";
+import { isExact, type Rule } from "../src/decode/acceptance.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { type Distributions, HostDistributions } from "../src/decode/distributions.ts";
 import type { Drafter, DraftRequest, Target } from "../src/decode/drafter.ts";
 import type { Round } from "../src/decode/loop.ts";
 import { StatisticsCollector } from "../src/decode/metrics.ts";
+import { PhiloxSource, type RandomSource } from "../src/decode/random.ts";
 import { speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
 import { ToyPair } from "./toy.ts";
 
@@ -225,6 +226,32 @@ Deno.test("timers run while a loop computes, however it is awaited", async () =>
   await assert.rejects(all(autoregress(new Counter(1e6), [1], { signal: controller.signal })), {
     name: "AbortError",
   });
+});
+
+Deno.test("no noise decides twice in a text", async () => {
+  const pair = new ToyPair(1, 5);
+  for (const drafter of [pair.diffusion({ steps: 3, order: "random" }), pair.markov({ steps: 1 })]) {
+    for (const rule of ["ordered", "ratio", "block", "paper", "match"] as const) {
+      if (rule !== "paper" && !isExact(rule, drafter.leftToRight)) continue;
+      let decisions = 0;
+      // short texts too: where γ shrinks, so does the number of steps
+      for (let seed = 0; seed < 20; seed++) {
+        const source = new PhiloxSource(seed), used = new Set<string>();
+        const fresh = (...key: (number | undefined)[]) => {
+          assert.ok(!used.has(`${key}`), `${rule}: purpose, position, draw = ${key}`);
+          used.add(`${key}`);
+          decisions++;
+        };
+        const random: RandomSource = {
+          bernoulli: (probability, ...key) => (fresh(...key), source.bernoulli(probability, ...key)),
+          choose: (weights, ...key) => (fresh(...key), source.choose(weights, ...key)),
+          race: (...race) => source.race(...race), // made to be shared
+        };
+        await all(speculate(pair.target, drafter, [0, 1], { rule, gamma: 5, maxTokens: 2 + seed, random }));
+      }
+      assert.ok(decisions > 20 * 10);
+    }
+  }
 });
 
 Deno.test("what makes no sense is refused, saying what was expected", async () => {

@@ -1,6 +1,6 @@
 /**
- * Models small enough to know everything about: tables over three or four tokens behind the same interfaces as
- * GPT-2 and SEDD, so that the drafters, targets and loops that ship run over them unchanged.
+ * Models small enough to know everything about: tables over three or four tokens behind the same interfaces
+ * as GPT-2 and SEDD, so that the drafters, targets and loops that ship run over them unchanged.
  *
  * @module
  */

@@ -2,19 +2,20 @@
  * Which drafted tokens are kept, and what replaces the first that is not: the rules of speculative decoding,
  * pure functions of the draft, the target's laws and a source of random decisions.
  *
- * Throughout, x_j is the drafted token at index j (from 0), p_j the target's law given the text and x_0 … x_{j−1},
- * q_j the law x_j was drawn from, t_j the step that revealed it. A round emits the accepted tokens and one more:
- * the corrected token at the first rejection, or the bonus token from p_n when all n were accepted.
+ * Throughout, x_j is the drafted token at index j (from 0), p_j the target's law given the text and x_0 …
+ * x_{j−1}, q_j the law x_j was drawn from, t_j the step that revealed it. A round emits the accepted tokens
+ * and one more: the corrected token at the first rejection, or the bonus token from p_n when all n were
+ * accepted.
  *
- * Why a test is exact. If, given the accepted tokens x_0 … x_{j−1} and the tests they passed, x_j still has law q_j,
- * then accepting it with probability min(1, p_j(x_j)/q_j(x_j)) and otherwise drawing from norm(max(0, p_j − q_j))
- * emits a token of law p_j (Leviathan et al. 2023; Chen et al. 2023). In an any-order draft that premise fails for a
- * token revealed *before* one of its left neighbours: the neighbour was drawn, and tested, in sight of it. What never
- * fails is the same test with a point mass at x_j in place of q_j, accept with probability p_j(x_j), else draw from
- * p_j without x_j, whatever x_j came from. `ordered` uses the first test where the premise holds and the second
- * elsewhere. Its conditions: which positions a step reveals may depend on laws but not on tokens drawn in that step;
- * revealed tokens are not changed; how much of a draft is verified does not depend on drafted values; and q_j is the
- * very vector x_j was drawn from.
+ * Why a test is exact. If, given the accepted tokens x_0 … x_{j−1} and the tests they passed, x_j still has
+ * law q_j, then accepting it with probability min(1, p_j(x_j)/q_j(x_j)) and otherwise drawing from
+ * norm(max(0, p_j − q_j)) emits a token of law p_j (Leviathan et al. 2023; Chen et al. 2023). In an any-order
+ * draft that premise fails for a token revealed *before* one of its left neighbours: the neighbour was drawn,
+ * and tested, in sight of it. What never fails is the same test with a point mass at x_j in place of q_j,
+ * accept with probability p_j(x_j), else draw from p_j without x_j, whatever x_j came from. `ordered` uses
+ * the first test where the premise holds and the second elsewhere. Its conditions: which positions a step
+ * reveals may depend on laws but not on tokens drawn in that step; revealed tokens are not changed; how much
+ * of a draft is verified does not depend on drafted values; and q_j is the very vector x_j was drawn from.
  *
  * Deliberately absent: trees, several drafts per round, and thresholds that trade exactness for speed.
  *
@@ -26,18 +27,19 @@ import type { Draft } from "./drafter.ts";
 import { Purpose, type RandomSource } from "./random.ts";
 
 /**
- * - `ordered`: the ratio test where every left neighbour was revealed no later, a point-mass test elsewhere. Exact
- *   for any reveal order that does not look at the tokens drawn in the same step.
- * - `ratio`: accept with probability min(1, p/q), else draw from norm(max(0, p − q)) (Leviathan et al. 2023). Exact
- *   for one-step and left-to-right drafts.
+ * - `ordered`: the ratio test where every left neighbour was revealed no later, a point-mass test elsewhere.
+ *   Exact for any reveal order that does not look at the tokens drawn in the same step.
+ * - `ratio`: accept with probability min(1, p/q), else draw from norm(max(0, p − q)) (Leviathan et al. 2023).
+ *   Exact for one-step and left-to-right drafts.
  * - `block`: all tokens of a draft are tested jointly; never accepts fewer in expectation than `ratio`
  *   (Sun et al. 2024, arXiv 2403.10444). Exact where `ratio` is.
- * - `match`: the target draws its own token at each position; drafted ones are kept while they equal it. Exact for any
- *   draft at all.
- * - `coupled`: `match`, with a drafter that draws with the target's noise (Daliri et al. 2024, arXiv 2408.07978).
- *   Exact for any draft at all; like `match`, its text equals that of plain decoding with the same seed.
- * - `paper`: the ratio test with the q recorded at reveal, whatever the order, as in SpecDiff (Christopher et al. 2024,
- *   arXiv 2408.05636). Not exact for any-order drafts in several steps.
+ * - `match`: the target draws its own token at each position; drafted ones are kept while they equal it.
+ *   Exact for any draft at all.
+ * - `coupled`: `match`, with a drafter that draws with the target's noise (Daliri et al. 2024, arXiv
+ *   2408.07978). Exact for any draft at all; like `match`, its text equals that of plain decoding with the
+ *   same seed.
+ * - `paper`: the ratio test with the q recorded at reveal, whatever the order, as in SpecDiff (Christopher et
+ *   al. 2024, arXiv 2408.05636). Not exact for any-order drafts in several steps.
  */
 export type Rule = "ordered" | "ratio" | "block" | "match" | "coupled" | "paper";
 
@@ -128,9 +130,9 @@ function verifyEach(
 
 /**
  * Block verification. With b_0 = 1 and b_{j+1} = min(1, b_j·p_j(x_j)/q_j(x_j)), the whole draft passes with
- * probability b_n, its first j < n tokens with h_j = r_j/(r_j + 1 − b_j), r_j the mass of max(0, b_j·p_j − q_j),
- * from which the corrected token is drawn; the longest prefix that passes is kept. So the tests are made from the
- * right, and only as many as needed.
+ * probability b_n, its first j < n tokens with h_j = r_j/(r_j + 1 − b_j), r_j the mass of max(0, b_j·p_j −
+ * q_j), from which the corrected token is drawn; the longest prefix that passes is kept. So the tests are
+ * made from the right, and only as many as needed.
  */
 function verifyBlock(draft: Draft, p: Distributions, random: RandomSource, position: number): Verdict {
   const { tokens, q } = draft;
@@ -160,8 +162,8 @@ function verifyByDrawing(draft: Draft, p: Distributions, random: RandomSource, p
 }
 
 function corrected(j: number, weights: Law, pj: Law, random: RandomSource, position: number): Verdict {
-  // nothing is left if q equals p up to rounding: a rejection then is itself a rounding error, of a probability
-  // that no choice of token could make visible, and p never draws a token that the target excludes
+  // nothing is left if q equals p up to rounding: a rejection then is itself a rounding error, of a
+  // probability that no choice of token could make visible, and p draws no token that the target excludes
   const law = sum(weights) > 0 ? weights : pj;
   return { accepted: j, token: random.choose(law, Purpose.residual, position + j), bonus: false };
 }

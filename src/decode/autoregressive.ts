@@ -1,6 +1,6 @@
 /**
- * Plain autoregressive decoding: the baseline that speculative decoding is compared with, and whose law (under
- * `match` and `coupled` also whose text) it has.
+ * Plain autoregressive decoding: the baseline that speculative decoding is compared with, and whose law
+ * (under `match` and `coupled` also whose text) it has.
  *
  * @module
  */

@@ -21,8 +21,8 @@ export interface RunDescription {
 }
 
 /**
- * Counts, rates and times of a run. Everything counts only what was emitted: accepted tokens that a stop token
- * cut off are not among them. Rates without a denominator are 0.
+ * Counts, rates and times of a run. Everything counts only what was emitted: accepted tokens that a stop
+ * token cut off are not among them. Rates without a denominator are 0.
  */
 export interface Statistics {
   /** Who drafts; `none` in plain decoding. */
@@ -30,8 +30,8 @@ export interface Statistics {
   /** How drafts were tested; `none` in plain decoding. */
   readonly rule: Rule | "none";
   /**
-   * `exact`: the text has the law of the target alone. `lossy`: it does not, because any-order drafts in several
-   * steps were tested by the `paper` rule.
+   * `exact`: the text has the law of the target alone. `lossy`: it does not, because any-order drafts in
+   * several steps were tested by the `paper` rule.
    */
   readonly exactness: "exact" | "lossy";
   /** In decimal, since it may exceed what a JSON number holds; absent if it was not told. */

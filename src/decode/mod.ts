@@ -33,12 +33,16 @@ export { speculate, type SpeculateOptions } from "./speculative.ts";
 // what the signatures above mention
 export type {
   Activation,
+  AttentionOptions,
   Backend,
   Cache,
   Dtype,
   EmbedOptions,
   Matrix,
   NoiseKey,
+  Norm,
+  ProjectOptions,
+  ProjectResidualOptions,
   Sampling,
   TokenBuffer,
   Vector,

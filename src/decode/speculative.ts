@@ -1,6 +1,6 @@
 /**
- * Speculative decoding: a drafter proposes γ tokens, the target scores all of them in one pass, a rule keeps as
- * many as it may. Generic over {@linkcode Drafter}, {@linkcode Target} and {@linkcode Rule}.
+ * Speculative decoding: a drafter proposes γ tokens, the target scores all of them in one pass, a rule keeps
+ * as many as it may. Generic over {@linkcode Drafter}, {@linkcode Target} and {@linkcode Rule}.
  *
  * Deliberately absent: trees and batches, and a γ that follows measured acceptance.
  *

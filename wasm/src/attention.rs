@@ -5,7 +5,7 @@
 //! A row is reduced over absolute positions in ascending order; keys it must not see have weight 0 and add exactly
 //! nothing. So its result does not depend on which rows share its tile.
 
-use crate::simd::{exp, load, max, store, sum, within};
+use crate::simd::{load, max, store, sum, Elementary};
 use crate::tile::{multiply, Panels, Rows, F32};
 use core::arch::wasm32::*;
 
@@ -118,7 +118,7 @@ unsafe fn attend_block(job: &Attention, head: usize, first: usize, rows: usize, 
         queries = rotated;
     }
     let keys = Panels { data: job.keys.add(offset + begin * size) as *const u8, stride: size * 32, step: 32 };
-    multiply::<F32, false>(scores, queries, rows, keys, panels, size);
+    multiply::<F32>(scores, queries, rows, keys, panels, size);
 
     let mut totals = [0f32; MAX_BLOCK];
     for (r, total) in totals.iter_mut().enumerate().take(rows) {
@@ -130,7 +130,7 @@ unsafe fn attend_block(job: &Attention, head: usize, first: usize, rows: usize, 
     let wide = size.div_ceil(8);
     let mixed = Rows { data: spare, stride: wide * 32 };
     let values = Panels { data: job.values.add(offset + begin * size) as *const u8, stride: 32, step: size * 4 };
-    multiply::<F32, true>(mixed, scores, rows, values, wide, end - begin);
+    multiply::<F32>(mixed, scores, rows, values, wide, end - begin);
     for (r, total) in totals.iter().enumerate().take(rows) {
         let out = job.out.add(((first + r) * job.heads + head) * size);
         for d in (0..size).step_by(4) {
@@ -143,6 +143,13 @@ unsafe fn attend_block(job: &Attention, head: usize, first: usize, rows: usize, 
 /// Largest `block` the host may ask for.
 pub const MAX_BLOCK: usize = 24;
 
+/// Ones where `first + lane` is in low..high.
+#[inline(always)]
+fn within(first: usize, low: usize, high: usize) -> v128 {
+    let index = i32x4_add(i32x4_splat(first as i32), i32x4(0, 1, 2, 3));
+    v128_and(i32x4_ge(index, i32x4_splat(low as i32)), i32x4_lt(index, i32x4_splat(high as i32)))
+}
+
 /// Scores to unnormalised weights, 0 outside [low, high); returns their sum.
 unsafe fn weigh(scores: *mut f32, count: usize, low: usize, high: usize, scale: f32) -> f32 {
     let scale = f32x4_splat(scale);
@@ -152,10 +159,11 @@ unsafe fn weigh(scores: *mut f32, count: usize, low: usize, high: usize, scale: 
         largest = f32x4_max(largest, v128_bitselect(s, largest, within(j, low, high)));
     }
     let largest = f32x4_splat(max(largest));
+    let elementary = Elementary::new();
     let mut total = f32x4_splat(0.0);
     for j in (0..count).step_by(4) {
         let s = f32x4_mul(load(scores.add(j), 4), scale);
-        let w = v128_and(exp(f32x4_sub(s, largest)), within(j, low, high));
+        let w = v128_and(elementary.exp(f32x4_sub(s, largest)), within(j, low, high));
         total = f32x4_add(total, w);
         store(scores.add(j), w, 4);
     }

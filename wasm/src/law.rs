@@ -1,6 +1,6 @@
 //! From logits to a token.
 
-use crate::simd::{exp, load, max, store, sum, within};
+use crate::simd::{by_four, keep, load, max, store, sum, Elementary};
 use core::arch::wasm32::*;
 
 #[link(wasm_import_module = "host")]
@@ -25,26 +25,26 @@ pub struct Softmax {
 #[no_mangle]
 pub unsafe extern "C" fn softmax(job: &Softmax, begin: usize, end: usize, _scratch: *mut u8) {
     let n = job.columns;
+    let elementary = Elementary::new();
     for r in begin..end {
         let (logits, p) = (job.logits.add(r * job.stride), job.p.add(r * n));
+        // a vector that is not full is filled up with its first entry
         let mut largest = f32x4_splat(f32::NEG_INFINITY);
-        for c in (0..n).step_by(4) {
-            let v = load(logits.add(c), n - c);
-            largest = f32x4_max(largest, v128_bitselect(v, largest, within(c, 0, n)));
-        }
+        by_four(n, |c, count| {
+            let v = load(logits.add(c), count);
+            let first = i32x4_shuffle::<0, 0, 0, 0>(v, v);
+            largest = f32x4_max(largest, v128_or(keep(v, count), v128_andnot(first, keep(u32x4_splat(!0), count))));
+        });
         let largest = f32x4_splat(max(largest));
         let temperature = f32x4_splat(job.temperature);
         let mut total = f32x4_splat(0.0);
-        for c in (0..n).step_by(4) {
-            let e = exp(f32x4_div(f32x4_sub(load(logits.add(c), n - c), largest), temperature));
-            let e = v128_and(e, within(c, 0, n));
-            total = f32x4_add(total, e);
-            store(p.add(c), e, n - c);
-        }
+        by_four(n, |c, count| {
+            let e = elementary.exp(f32x4_div(f32x4_sub(load(logits.add(c), count), largest), temperature));
+            total = f32x4_add(total, keep(e, count));
+            store(p.add(c), e, count);
+        });
         let total = f32x4_splat(sum(total));
-        for c in (0..n).step_by(4) {
-            store(p.add(c), f32x4_div(load(p.add(c), n - c), total), n - c);
-        }
+        by_four(n, |c, count| store(p.add(c), f32x4_div(load(p.add(c), count), total), count));
     }
 }
 

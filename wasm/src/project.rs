@@ -1,6 +1,6 @@
 //! out = f(x·Wᵀ): projections with what follows them fused.
 
-use crate::simd::{dots_by_pairs, gelu, load, madd, store};
+use crate::simd::{dots_by_pairs, load, madd, store, Elementary};
 use crate::tile::{multiply, Bf16, Format, Int8, Int8Pairs, Panels, Rows, F16, F32, GROUP, GROUP_COLUMNS, MAX_ROWS};
 use core::arch::wasm32::*;
 
@@ -58,9 +58,9 @@ unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *m
             // converted once for all tiles of rows
             let wide = Panels { data: scratch.add(job.rows * raw.stride), stride: job.steps * F32::STEP, step: F32::STEP };
             (0..GROUP).for_each(|p| widen::<F>(wide.from(p).data as *mut u8, w.from(p).data, job.steps));
-            multiply::<F32, false>(raw, x, job.rows, wide, GROUP, job.steps);
+            multiply::<F32>(raw, x, job.rows, wide, GROUP, job.steps);
         } else {
-            multiply::<F, false>(raw, x, job.rows, w, GROUP, job.steps);
+            multiply::<F>(raw, x, job.rows, w, GROUP, job.steps);
         }
         finish(job, raw, g * GROUP_COLUMNS);
     }
@@ -98,6 +98,7 @@ unsafe fn finish_as<const QUANTISED: bool, const ACTIVATE: bool, const RESIDUAL:
 ) {
     let out = Rows { data: job.out, stride: job.out_stride };
     let columns = GROUP_COLUMNS.min(job.outputs - column);
+    let elementary = Elementary::new();
     for r in 0..job.rows {
         for c in (0..columns).step_by(4) {
             let n = column + c;
@@ -114,7 +115,7 @@ unsafe fn finish_as<const QUANTISED: bool, const ACTIVATE: bool, const RESIDUAL:
                 y = f32x4_add(y, v128_load(job.bias.add(n) as *const v128));
             }
             if ACTIVATE {
-                y = gelu(y);
+                y = elementary.gelu(y);
             }
             let at = out.at(r, n) as *mut f32;
             if RESIDUAL {

@@ -1,6 +1,6 @@
 //! What happens to rows outside of multiplications: norm, quantisation, embedding.
 
-use crate::simd::{load, madd, max, min, store, sum, within};
+use crate::simd::{by_four, keep, load, madd, max, min, opaque, store, sum};
 use core::arch::wasm32::*;
 
 /// What the host wrote for [`prepare`].
@@ -40,47 +40,44 @@ pub unsafe extern "C" fn prepare(job: &Prepare, begin: usize, end: usize, _scrat
 }
 
 unsafe fn normalise(job: &Prepare, x: *const f32, out: *mut f32) {
-    let (n, count) = (job.columns, job.columns as f32);
+    let (n, columns) = (job.columns, job.columns as f32);
     let mut total = f32x4_splat(0.0);
-    for c in (0..n).step_by(4) {
-        total = f32x4_add(total, load(x.add(c), n - c));
-    }
-    let mean = f32x4_splat(sum(total) / count);
+    by_four(n, |c, count| total = f32x4_add(total, load(x.add(c), count)));
+    let mean = f32x4_splat(sum(total) / columns);
     let mut squares = f32x4_splat(0.0);
-    for c in (0..n).step_by(4) {
-        let d = v128_and(f32x4_sub(load(x.add(c), n - c), mean), within(c, 0, n));
+    by_four(n, |c, count| {
+        let d = keep(f32x4_sub(load(x.add(c), count), mean), count);
         squares = madd(d, d, squares);
-    }
-    let scale = f32x4_splat(1.0 / (sum(squares) / count + job.epsilon).sqrt());
-    for c in (0..n).step_by(4) {
-        let d = f32x4_mul(f32x4_sub(load(x.add(c), n - c), mean), scale);
-        let mut y = f32x4_mul(d, load(job.gain.add(c), n - c));
+    });
+    let scale = f32x4_splat(1.0 / (sum(squares) / columns + job.epsilon).sqrt());
+    by_four(n, |c, count| {
+        let d = f32x4_mul(f32x4_sub(load(x.add(c), count), mean), scale);
+        let mut y = f32x4_mul(d, load(job.gain.add(c), count));
         if !job.shift.is_null() {
-            y = f32x4_add(y, load(job.shift.add(c), n - c));
+            y = f32x4_add(y, load(job.shift.add(c), count));
         }
-        store(out.add(c), y, n - c);
-    }
+        store(out.add(c), y, count);
+    });
 }
 
 /// x ≈ scale·(q − zero), q in 0..=127, over the range of the row widened to hold 0.
 unsafe fn quantise(job: &Prepare, x: *const f32, out: *mut u8) -> [f32; 2] {
-    let n = job.columns;
     let (mut low, mut high) = (f32x4_splat(0.0), f32x4_splat(0.0));
-    for c in (0..n).step_by(4) {
-        let v = load(x.add(c), n - c);
+    by_four(job.columns, |c, count| {
+        let v = load(x.add(c), count);
         low = f32x4_min(low, v);
         high = f32x4_max(high, v);
-    }
+    });
     let (low, high) = (min(low), max(high));
     let scale = if high > low { (high - low) / 127.0 } else { 1.0 };
     let zero = (-low / scale).round_ties_even();
-    for c in (0..n).step_by(4) {
-        let v = f32x4_nearest(f32x4_div(load(x.add(c), n - c), f32x4_splat(scale)));
-        let v = f32x4_min(f32x4_max(f32x4_add(v, f32x4_splat(zero)), f32x4_splat(0.0)), f32x4_splat(127.0));
-        let q = i32x4_trunc_sat_f32x4(v);
+    let limits = [opaque(f32x4_splat(0.0)), opaque(f32x4_splat(127.0))];
+    by_four(job.columns, |c, count| {
+        let v = f32x4_nearest(f32x4_div(load(x.add(c), count), f32x4_splat(scale)));
+        let q = i32x4_trunc_sat_f32x4(f32x4_min(f32x4_max(f32x4_add(v, f32x4_splat(zero)), limits[0]), limits[1]));
         let bytes = i8x16_shuffle::<0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0>(q, q);
         v128_store32_lane::<0>(bytes, out.add(c) as *mut u32);
-    }
+    });
     [scale, zero]
 }
 

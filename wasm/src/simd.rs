@@ -80,11 +80,24 @@ pub unsafe fn store(p: *mut f32, v: v128, count: usize) {
     }
 }
 
-/// Ones where `first + lane` is in begin..end.
+/// Calls `f(index, count)` for 0..n four at a time: `count` is 4 and the compiler knows it, but for what is left over.
 #[inline(always)]
-pub fn within(first: usize, begin: usize, end: usize) -> v128 {
-    let index = i32x4_add(i32x4_splat(first as i32), i32x4(0, 1, 2, 3));
-    v128_and(i32x4_ge(index, i32x4_splat(begin as i32)), i32x4_lt(index, i32x4_splat(end as i32)))
+pub fn by_four(n: usize, mut f: impl FnMut(usize, usize)) {
+    for i in (0..n / 4 * 4).step_by(4) {
+        f(i, 4);
+    }
+    if n % 4 > 0 {
+        f(n / 4 * 4, n % 4);
+    }
+}
+
+/// The first `count` lanes of v, the others 0; all for `count` ≥ 4.
+#[inline(always)]
+pub fn keep(v: v128, count: usize) -> v128 {
+    if count >= 4 {
+        return v;
+    }
+    v128_and(v, i32x4_lt(i32x4(0, 1, 2, 3), i32x4_splat(count as i32)))
 }
 
 /// (l0 + l1) + (l2 + l3)
@@ -106,31 +119,60 @@ pub fn min(v: v128) -> f32 {
     -max(f32x4_neg(v))
 }
 
-/// eˣ to about 1 unit in the last place; exactly 0 below ln of the smallest normal number.
-#[inline(always)]
-pub fn exp(x: v128) -> v128 {
-    const LOWEST: f32 = -87.336_54;
-    let y = f32x4_min(f32x4_max(x, f32x4_splat(LOWEST)), f32x4_splat(88.37));
-    // x = n·ln 2 + r, |r| ≤ ln 2 / 2; ln 2 in two parts, the first short enough for an exact product
-    let n = f32x4_nearest(f32x4_mul(y, f32x4_splat(core::f32::consts::LOG2_E)));
-    let r = madd(n, f32x4_splat(-0.693_359_4), y);
-    let r = madd(n, f32x4_splat(2.121_944_4e-4), r);
-    // minimax polynomial of Cephes expf: eʳ = 1 + r + r²·p(r)
-    let mut p = f32x4_splat(1.987_569_1e-4);
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        p = madd(p, r, f32x4_splat(c));
-    }
-    let e = f32x4_add(madd(p, f32x4_mul(r, r), r), f32x4_splat(1.0));
-    let scale = i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(n), i32x4_splat(127)), 23);
-    v128_and(f32x4_mul(e, scale), f32x4_ge(x, f32x4_splat(LOWEST)))
-}
+/// The constants of [`Elementary::exp`] and [`Elementary::gelu`], made once and kept: V8 makes a constant anew at each
+/// use. In order: the least argument, the greatest, log₂ e, −ln 2 in two parts, a polynomial, and those of GELU.
+pub struct Elementary([v128; 14]);
 
-/// The tanh form of GELU, as y / (1 + e⁻²ᵘ) with u = √(2/π)·(y + 0.044715·y³): the same function without the
-/// cancellation of 1 + tanh u for negative u.
-#[inline(always)]
-pub fn gelu(y: v128) -> v128 {
-    const ROOT: f32 = -2.0 * 0.797_884_6;
-    let inner = madd(f32x4_mul(y, y), f32x4_splat(0.044_715 * ROOT), f32x4_splat(ROOT));
-    let e = exp(f32x4_mul(y, inner));
-    f32x4_div(y, f32x4_add(f32x4_splat(1.0), e))
+/// Natural logarithm of about the smallest normal number: below it eˣ is 0.
+const LEAST: f32 = -87.336_54;
+/// −2·√(2/π)
+const GELU: f32 = -2.0 * 0.797_884_6;
+
+impl Elementary {
+    #[inline(always)]
+    pub fn new() -> Self {
+        let constants = [
+            LEAST,
+            88.37,
+            core::f32::consts::LOG2_E,
+            -0.693_359_4,
+            2.121_944_4e-4,
+            // minimax polynomial of Cephes expf: eʳ = 1 + r + r²·p(r)
+            1.987_569_1e-4,
+            1.398_199_9e-3,
+            8.333_452e-3,
+            4.166_579_6e-2,
+            1.666_666_5e-1,
+            0.5,
+            1.0,
+            GELU,
+            GELU * 0.044_715,
+        ];
+        Self(constants.map(|c| opaque(f32x4_splat(c))))
+    }
+
+    /// eˣ to about 1 unit in the last place; exactly 0 below [`LEAST`].
+    #[inline(always)]
+    pub fn exp(&self, x: v128) -> v128 {
+        let c = &self.0;
+        let y = f32x4_min(f32x4_max(x, c[0]), c[1]);
+        // x = n·ln 2 + r, |r| ≤ ln 2 / 2; the first part of ln 2 is short enough for an exact product
+        let n = f32x4_nearest(f32x4_mul(y, c[2]));
+        let r = madd(n, c[4], madd(n, c[3], y));
+        let p = c[6..11].iter().fold(c[5], |p, &c| madd(p, r, c));
+        let e = f32x4_add(madd(p, f32x4_mul(r, r), r), c[11]);
+        // e·2ⁿ: the bits of 1.0 have the exponent's bias in place
+        let scale = i32x4_add(i32x4_shl(i32x4_trunc_sat_f32x4(n), 23), c[11]);
+        v128_and(f32x4_mul(e, scale), f32x4_ge(x, c[0]))
+    }
+
+    /// The tanh form of GELU, as y / (1 + e⁻²ᵘ) with u = √(2/π)·(y + 0.044715·y³): the same function without the
+    /// cancellation of 1 + tanh u for negative u.
+    #[inline(always)]
+    pub fn gelu(&self, y: v128) -> v128 {
+        let c = &self.0;
+        let inner = madd(f32x4_mul(y, y), c[13], c[12]);
+        let e = self.exp(f32x4_mul(y, inner));
+        f32x4_div(y, f32x4_add(c[11], e))
+    }
 }

@@ -201,14 +201,14 @@ unsafe fn advance<F: Format, const M: usize, const P: usize>(
 /// Out of line, because V8 compiles one loop better than a function of fifty. Four steps at a time, because each load
 /// is paid for with a bounds check: one load of x serves four steps.
 #[inline(never)]
-unsafe fn tile<F: Format, const STRIDED: bool, const M: usize, const P: usize>(
+unsafe fn tile<F: Format, const M: usize, const P: usize>(
     out: Rows,
     x: Rows,
     w: Panels,
     steps: usize,
 ) {
     let held = F::hold();
-    let step = if STRIDED { w.step } else { F::STEP };
+    let step = w.step;
     let mut acc = [[[i32x4_splat(0); 2]; P]; M];
     let mut xs: [*const u8; M] = core::array::from_fn(|m| x.at(m, 0) as *const u8);
     let mut ws: [*const u8; P] = core::array::from_fn(|p| w.from(p).data);
@@ -236,7 +236,7 @@ unsafe fn tile<F: Format, const STRIDED: bool, const M: usize, const P: usize>(
 
 /// M rows, all panels: in tiles of P, then, if there may be some left, one by one.
 #[inline(always)]
-unsafe fn row_tile<F: Format, const STRIDED: bool, const M: usize, const P: usize>(
+unsafe fn row_tile<F: Format, const M: usize, const P: usize>(
     out: Rows,
     x: Rows,
     w: Panels,
@@ -245,11 +245,11 @@ unsafe fn row_tile<F: Format, const STRIDED: bool, const M: usize, const P: usiz
 ) {
     let whole = if F::GROUPED { panels } else { panels / P * P };
     for p in (0..whole).step_by(P) {
-        tile::<F, STRIDED, M, P>(out.from(0, p * 8), x, w.from(p), steps);
+        tile::<F, M, P>(out.from(0, p * 8), x, w.from(p), steps);
     }
     if !F::GROUPED {
         for p in whole..panels {
-            tile::<F, STRIDED, M, 1>(out.from(0, p * 8), x, w.from(p), steps);
+            tile::<F, M, 1>(out.from(0, p * 8), x, w.from(p), steps);
         }
     }
 }
@@ -260,7 +260,7 @@ unsafe fn row_tile<F: Format, const STRIDED: bool, const M: usize, const P: usiz
 /// Tiles are as wide as they are because memory is read at its full rate only from several places at once; that
 /// their accumulators exceed x86's 16 registers costs next to nothing.
 #[inline(never)]
-pub unsafe fn multiply<F: Format, const STRIDED: bool>(
+pub unsafe fn multiply<F: Format>(
     out: Rows,
     x: Rows,
     rows: usize,
@@ -278,15 +278,15 @@ pub unsafe fn multiply<F: Format, const STRIDED: bool>(
             let (first, last) = (rows * t / tiles, rows * (t + 1) / tiles);
             let (out, x) = (out.from(first, p * 8), x.from(first, 0));
             match last - first {
-                1 => row_tile::<F, STRIDED, 1, 4>(out, x, w, panels, steps),
-                2 => row_tile::<F, STRIDED, 2, 4>(out, x, w, panels, steps),
-                3 => row_tile::<F, STRIDED, 3, 4>(out, x, w, panels, steps),
-                4 => row_tile::<F, STRIDED, 4, 4>(out, x, w, panels, steps),
-                5 => row_tile::<F, STRIDED, 5, 2>(out, x, w, panels, steps),
-                6 => row_tile::<F, STRIDED, 6, 2>(out, x, w, panels, steps),
-                7 => row_tile::<F, STRIDED, 7, 2>(out, x, w, panels, steps),
-                8 => row_tile::<F, STRIDED, 8, 2>(out, x, w, panels, steps),
-                _ => row_tile::<F, STRIDED, 9, 2>(out, x, w, panels, steps),
+                1 => row_tile::<F, 1, 4>(out, x, w, panels, steps),
+                2 => row_tile::<F, 2, 4>(out, x, w, panels, steps),
+                3 => row_tile::<F, 3, 4>(out, x, w, panels, steps),
+                4 => row_tile::<F, 4, 4>(out, x, w, panels, steps),
+                5 => row_tile::<F, 5, 2>(out, x, w, panels, steps),
+                6 => row_tile::<F, 6, 2>(out, x, w, panels, steps),
+                7 => row_tile::<F, 7, 2>(out, x, w, panels, steps),
+                8 => row_tile::<F, 8, 2>(out, x, w, panels, steps),
+                _ => row_tile::<F, 9, 2>(out, x, w, panels, steps),
             }
         }
     }

@@ -6,7 +6,7 @@
  */
 
 import type { Heap } from "./memory.ts";
-import { Control, type Drain, joinThreads, kernelNames, resident, type ThreadSetup } from "./worker.ts";
+import { Control, joinThreads, kernelNames, resident, type Thread, type ThreadSetup } from "./worker.ts";
 
 /** The name of a kernel. */
 export type Kernel = typeof kernelNames[number];
@@ -34,18 +34,16 @@ export class Pool {
   readonly #workers: readonly Worker[];
   #control: Int32Array;
   #job: Uint32Array;
-  #drain: Drain;
-  #scratch = 0;
-  #scratchSize = 0;
+  #main: Thread | undefined;
 
   /** @param control address of the control block */
-  constructor(heap: Heap, control: number, drain: Drain, workers: readonly Worker[]) {
+  constructor(heap: Heap, control: number, main: Thread, workers: readonly Worker[]) {
     this.threads = workers.length + 1;
     this.#heap = heap;
     this.#workers = workers;
     this.#control = new Int32Array(heap.memory.buffer, control, Control.words);
     this.#job = new Uint32Array(heap.memory.buffer, control + Control.job * 4, Control.words - Control.job);
-    this.#drain = drain;
+    this.#main = main;
   }
 
   /**
@@ -53,12 +51,13 @@ export class Pool {
    * @throws {OutOfMemory} if the memory does not suffice
    */
   reserveScratch(bytes: number): void {
-    if (bytes <= this.#scratchSize) return;
-    this.#heap.free(this.#scratch);
-    this.#scratchSize = 0;
+    const control = this.#control;
+    if (bytes <= control[Control.scratchSize]) return;
+    this.#heap.free(control[Control.scratch] >>> 0);
+    control[Control.scratchSize] = 0;
     const size = Math.ceil(bytes / 4096) * 4096;
-    this.#scratch = this.#heap.allocate(size * this.threads);
-    this.#scratchSize = size;
+    control[Control.scratch] = this.#heap.allocate(size * this.threads);
+    control[Control.scratchSize] = size;
   }
 
   /**
@@ -69,32 +68,30 @@ export class Pool {
    * @throws {Error} if a kernel failed on any thread
    */
   run(kernel: Kernel, job: readonly number[], units: number, work: number): void {
-    const control = this.#control;
+    const control = this.#control, main = this.#main!, index = kernelNames.indexOf(kernel);
     const grain = Math.max(
-      1,
       Math.ceil(MINIMUM_WORK / work),
       Math.ceil(units / (this.threads * CHUNKS_PER_THREAD)),
       Math.ceil(units / 4095),
     );
-    const epoch = (control[Control.epoch] + 1) | 0, tag = epoch << 12;
+    if (this.threads === 1 || units <= grain) {
+      this.#job.set(job);
+      main.run(index, 0, units);
+      return;
+    }
+    const epoch = (control[Control.epoch] + 1) | 0, tag = epoch << 12, chunks = Math.ceil(units / grain);
     // shut, so that a late thread of the previous job cannot claim while the words below change
     Atomics.store(control, Control.claim, tag | 0xfff);
     this.#job.set(job);
-    control[Control.kernel] = kernelNames.indexOf(kernel);
+    control[Control.kernel] = index;
     control[Control.units] = units;
-    control[Control.grain] = this.threads > 1 ? grain : units;
-    const chunks = control[Control.chunks] = Math.ceil(units / control[Control.grain]);
-    control[Control.scratch] = this.#scratch;
-    control[Control.scratchSize] = this.#scratchSize;
+    control[Control.grain] = grain;
+    control[Control.chunks] = chunks;
     Atomics.store(control, Control.done, 0);
     Atomics.store(control, Control.claim, tag);
-    if (chunks > 1) {
-      Atomics.store(control, Control.epoch, epoch);
-      if (Atomics.load(control, Control.sleepers) > 0) Atomics.notify(control, Control.epoch);
-    } else {
-      control[Control.epoch] = epoch;
-    }
-    this.#drain(epoch);
+    Atomics.store(control, Control.epoch, epoch);
+    if (Atomics.load(control, Control.sleepers) > 0) Atomics.notify(control, Control.epoch);
+    main.drain(epoch);
     for (let spins = 0;;) {
       const done = Atomics.load(control, Control.done);
       if (done === chunks) break;
@@ -113,7 +110,7 @@ export class Pool {
     for (const worker of this.#workers) worker.terminate();
     this.#control = new Int32Array();
     this.#job = new Uint32Array();
-    this.#drain = () => {};
+    this.#main = undefined;
   }
 }
 
@@ -133,7 +130,7 @@ export async function startPool(heap: Heap, module: WebAssembly.Module, threads:
     thread,
     stack: thread === 0 ? undefined : stacks + thread * STACK,
   });
-  const drain = joinThreads(setup(0));
+  const main = joinThreads(setup(0));
   const source = `(${resident})(${joinThreads})`;
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
   const workers: Worker[] = [];
@@ -151,7 +148,7 @@ export async function startPool(heap: Heap, module: WebAssembly.Module, threads:
   } finally {
     URL.revokeObjectURL(url);
   }
-  return new Pool(heap, control, drain, workers);
+  return new Pool(heap, control, main, workers);
 }
 
 /** Sends a worker its setup and waits for its answer. */

@@ -24,15 +24,15 @@ export const Control = {
   claim: 16,
   /** Chunks done. The main thread sleeps on it. */
   done: 32,
-  /** From here on, written before `claim` opens and constant while it is open: index of the kernel, */
+  /** This word and all that follow are written while `claim` is shut. Index of the kernel. */
   kernel: 48,
-  /** number of units, */
+  /** Number of units. */
   units: 49,
-  /** units of a chunk, */
+  /** Units of a chunk. */
   grain: 50,
-  /** number of chunks (fewer than 4096), */
+  /** Number of chunks, fewer than 4096. */
   chunks: 51,
-  /** address of the threads' scratch and bytes for each. */
+  /** Address of the threads' scratch memory. */
   scratch: 52,
   /** Bytes of scratch for each thread. */
   scratchSize: 53,
@@ -74,14 +74,16 @@ export interface ThreadSetup {
   readonly stack?: number | undefined;
 }
 
-/** Claims and does chunks of one job until none is left. */
-export type Drain = (epoch: number) => void;
+/** The kernels as one thread has them. A kernel that traps throws a `WebAssembly.RuntimeError`. */
+export interface Thread {
+  /** Does units [begin, end) of the job that stands in the control block. */
+  run(kernel: number, begin: number, end: number): void;
+  /** Claims and does chunks of job number `epoch` until none is left. */
+  drain(epoch: number): void;
+}
 
-/**
- * Instantiates the kernels for this thread.
- * @throws {WebAssembly.RuntimeError} from the returned function, if a kernel traps on this thread
- */
-export function joinThreads(setup: ThreadSetup): Drain {
+/** Instantiates the kernels for this thread. */
+export function joinThreads(setup: ThreadSetup): Thread {
   const { module, memory, layout, kernels, thread } = setup;
   const imports: Record<string, Record<string, WebAssembly.ImportValue>> = {};
   for (const { module: from, name, kind } of WebAssembly.Module.imports(module)) {
@@ -96,19 +98,25 @@ export function joinThreads(setup: ThreadSetup): Drain {
   const control = new Int32Array(memory.buffer, setup.control, layout.words);
   const job = setup.control + layout.job * 4;
 
-  return (epoch) => {
+  const run = (kernel: number, begin: number, end: number) =>
+    functions[kernel](
+      job,
+      begin,
+      end,
+      (control[layout.scratch] >>> 0) + thread * control[layout.scratchSize],
+    );
+
+  const drain = (epoch: number) => {
     for (;;) {
       const claim = Atomics.load(control, layout.claim);
-      const chunk = claim & 0xfff;
       if ((claim ^ (epoch << 12)) >>> 12 !== 0) return;
-      const kernel = control[layout.kernel], units = control[layout.units], grain = control[layout.grain];
-      const chunks = control[layout.chunks];
-      const scratch = (control[layout.scratch] >>> 0) + thread * control[layout.scratchSize];
+      const chunk = claim & 0xfff, chunks = control[layout.chunks];
       if (chunk >= chunks) return;
-      // succeeds only while the words just read belong to this job: `claim` is shut before they change
+      // succeeds only while `chunks` belongs to this job: `claim` is shut before the words of the next are written
       if (Atomics.compareExchange(control, layout.claim, claim, claim + 1) !== claim) continue;
+      const grain = control[layout.grain];
       try {
-        functions[kernel](job, chunk * grain, Math.min(units, (chunk + 1) * grain), scratch);
+        run(control[layout.kernel], chunk * grain, Math.min(control[layout.units], (chunk + 1) * grain));
       } catch (error) {
         Atomics.add(control, layout.failures, 1);
         throw error;
@@ -117,6 +125,7 @@ export function joinThreads(setup: ThreadSetup): Drain {
       }
     }
   };
+  return { run, drain };
 }
 
 /** The body of a resident worker. It is sent a {@linkcode ThreadSetup}, answers `ready` or a message of failure. */
@@ -129,9 +138,9 @@ export function resident(join: typeof joinThreads): void {
   scope.onmessage = ({ data }) => {
     scope.onmessage = null;
     const { layout } = data;
-    let drain: Drain;
+    let thread: Thread;
     try {
-      drain = join(data);
+      thread = join(data);
     } catch (error) {
       scope.postMessage(String(error));
       return;
@@ -146,11 +155,11 @@ export function resident(join: typeof joinThreads): void {
         seen = epoch;
         spins = 0;
         try {
-          drain(epoch);
+          thread.drain(epoch);
         } catch {
           break; // counted as a failure, which the main thread reports
         }
-      } else if (++spins > 20000) { // some 50 µs: longer than the host takes between two jobs of a pass
+      } else if (++spins > 20000) { // some 100 µs: longer than the host takes between two jobs, or two passes
         spins = 0;
         Atomics.add(control, layout.sleepers, 1);
         Atomics.wait(control, layout.epoch, seen);
