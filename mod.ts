@@ -23,3 +23,30 @@ export {
   loadEngine,
   type Piece,
 } from "./src/engine.ts";
+// what the signatures above mention, and what their errors are
+export type {
+  Activation,
+  AttentionOptions,
+  Backend,
+  Cache,
+  Dtype,
+  EmbedOptions,
+  Matrix,
+  NoiseKey,
+  Norm,
+  ProjectOptions,
+  ProjectResidualOptions,
+  Sampling,
+  TokenBuffer,
+  Vector,
+} from "./src/backend/backend.ts";
+export { BackendUnavailableError, type Device } from "./src/backend/create.ts";
+export type { Rule } from "./src/decode/acceptance.ts";
+export type { DiffusionDrafterOptions } from "./src/decode/diffusion_drafter.ts";
+export type { FinishReason, Origin } from "./src/decode/loop.ts";
+export type { Statistics } from "./src/decode/metrics.ts";
+export type { RevealOrder } from "./src/decode/reveal.ts";
+export type { Score } from "./src/decode/score.ts";
+export type { Tokenizer } from "./src/hub/tokenizer.ts";
+export type { CausalModel, HiddenTap, ModelShape } from "./src/model/model.ts";
+export { CheckpointError } from "./src/model/weights.ts";

@@ -18,6 +18,7 @@ import type { Origin, Round } from "./decode/loop.ts";
 import { type Statistics, StatisticsCollector } from "./decode/metrics.ts";
 import { ModelTarget } from "./decode/model_target.ts";
 import { NgramDrafter } from "./decode/ngram_drafter.ts";
+import { PhiloxSource } from "./decode/random.ts";
 import { type Score, scoreTokens } from "./decode/score.ts";
 import { speculate } from "./decode/speculative.ts";
 import { openCheckpoint } from "./hub/checkpoint.ts";
@@ -61,7 +62,10 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   readonly rule?: Rule | undefined;
   /** γ, tokens drafted per round. @default what suits an embedded drafter, 4 with any other */
   readonly gamma?: number | undefined;
-  /** The same seed gives the same text. @default a fresh one, reported in the statistics */
+  /**
+   * The same seed gives the same text. Of any integer, the low 64 bits count.
+   * @default a fresh one, reported in the statistics
+   */
   readonly seed?: number | bigint | undefined;
   /** The most tokens to generate. @default {128} */
   readonly maxTokens?: number | undefined;
@@ -139,8 +143,7 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
     }
     const tokenizer = options.tokenizer ?? await loadTokenizer(folder).catch((error: Error) => error);
     const drafters = new Map<string, LoadedDrafter>();
-    for (const choice of choices(options)) {
-      const name = String(choice);
+    for (const [name, choice] of new Map(choices(options).map((choice) => [String(choice), choice]))) {
       drafters.set(name, await loadDrafter(choice, target.model, backend, options.drafterDtype ?? "int8"));
     }
     return new Engine(backend, target.model, target.stopTokens, tokenizer, drafters);
@@ -208,11 +211,11 @@ export class Engine implements Disposable {
     using drafter = loaded?.create(options);
     const { temperature, topK, topP } = options;
     const rule = options.rule ?? "ordered";
-    const seed = options.seed ?? crypto.getRandomValues(new BigUint64Array(1))[0];
+    const random = new PhiloxSource(options.seed);
     const stopTokens = options.stopTokens ?? this.#stopTokens;
     const settings = {
       sampling: { temperature, topK, topP },
-      seed,
+      random,
       maxTokens: options.maxTokens ?? 128,
       stopTokens,
       signal: options.signal,
@@ -222,7 +225,7 @@ export class Engine implements Disposable {
       : speculate(target, drafter, tokens, { ...settings, rule, gamma: options.gamma ?? loaded?.gamma });
     const collector = new StatisticsCollector({
       promptTokens: tokens.length,
-      seed,
+      seed: random.seed,
       ...(drafter === undefined ? {} : { drafter, rule }),
     });
 
@@ -270,10 +273,14 @@ export class Engine implements Disposable {
   /**
    * Log-probabilities of each token of a text, or of token ids, under the target.
    *
+   * @param options.signal ends it with the signal's reason
    * @throws {RangeError} if there are none, more than the context holds, or one is outside the vocabulary
    */
-  score(text: string | ArrayLike<number>): Score {
-    return scoreTokens(this.target, this.#tokensOf(text));
+  async score(
+    text: string | ArrayLike<number>,
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<Score> {
+    return await scoreTokens(this.target, this.#tokensOf(text), options.signal);
   }
 
   #tokensOf(text: string | ArrayLike<number>): number[] {

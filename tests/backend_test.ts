@@ -241,8 +241,18 @@ for (const [name, create] of Object.entries(candidates)) {
       assert.deepEqual(found.map(Number).map((v) => v === 0 ? 0 : 1), expected.map((v) => v < 1e-38 ? 0 : 1));
     }
     using logits = backend.activation(1, 9), p = backend.activation(1, 9);
-    logits.write(new Float32Array(9).fill(NaN));
-    assert.throws(() => backend.distribution(p, logits, {}), RangeError);
+    for (
+      const odd of [
+        [NaN],
+        [1, 2, NaN],
+        [1, Infinity],
+        [0, 0, 0, 0, 0, 0, 0, 0, NaN],
+        Array(9).fill(-Infinity),
+      ]
+    ) {
+      logits.write(Float32Array.from({ length: 9 }, (_, i) => odd[i] ?? 0));
+      assert.throws(() => backend.distribution(p, logits, {}), RangeError, String(odd));
+    }
   });
 
   Deno.test(`${name}: draws are those of race()`, async () => {
@@ -351,9 +361,12 @@ Deno.test("wasm: memory that is given back is used again", async () => {
       return clean;
     });
     assert.deepEqual(dirty, [true, true, true]);
+    assert.ok(backend.room! <= room - 4 * (100 * 100 + 7 * 7 + 1000 * 100));
     return [a, b, c].map((t) => t.read().byteOffset);
   };
+  const room = backend.room!;
   assert.deepEqual(address(), address());
+  assert.equal(backend.room, room);
 });
 
 Deno.test("wasm: errors say what was found", async () => {
@@ -397,6 +410,23 @@ Deno.test("wasm: a disposed backend refuses", async () => {
   assert.throws(() => backend.activation(1, 4), /it is disposed/);
   assert.throws(() => backend.copy(x, x), /it is disposed/);
   x[Symbol.dispose]();
+});
+
+Deno.test("wasm: a thread that does not start is reported", async () => {
+  const { Worker } = globalThis;
+  globalThis.Worker = class extends Worker {
+    constructor(_url: string | URL, options?: WorkerOptions) {
+      super("data:text/javascript,throw new Error('no thread today')", options);
+    }
+  };
+  try {
+    await assert.rejects(
+      createWasmBackend({ threads: 2 }),
+      /Cannot start worker thread 1 of 1: .*no thread today/,
+    );
+  } finally {
+    globalThis.Worker = Worker;
+  }
 });
 
 Deno.test({

@@ -261,8 +261,9 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
     ["compare", "--drafter", "none,sedd"],
     ["score", "--gamma", "2", PROMPT],
     ["score", "--tokens", "1,2", PROMPT],
-    ["inspect"],
+    ["inspect", "fixtures/pair/target", "fixtures/pair/drafter-sedd"],
     ["generate"], // the input is empty
+    ["compare", PROMPT, ""],
   ];
   for (const line of lines) {
     const { code, out, err } = await run(line);
@@ -353,8 +354,8 @@ Deno.test("score prints logarithms that the perplexity agrees with", async () =>
 
 Deno.test("inspect tells what a checkpoint is and needs", async () => {
   const [target, drafter] = await Promise.all([
-    run(["inspect", "fixtures/pair/target", "--json"]),
-    run(["inspect", "fixtures/pair/drafter-sedd-causal"]),
+    run(["inspect", "--json"]),
+    run(["inspect", "sedd-causal"]),
   ]);
   const found = JSON.parse(target.out);
   assert.equal(found.architecture, "gpt2");

@@ -70,6 +70,20 @@ Deno.test("the same seed gives the same text for any number of threads, another 
   assert.equal(texts[2], texts[0]);
 });
 
+Deno.test("of a seed the low 64 bits count, and the statistics tell them", () =>
+  withEngine(async (engine) => {
+    const told = async (seed?: number | bigint) => {
+      const { tokens, stats } = await engine.generate(PROMPT, { seed, maxTokens: 12 });
+      return { tokens, seed: stats.seed };
+    };
+    const last = await told(2n ** 64n - 1n);
+    assert.equal(last.seed, "18446744073709551615");
+    assert.deepEqual(await told(-1), last);
+    const fresh = await told();
+    assert.deepEqual(await told(BigInt(fresh.seed!)), fresh);
+    await assert.rejects(told(1.5), { name: "RangeError", message: /the seed is 1.5, expected an integer/ });
+  }));
+
 Deno.test("generations that run at once do not disturb one another", () =>
   withEngine(async (engine) => {
     const options = (seed: number) => ({ seed, maxTokens: 24, gamma: 3, drafter: ALL[seed % ALL.length] });
@@ -192,8 +206,10 @@ Deno.test("a signal ends a generation with its reason and leaves the engine usab
   }));
 
 Deno.test("score gives the log-probability of each token and the perplexity", () =>
-  withEngine((engine) => {
-    const { tokens, logprobs, perplexity } = engine.score("The captain came on deck and looked at the sea.");
+  withEngine(async (engine) => {
+    const { tokens, logprobs, perplexity } = await engine.score(
+      "The captain came on deck and looked at the sea.",
+    );
     assert.equal(logprobs.length, tokens.length);
     assert.equal(logprobs[0], null);
     const rest = logprobs.slice(1) as number[];
@@ -201,9 +217,21 @@ Deno.test("score gives the log-probability of each token and the perplexity", ()
     const mean = rest.reduce((sum, logprob) => sum + logprob, 0) / rest.length;
     assert.ok(Math.abs(perplexity - Math.exp(-mean)) < 1e-9 * perplexity);
     // more probable than the same words shuffled
-    assert.ok(perplexity < engine.score("sea deck at the and on captain looked. the came The").perplexity);
-    assert.throws(() => engine.score([]), RangeError);
-    return Promise.resolve();
+    const shuffled = await engine.score("sea deck at the and on captain looked. the came The");
+    assert.ok(perplexity < shuffled.perplexity);
+    for (
+      const [wrong, message] of [
+        [[], /it has 0 tokens, expected 1 to 256/],
+        [new Array(257).fill(5), /it has 257 tokens, expected 1 to 256/],
+        [[2048], /2048/],
+        [[1.5], /1\.5/],
+        [[2 ** 32 + 5], /4294967301/], // 5 in 32 bits
+      ] as const
+    ) {
+      await assert.rejects(engine.score(wrong), { name: "RangeError", message });
+    }
+    const signal = AbortSignal.abort(new Error("enough"));
+    await assert.rejects(engine.score(tokens, { signal }), /enough/);
   }));
 
 Deno.test("loadEngine refuses what cannot work with one clear message", async () => {

@@ -259,8 +259,11 @@ Deno.test("the same measurement finds what breaks a rule", async (t) => {
     const target: Target = {
       vocabSize: pair.target.vocabSize,
       contextLength: pair.target.contextLength,
-      score: (tokens, rows, sampling) =>
-        alteredRows(pair.target.score(tokens, rows, sampling), (p) => [...p.slice(0, -1), p.at(-2) ?? p[0]]),
+      score: async (tokens, rows, sampling) =>
+        alteredRows(
+          await pair.target.score(tokens, rows, sampling),
+          (p) => [...p.slice(0, -1), p.at(-2) ?? p[0]],
+        ),
       truncate: (length) => pair.target.truncate(length),
     };
     for (const rule of ["ratio", "block", "match"] as const) {

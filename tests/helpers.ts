@@ -76,6 +76,7 @@ export function assertClose(
     scale = Math.max(scale, Math.abs(expected[i]));
     const error = Math.abs(found[i] - expected[i]);
     if (!(error <= worst)) [worst, at] = [error, i];
+    if (Number.isNaN(error)) break; // nothing is worse, and nothing compares with it
   }
   assert.ok(
     worst <= tolerance * scale,

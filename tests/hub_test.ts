@@ -222,8 +222,9 @@ Deno.test("checkpoint: a tensor that is missing, of another shape or of an unrea
       ),
     );
     await assert.rejects(checkpoint.read("h.0.attn.c_attn.weight", shape), message);
-    await assert.rejects(joined(checkpoint.rows("h.0.attn.c_attn.weight", shape)), message);
-    await assert.rejects(joined(checkpoint.transposed("h.0.attn.c_attn.weight", shape)), message);
+    // at once, before a chunk is asked for
+    assert.throws(() => checkpoint.rows("h.0.attn.c_attn.weight", shape), message);
+    assert.throws(() => checkpoint.transposed("h.0.attn.c_attn.weight", shape), message);
   }
   await assert.rejects(
     checkpoint.read("h.0.attn.c_attn.weight", [2, 3, 1]),
@@ -306,7 +307,6 @@ Deno.test("checkpoint: int8 matrices are read as what they stand for", async () 
   const expected: Record<string, number[]> = {
     byRow: [0.5, -1, 1.5, 8, 10, -254],
     byColumn: [0.5, -4, -3, 2, 10, 127],
-    bare: [1, -2, 3, 4, 5, -127],
   };
   for (const [name, values] of Object.entries(expected)) {
     assert.deepEqual([...await checkpoint.read(name, [2, 3])], values);
@@ -320,6 +320,15 @@ Deno.test("checkpoint: int8 matrices are read as what they stand for", async () 
     checkpoint.read("wrong", [2, 3]),
     failure(/tensor "wrong.scale" has shape \[3, 1\], expected \[2, 1\] or \[1, 3\]$/),
   );
+  assert.deepEqual([...await checkpoint.read("bare", [2, 3])], [...q]);
+  for (const refuse of [() => checkpoint.rows("bare", [2, 3]), () => checkpoint.transposed("bare", [2, 3])]) {
+    assert.throws(
+      refuse,
+      failure(
+        /"bare" has dtype I8, expected one of F32, F16, BF16, F64, or I8 beside a tensor "bare.scale"$/,
+      ),
+    );
+  }
 });
 
 Deno.test("openCheckpoint: one file, compressed, or shards with an index", async () => {
@@ -353,7 +362,7 @@ Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
   const cases: [Record<string, string | Uint8Array>, RegExp][] = [
     [{ "config.json": "" }, /config.json": it is not valid JSON/],
     [{ "config.json": "[1]" }, /config.json": it is not a JSON object$/],
-    [{}, /it has none of "model.safetensors", "model.safetensors.index.json" and "model.safetensors.gz"$/],
+    [{}, /it has no file "model.safetensors", "model.safetensors.index.json" or "model.safetensors.gz"$/],
     [
       { "pytorch_model.bin": "" },
       /it has "pytorch_model.bin" and no "model.safetensors"; convert it .*save_pretrained/,
@@ -374,6 +383,7 @@ Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
     ],
     [shard("/a.safetensors"), /expected the name of a safetensors file$/],
     [shard("..\\a.safetensors"), /expected the name of a safetensors file$/],
+    [shard("a\0.safetensors"), /expected the name of a safetensors file$/],
     [shard("pytorch_model.bin"), /expected the name of a safetensors file$/],
     [index('{"weight_map": {"x": 3}}'), /tensor "x" is in 3, expected the name/],
     [shard("b.safetensors"), /shard "b.safetensors" is missing$/],
@@ -396,7 +406,7 @@ Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
     );
   }
   await withFolder({ "model.safetensors": SMALL }, async (folder) => {
-    await assert.rejects(openCheckpoint(folder), failure(/it has no "config.json"$/));
+    await assert.rejects(openCheckpoint(folder), failure(/it has no file "config.json"$/));
     await assert.rejects(openCheckpoint(join(folder, "none")), failure(/there is no such folder$/));
     await assert.rejects(openCheckpoint(join(folder, "model.safetensors")), failure(/it is not a folder$/));
     await assert.rejects(
@@ -404,6 +414,24 @@ Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
       failure(/there is no such folder$/),
     );
   });
+});
+
+Deno.test({
+  name: "openCheckpoint: what never ends is no file",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const cases: [file: string, message: RegExp][] = [
+      ["config.json", /it has no file "config.json"$/],
+      ["model.safetensors", /it has no file "model.safetensors", /],
+    ];
+    for (const [endless, message] of cases) {
+      await withFolder({ "config.json": "{}", "model.safetensors": SMALL }, async (folder) => {
+        await Deno.remove(join(folder, endless));
+        await Deno.symlink("/dev/zero", join(folder, endless));
+        await assert.rejects(openCheckpoint(folder), failure(message));
+      });
+    }
+  },
 });
 
 Deno.test({

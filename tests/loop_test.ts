@@ -280,6 +280,11 @@ Deno.test("what does not fit together is refused at the call", () => {
     name: "TypeError",
     message: /unknown rule "typical", expected one of ordered, ratio/,
   });
+  const reader = Object.assign(new CountingDrafter(), { hiddenLayers: [0] });
+  assert.throws(() => speculate(target, reader, [0]), {
+    name: "TypeError",
+    message: /"counting" asks for hidden states, and the target gives none/,
+  });
   assert.throws(() => speculate(new ToyPair(1).target, drafter, [0]), {
     name: "RangeError",
     message: /the drafter has 10 tokens and the target 3, expected the same vocabulary/,

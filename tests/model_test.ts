@@ -7,12 +7,12 @@
 
 import assert from "node:assert/strict";
 import type { TensorData } from "../fixtures/write_safetensors.ts";
-import type { Dtype } from "../src/backend/backend.ts";
+import type { Backend, Dtype } from "../src/backend/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadGpt2, loadGptNeo, loadModel, loadSedd } from "../src/model/mod.ts";
 import type { CausalModel } from "../src/model/model.ts";
-import { CheckpointError } from "../src/model/weights.ts";
+import { CheckpointError, type Weights } from "../src/model/weights.ts";
 import { assertClose, assertSame, checkpointOf, fixture, presentBackends, tensorsOf } from "./helpers.ts";
 
 type Json = Record<string, unknown>;
@@ -137,7 +137,11 @@ const refusals: [name: string, fields: Json, message: RegExp][] = [
     /"layer_norm_epsilon" of config\.json is -1, expected a positive/,
   ],
   ["gpt2-tiny", { n_embd: 32, n_head: 2 }, /tensor ".*" has shape \[128, 64\], expected \[128, 32\]$/],
-  ["gpt2-tiny", { n_layer: 3 }, /tensor "transformer\.h\.2\.ln_1\.weight" is missing/],
+  [
+    "gpt2-tiny",
+    { n_layer: 3 },
+    /tensor "transformer\.h\.2\.attn\.c_attn\.weight" is missing, expected shape \[64, 192\]$/,
+  ],
   [
     "gpt2-tiny",
     { tie_word_embeddings: false },
@@ -159,6 +163,17 @@ const refusals: [name: string, fields: Json, message: RegExp][] = [
     { attention_layers: null, attention_types: [7] },
     /"attention_types" of config\.json is \[7\]/,
   ],
+  // written out, these would not fit the memory
+  [
+    "gpt-neo-tiny",
+    { num_layers: 1e12, attention_layers: null, attention_types: [[["local"], 1e12]] },
+    /"transformer\.h\.4\..*" is missing/,
+  ],
+  [
+    "gpt-neo-tiny",
+    { attention_layers: null, attention_types: [[["global"], -4], [["global"], 8]] },
+    /"attention_types" of/,
+  ],
   ["gpt-neo-tiny", { window_size: null }, /"window_size" of config\.json is missing/],
   [
     "sedd-tiny",
@@ -166,6 +181,7 @@ const refusals: [name: string, fields: Json, message: RegExp][] = [
     /"graph\.type" of config\.json is "uniform", expected "absorb"$/,
   ],
   ["sedd-tiny", { tokens: 50.5 }, /"tokens" of config\.json is 50\.5, expected a positive integer$/],
+  ["sedd-tiny", { "model.hidden_size": 2e12 }, /has shape \[321, 64\], expected \[321, 2000000000000\]$/],
   ["sedd-tiny", { model: 3 }, /"model" of config\.json is 3, expected an object$/],
   [
     "sedd-tiny",
@@ -196,6 +212,108 @@ Deno.test("configurations and tensors that do not fit are refused by name", asyn
       return true;
     });
   }
+});
+
+Deno.test("weights that are no numbers are refused, whichever tensor holds them and however it would be held", async () => {
+  using backend = createReferenceBackend();
+  const cases: [folder: string, tensor: string, value: number][] = [
+    ["gpt2-tiny", "transformer.h.1.mlp.c_fc.weight", NaN],
+    ["gpt2-tiny", "transformer.wte.weight", -Infinity],
+    ["gpt2-tiny", "transformer.ln_f.bias", NaN],
+    ["gpt-neo-tiny", "transformer.h.3.attn.attention.v_proj.weight", Infinity],
+    ["sedd-tiny", "blocks.1.adaLN_modulation.weight", NaN],
+  ];
+  for (const [folder, name, value] of cases) {
+    const broken = await altered(folder, {}, (all) =>
+      all.map((tensor) => {
+        if (tensor.name !== name) return tensor;
+        const data = (tensor.data as Float32Array).slice();
+        data[data.length - 1] = value;
+        return { ...tensor, data };
+      }));
+    for (const dtype of ["f32", "int8"] as const) {
+      await assert.rejects(loadModel(broken, backend, { dtype }), {
+        name: "CheckpointError",
+        message: `Cannot load checkpoint "memory": tensor "${name}" holds ${value}, expected finite numbers`,
+      });
+    }
+  }
+});
+
+Deno.test("what does not fit the device is refused before it is read, naming what does", async () => {
+  using real = createReferenceBackend();
+  // [320 + 2·12·64, 64] entries of any dtype beside [128, 64] positions, always f32
+  const needs = (bytes: number) => (1856 * bytes + 128 * 4) * 64;
+  const backend = (room: number): Backend =>
+    new Proxy(real, {
+      get(target, key) {
+        if (key === "room") return room;
+        const value = Reflect.get(target, key);
+        return typeof value === "function" ? value.bind(target) : value;
+      },
+    });
+  const unread = async (): Promise<Weights> => {
+    const all = await altered("gpt2-tiny", {});
+    const read = () => assert.fail("a tensor was read");
+    // deno-lint-ignore require-yield
+    const chunks = async function* (): AsyncGenerator<Float32Array> {
+      read();
+    };
+    return {
+      origin: "big",
+      config: all.config,
+      has: (name) => all.has(name),
+      read,
+      rows: chunks,
+      transposed: chunks,
+    };
+  };
+  const refused = async (room: number, dtype: Dtype, message: RegExp) =>
+    await assert.rejects(loadModel(await unread(), backend(room), { dtype }), (error) => {
+      assert(error instanceof CheckpointError, String(error));
+      assert.match(error.message, /^Cannot load checkpoint "big": its matrices need 0\.00 GB as /);
+      assert.match(error.message, message);
+      return true;
+    });
+  await refused(
+    needs(4) - 1,
+    "f32",
+    /f16 would fit \(.* GB\), bf16 would fit \(.*\), int8 would fit \(.*\)$/,
+  );
+  await refused(needs(2) - 1, "f32", /left; int8 would fit \(0\.00 GB\)$/);
+  await refused(needs(2) - 1, "bf16", /as bf16, .*left; int8 would fit \(0\.00 GB\)$/);
+  await refused(needs(1) - 1, "int8", /left; not even int8 would fit \(0\.00 GB\)$/);
+  const { model } = await loadModel(await altered("gpt2-tiny", {}), backend(needs(4)));
+  model[Symbol.dispose]();
+});
+
+Deno.test("SEDD: bf16 tensors, and a configuration as published, with all it says beside what is used", async () => {
+  using backend = createReferenceBackend();
+  const published: Json = {
+    ngpus: 8,
+    training: { batch_size: 512, accum: 1 },
+    "graph.file": "data",
+    noise: { type: "loglinear", sigma_min: 0.0001, sigma_max: 20 },
+    "model.name": "small",
+    "model.type": "ddit",
+    "model.dropout": 0.1,
+  };
+  const truncate = (values: Float32Array) => {
+    const bits = new Uint32Array(values.slice().buffer);
+    return {
+      bf16: Uint16Array.from(bits, (b) => b >>> 16),
+      f32: new Float32Array(bits.map((b) => b & 0xffff0000).buffer),
+    };
+  };
+  const as = (dtype: "bf16" | "f32") => (all: TensorData[]) =>
+    all.map((t) => ({ ...t, dtype: dtype.toUpperCase(), data: truncate(t.data as Float32Array)[dtype] }));
+  const logits = async (dtype: "bf16" | "f32") => {
+    const { model } = await loadModel(await altered("sedd-tiny", published, as(dtype)), backend);
+    assert("denoise" in model);
+    using cache = model.newCache();
+    return model.denoise([1, 320, 2], cache, 1, { cleanRows: 0, head: [1] }).logits.read().slice();
+  };
+  assertSame(await logits("bf16"), await logits("f32"), "bf16");
 });
 
 Deno.test("a model that cannot be loaded leaves nothing on the device", async () => {

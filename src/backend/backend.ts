@@ -202,6 +202,8 @@ export interface Backend extends Disposable {
   readonly name: "reference" | "wasm" | "cuda";
   /** What it runs on, for people: `WebAssembly relaxed SIMD, 2 threads`. */
   readonly description: string;
+  /** Bytes that can still be allocated, so that what will not fit is refused before it is read. Absent: not known. */
+  readonly room?: number | undefined;
 
   /**
    * Uploads a matrix, converting and packing it into the device's layout chunk by chunk, so that the host

@@ -36,6 +36,7 @@ export const compare: Command = {
   words: "[PROMPT…]",
   summary: "Measure plain decoding and each drafter, taking turns in one run.",
   details: [
+    'A PROMPT that is "-" is read from standard input; without any, there are three built-in ones.',
     "Every method continues the same prompts with the same seeds. tokens/s are of decoding, without the prompt:",
     "the median over all runs, and the quartiles. τ is the mean number of tokens per round, the corrected or bonus",
     "one included; milliseconds are per round. Under the rule coupled the text must be that of plain decoding, token",
@@ -49,8 +50,9 @@ export const compare: Command = {
     'compare "Call me Ishmael." --max-tokens 64 --json',
   ],
   async run({ words, values }, terminal) {
+    const prompts = await Promise.all(words.map((word) => readText([word], "PROMPT", terminal)));
     using engine = await loadAll(values);
-    await report(engine, words.length > 0 ? words : PROMPTS, values.repetitions ?? 3, values, terminal);
+    await report(engine, prompts.length > 0 ? prompts : PROMPTS, values.repetitions ?? 3, values, terminal);
   },
 };
 

@@ -13,6 +13,7 @@ import { loadTokenizer } from "../hub/tokenizer.ts";
 import { loadModel } from "../model/load.ts";
 import type { ModelShape } from "../model/model.ts";
 import { CheckpointError, type Weights } from "../model/weights.ts";
+import { embeddedDrafter, embeddedTarget } from "../pair.ts";
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
 import { table } from "./terminal.ts";
@@ -39,17 +40,19 @@ interface Inspection extends ModelShape {
 /** The command. */
 export const inspect: Command = {
   name: "inspect",
-  words: "FOLDER",
+  words: "[FOLDER]",
   summary: "What a checkpoint is, and what it needs.",
   details: [
+    "FOLDER may be the name of an embedded drafter (sedd-causal, sedd, gpt2); without it, the embedded target's.",
     "Checks its configuration and the name, shape and dtype of every tensor the model asks for.",
     "--json prints one object, with all tensors.",
   ],
   options: ["json"],
-  examples: ["inspect fixtures/pair/target", "inspect ./gpt2 --json"],
+  examples: ["inspect", "inspect sedd-causal", "inspect ./gpt2 --json"],
   async run({ words, values }, { out }) {
-    if (words.length !== 1) throw new UsageError(`${words.length} words are given, expected one FOLDER`);
-    using checkpoint = await openCheckpoint(words[0]);
+    if (words.length > 1) throw new UsageError(`${words.length} words are given, expected one FOLDER`);
+    const [folder = embeddedTarget()] = words;
+    using checkpoint = await openCheckpoint(embeddedDrafter(String(folder))?.folder ?? folder);
     const inspection = await examine(checkpoint);
     if (values.json) out.line(JSON.stringify(inspection, null, 2));
     else for (const line of render(inspection)) out.line(line);

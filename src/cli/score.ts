@@ -29,7 +29,7 @@ export const score: Command = {
     const text = values.tokens ?? await readText(words, "TEXT", terminal);
     const { target, device, dtype, threads } = values;
     using engine = await loadEngine({ target, drafter: null, device, dtype, threads });
-    const result = engine.score(text);
+    const result = await engine.score(text);
     if (values.json) {
       terminal.out.line(JSON.stringify(result, null, 2));
       return;

@@ -30,8 +30,13 @@ export interface Target {
   /** Forgets everything after the first `length` tokens. More than were seen: no effect. */
   truncate(length: number): void;
   /**
-   * Hidden states of the rows of the last {@linkcode score}, for a drafter that asks for them by
-   * {@linkcode Drafter.hiddenLayers}: one [R, C] per layer asked for, on the device.
+   * Keeps the hidden states of these layers from now on, for a drafter that asks for them by
+   * {@linkcode Drafter.hiddenLayers}; of none: stops. A target without this method has none to give.
+   */
+  keepHidden?(layers: readonly number[]): void;
+  /**
+   * The hidden states that are kept: one [n, C] per layer, on the device, where row i belongs to token i of the
+   * text and n is how many tokens were seen and not truncated. Valid until the next {@linkcode score}.
    */
   readonly hidden?: readonly Activation[] | undefined;
 }
@@ -48,7 +53,11 @@ export interface DraftRequest {
   readonly random: RandomSource;
   /** Draw with the noise the target will use (`coupled`), instead of noise of its own. */
   readonly coupled: boolean;
-  /** The target's hidden states, if {@linkcode Drafter.hiddenLayers} asked for them. */
+  /**
+   * The target's hidden states, if {@linkcode Drafter.hiddenLayers} asked for them: one [n, C] per layer, row i
+   * of which belongs to token i. n is tokens.length − 1, for the target has yet to see the last token; absent if
+   * that is none.
+   */
   readonly hidden?: readonly Activation[] | undefined;
 }
 
@@ -75,7 +84,7 @@ export interface Drafter extends Disposable {
    * that `ratio` and `block` are exact (reference: Leviathan et al. 2023; here `ordered` generalises it).
    */
   readonly leftToRight: boolean;
-  /** Layers of the target whose hidden states it wants. */
+  /** Blocks of the target, 0-based, whose outputs it wants to be given: {@linkcode DraftRequest.hidden}. */
   readonly hiddenLayers?: readonly number[] | undefined;
   /** Proposes tokens. Must not look at anything but the request. */
   draft(request: DraftRequest): Draft | Promise<Draft>;

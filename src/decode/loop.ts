@@ -7,6 +7,7 @@
 
 import type { Sampling } from "../backend/backend.ts";
 import type { Target } from "./drafter.ts";
+import { takeTurns } from "./event_loop.ts";
 import { PhiloxSource, type RandomSource } from "./random.ts";
 
 /** Options of both loops. */
@@ -88,9 +89,6 @@ export interface StepRequest {
   readonly sampling: Sampling;
 }
 
-/** Milliseconds of work after which timers and signals get a turn. */
-const TURN_MS = 10;
-
 /**
  * Rounds until the text ends. However it is left, at its end, by an error or by the consumer's `break`, the
  * target then holds a prefix of the committed text and can be used again.
@@ -108,7 +106,7 @@ export async function* decode(
   options: DecodeOptions,
   step: (request: StepRequest) => Promise<Step>,
 ): AsyncGenerator<Round, void, void> {
-  const { sampling = {}, signal, random = new PhiloxSource(options.seed ?? randomSeed()) } = options;
+  const { sampling = {}, signal, random = new PhiloxSource(options.seed) } = options;
   const stops = new Set(options.stopTokens);
   const limit = checkedLimit(target, prompt, options.maxTokens);
   const text = new Int32Array(limit);
@@ -125,9 +123,9 @@ export async function* decode(
       prefillMs = performance.now() - turn;
     }
     for (let finishReason: FinishReason | undefined; finishReason === undefined; prefillMs = 0) {
-      signal?.throwIfAborted();
       const began = performance.now();
-      if (began - turn > TURN_MS) turn = await eventLoopTurn();
+      turn = await takeTurns(turn);
+      signal?.throwIfAborted();
       const found = await step({ text: text.subarray(0, length), room: limit - length, random, sampling });
       const tokens = [...found.draft.subarray(0, found.accepted), found.token];
       const stop = tokens.findIndex((token) => stops.has(token));
@@ -181,25 +179,4 @@ function checkedLimit(target: Target, prompt: ArrayLike<number>, maxTokens: numb
     }
   }
   return Math.min(contextLength, prompt.length + maxTokens);
-}
-
-function randomSeed(): bigint {
-  return crypto.getRandomValues(new BigUint64Array(1))[0];
-}
-
-/**
- * Lets timers, signals and input have their turn: awaiting a promise that is settled already, as each round
- * does, never leaves the current task. A message costs microseconds; `setTimeout` would cost milliseconds.
- *
- * @returns the time, `performance.now()`
- */
-function eventLoopTurn(): Promise<number> {
-  const { promise, resolve } = Promise.withResolvers<number>();
-  const { port1, port2 } = new MessageChannel();
-  port1.onmessage = () => {
-    port1.close();
-    resolve(performance.now());
-  };
-  port2.postMessage(undefined);
-  return promise;
 }

@@ -24,7 +24,7 @@ export { type Distributions, HostDistributions, type Law } from "./distributions
 export type { Draft, Drafter, DraftRequest, Target } from "./drafter.ts";
 export type { DecodeOptions, FinishReason, Origin, Round } from "./loop.ts";
 export { type RunDescription, type Statistics, StatisticsCollector } from "./metrics.ts";
-export { ModelTarget, type ModelTargetOptions } from "./model_target.ts";
+export { ModelTarget } from "./model_target.ts";
 export { NgramDrafter, type NgramDrafterOptions } from "./ngram_drafter.ts";
 export { invert, PhiloxSource, Purpose, type RandomSource } from "./random.ts";
 export { reveal, type RevealOrder, type RevealRequest } from "./reveal.ts";

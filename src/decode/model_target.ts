@@ -10,12 +10,10 @@ import { CachedText } from "./cached_text.ts";
 import { DeviceDistributions } from "./device_distributions.ts";
 import type { Distributions } from "./distributions.ts";
 import type { Target } from "./drafter.ts";
+import { takeTurns } from "./event_loop.ts";
 
-/** Options of {@linkcode ModelTarget}. */
-export interface ModelTargetOptions {
-  /** Blocks whose outputs are kept at each pass, for a drafter that wants them. Default: none. */
-  readonly hiddenLayers?: readonly number[] | undefined;
-}
+/** The most tokens per pass over what is only read, a prompt: between passes others have their turn. */
+const READ_ROWS = 128;
 
 /** One sequence of a causal model. The model is borrowed: disposing of this leaves it alone. */
 export class ModelTarget implements Target, Disposable {
@@ -27,36 +25,42 @@ export class ModelTarget implements Target, Disposable {
   readonly #backend: Backend;
   readonly #text: CachedText;
   readonly #laws: DeviceDistributions;
-  readonly #hiddenLayers: readonly number[];
-  #buffers: Activation[] = [];
-  #hidden: readonly Activation[] | undefined;
+  #hiddenLayers: readonly number[] = [];
+  /** For each layer, [context, C]: row i belongs to token i, so that a roll-back leaves nothing to be done. */
+  #hidden: readonly Activation[] = [];
 
   /** Allocates a cache for the model's whole context. */
-  constructor(model: CausalModel, backend: Backend, options: ModelTargetOptions = {}) {
+  constructor(model: CausalModel, backend: Backend) {
     this.vocabSize = model.shape.vocabSize;
     this.contextLength = model.shape.contextLength;
     this.#model = model;
     this.#backend = backend;
-    this.#hiddenLayers = options.hiddenLayers ?? [];
     this.#text = new CachedText(model.newCache());
     this.#laws = new DeviceDistributions(backend, this.vocabSize);
   }
 
-  /** Hidden states of the rows of the last pass, [R, C] for each layer asked for. */
-  get hidden(): readonly Activation[] | undefined {
-    return this.#hidden;
-  }
-
   /** Laws of the token that follows each of the last `rows` tokens; overwritten by the next call. */
-  score(tokens: Int32Array, rows: number, sampling: Sampling): Distributions {
-    // rows that need logits must be in this pass, however much of the text the cache holds
-    const fresh = this.#text.rewind(tokens, tokens.length - rows);
-    const hidden = this.#tap(fresh.length);
-    const logits = this.#model.forward(fresh, this.#text.cache, { headRows: rows, ...hidden });
-    this.#text.committed(fresh);
+  async score(tokens: Int32Array, rows: number, sampling: Sampling): Promise<Distributions> {
+    // rows that need logits must be in the last pass, however much of the text the cache holds
+    let fresh = this.#text.rewind(tokens, tokens.length - rows);
+    for (let turn = performance.now(); fresh.length > READ_ROWS + rows; turn = await takeTurns(turn)) {
+      this.#read(fresh.subarray(0, READ_ROWS), 1);
+      fresh = fresh.subarray(READ_ROWS);
+    }
+    const logits = this.#read(fresh, rows);
     this.#laws.resize(rows);
     this.#laws.fill(0, logits, sampling);
     return this.#laws;
+  }
+
+  /** One pass. */
+  #read(tokens: Int32Array, headRows: number): Activation {
+    const { length } = this.#text;
+    const out = this.#hidden.map((states) => states.slice(length, tokens.length)); // [R, C] each
+    const hidden = { layers: this.#hiddenLayers, out };
+    const logits = this.#model.forward(tokens, this.#text.cache, { headRows, hidden }); // [headRows, V]
+    this.#text.committed(tokens);
+    return logits;
   }
 
   /** Forgets everything after the first `length` tokens. */
@@ -64,23 +68,44 @@ export class ModelTarget implements Target, Disposable {
     this.#text.truncate(length);
   }
 
-  /** Buffers for the hidden states of a pass of R rows. */
-  #tap(rows: number): { hidden?: { layers: readonly number[]; out: readonly Activation[] } } {
-    if (this.#hiddenLayers.length === 0) return {};
-    if (this.#buffers.length === 0 || this.#buffers[0].rows < rows) {
-      for (const buffer of this.#buffers) buffer[Symbol.dispose]();
-      this.#buffers = this.#hiddenLayers.map(() => this.#backend.activation(rows, this.#model.shape.width));
+  /**
+   * Keeps the outputs of these blocks from now on. If they are others than before, the text is forgotten, so that
+   * those of all its tokens will be there.
+   *
+   * @throws {RangeError} if there is no such block
+   */
+  keepHidden(layers: readonly number[]): void {
+    const { layers: count, width } = this.#model.shape;
+    for (const layer of layers) {
+      if (!(Number.isInteger(layer) && layer >= 0 && layer < count)) {
+        throw new RangeError(`Cannot keep hidden states: layer ${layer} is not in [0, ${count})`);
+      }
     }
-    this.#hidden = this.#buffers.map((buffer) => buffer.slice(0, rows));
-    return { hidden: { layers: this.#hiddenLayers, out: this.#hidden } };
+    if (String(layers) === String(this.#hiddenLayers)) return;
+    this.#freeHidden();
+    this.#hidden = layers.map(() => this.#backend.activation(this.contextLength, width));
+    this.#hiddenLayers = [...layers];
+    if (layers.length > 0) this.truncate(0);
   }
 
-  /** Frees the cache and the laws. */
+  /** What is kept, [n, C] for each layer, of the n tokens seen; nothing before there are any. */
+  get hidden(): readonly Activation[] | undefined {
+    const { length } = this.#text;
+    return length > 0 && this.#hidden.length > 0
+      ? this.#hidden.map((states) => states.slice(0, length))
+      : undefined;
+  }
+
+  #freeHidden(): void {
+    for (const states of this.#hidden) states[Symbol.dispose]();
+    this.#hidden = [];
+    this.#hiddenLayers = [];
+  }
+
+  /** Frees the cache, the laws and the hidden states. */
   [Symbol.dispose](): void {
     this.#text.cache[Symbol.dispose]();
     this.#laws[Symbol.dispose]();
-    for (const buffer of this.#buffers) buffer[Symbol.dispose]();
-    this.#buffers = [];
-    this.#hidden = undefined;
+    this.#freeHidden();
   }
 }

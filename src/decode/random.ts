@@ -46,8 +46,15 @@ export class PhiloxSource implements RandomSource {
   readonly #low: number;
   readonly #high: number;
 
-  /** A source; of `seed`, any integer, the low 64 bits count. */
-  constructor(seed: number | bigint) {
+  /**
+   * A source of the decisions of a seed.
+   * @param seed any integer, of which the low 64 bits count; default: one drawn at random
+   * @throws {RangeError} if `seed` is not an integer
+   */
+  constructor(seed: number | bigint = crypto.getRandomValues(new BigUint64Array(1))[0]) {
+    if (typeof seed === "number" && !Number.isInteger(seed)) {
+      throw new RangeError(`Cannot draw random numbers: the seed is ${seed}, expected an integer`);
+    }
     this.seed = BigInt.asUintN(64, BigInt(seed));
     this.#low = Number(this.seed & 0xffffffffn);
     this.#high = Number(this.seed >> 32n);

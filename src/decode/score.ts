@@ -5,8 +5,9 @@
  */
 
 import type { CausalModel } from "../model/model.ts";
+import { takeTurns } from "./event_loop.ts";
 
-/** Rows per pass: bounds the logits held at once to this many times V. */
+/** Rows per pass: bounds the logits held at once to this many times V, and how long a signal goes unheard. */
 const ROWS = 32;
 
 /** What {@linkcode scoreTokens} returns. */
@@ -23,16 +24,28 @@ export interface Score {
  * Log-probabilities of each token of a text at temperature 1, without top-k or top-p.
  *
  * @param tokens 1 … context length of them
+ * @param signal ends it with the signal's reason
  * @throws {RangeError} if there are none, too many, or one is outside the vocabulary
  */
-export function scoreTokens(model: CausalModel, tokens: ArrayLike<number>): Score {
-  const ids = Int32Array.from(tokens);
-  if (ids.length === 0) throw new RangeError("Cannot score a text: it has no tokens");
-  using cache = model.newCache(Math.min(ids.length, model.shape.contextLength));
+export async function scoreTokens(
+  model: CausalModel,
+  tokens: ArrayLike<number>,
+  signal?: AbortSignal,
+): Promise<Score> {
+  const { contextLength } = model.shape;
+  const ids = Array.from(tokens);
+  if (ids.length === 0 || ids.length > contextLength) {
+    throw new RangeError(
+      `Cannot score a text: it has ${ids.length} tokens, expected 1 to ${contextLength}, the target's context`,
+    );
+  }
+  using cache = model.newCache(ids.length);
   const logprobs: (number | null)[] = [null];
-  let sum = 0;
+  let sum = 0, turn = performance.now();
   for (let start = 0; start < ids.length; start += ROWS) {
-    const piece = ids.subarray(start, start + ROWS);
+    turn = await takeTurns(turn);
+    signal?.throwIfAborted();
+    const piece = ids.slice(start, start + ROWS);
     const logits = model.forward(piece, cache, { headRows: piece.length });
     for (let r = 0; r < piece.length && start + r + 1 < ids.length; r++) {
       const logprob = logSoftmax(logits.slice(r, 1).read(), ids[start + r + 1]);
@@ -41,7 +54,7 @@ export function scoreTokens(model: CausalModel, tokens: ArrayLike<number>): Scor
     }
   }
   return {
-    tokens: Array.from(ids),
+    tokens: ids,
     logprobs,
     perplexity: ids.length > 1 ? Math.exp(-sum / (ids.length - 1)) : 1,
   };

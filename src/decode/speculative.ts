@@ -32,7 +32,8 @@ const NO_DRAFT: Draft = { tokens: new Int32Array(0), steps: new Int32Array(0), p
  * {@linkcode isExact} accepts; the others are refused, except `paper`, which is there to be compared with.
  *
  * @param prompt token ids, at least one
- * @throws {TypeError} if the rule is unknown, or would not be exact for this drafter
+ * @throws {TypeError} if the rule is unknown, or would not be exact for this drafter, or the drafter asks for
+ * hidden states of a target that gives none
  * @throws {RangeError} if the vocabularies differ, `gamma` is not a non-negative integer, and as
  * {@linkcode decode}
  */
@@ -44,6 +45,8 @@ export function speculate(
 ): AsyncGenerator<Round, void, void> {
   const { gamma = 5, rule = "ordered" } = options;
   check(target, drafter, gamma, rule);
+  const { hiddenLayers = [] } = drafter;
+  target.keepHidden?.(hiddenLayers);
   return decode(target, prompt, options, async ({ text, room, random, sampling }) => {
     const began = performance.now();
     // a round emits one token more than it accepts
@@ -54,7 +57,8 @@ export function speculate(
       sampling: options.draftSampling ?? (rule === "match" ? { temperature: 0 } : sampling),
       random,
       coupled: rule === "coupled",
-      hidden: drafter.hiddenLayers && target.hidden,
+      // of a text of one token the target has seen nothing, but may still hold another text
+      hidden: hiddenLayers.length > 0 && text.length > 1 ? target.hidden : undefined,
     });
     const n = draft.tokens.length;
     if (n > most) {
@@ -91,6 +95,12 @@ function check(target: Target, drafter: Drafter, gamma: number, rule: Rule): voi
     throw new RangeError(
       `Cannot speculate: the drafter has ${drafter.vocabSize} tokens and the target ${target.vocabSize}, ` +
         `expected the same vocabulary`,
+    );
+  }
+  if ((drafter.hiddenLayers?.length ?? 0) > 0 && target.keepHidden === undefined) {
+    throw new TypeError(
+      `Cannot speculate: "${drafter.name}" asks for hidden states, and the target gives none, expected one with ` +
+        `keepHidden`,
     );
   }
   if (rule !== "paper" && !isExact(rule, drafter.leftToRight)) {

@@ -23,6 +23,9 @@ const PICKLED = "pytorch_model.bin";
 /** The most f32 in one chunk of a transpose, in bytes: many, as each chunk costs a pass over the matrix. */
 export const TRANSPOSED_BYTES: number = 16 << 20;
 
+/** What a matrix may be stored as; or I8 with a scale. */
+const MATRIX_DTYPES = ["F32", "F16", "BF16", "F64"];
+
 /** Values of I8 tensors with a scale are multiplied by it on reading; see {@linkcode Checkpoint}. */
 const SCALE_SUFFIX = ".scale";
 
@@ -95,9 +98,12 @@ export class Checkpoint implements Weights, Disposable {
   }
 
   /** As {@linkcode Weights} says. A chunk is valid until the next is asked for: copy what has to outlive it. */
-  async *rows(name: string, shape: readonly [number, number]): AsyncGenerator<Float32Array> {
-    const entry = this.#entry(name, shape), scale = await this.#scale(entry);
-    const [rows, columns] = shape;
+  rows(name: string, shape: readonly [number, number]): AsyncGenerator<Float32Array> {
+    return this.#rows(this.#matrix(name, shape), shape);
+  }
+
+  async *#rows(entry: Entry, [rows, columns]: readonly [number, number]): AsyncGenerator<Float32Array> {
+    const scale = await this.#scale(entry);
     const step = Math.max(1, Math.floor(CHUNK_BYTES / 4 / columns));
     const chunk = this.#buffers.take(Math.max(step * columns, CHUNK_BYTES / 4));
     try {
@@ -112,7 +118,11 @@ export class Checkpoint implements Weights, Disposable {
   }
 
   /** As {@linkcode Weights} says. A chunk is valid until the next is asked for: copy what has to outlive it. */
-  async *transposed(name: string, shape: readonly [number, number]): AsyncGenerator<Float32Array> {
+  transposed(name: string, shape: readonly [number, number]): AsyncGenerator<Float32Array> {
+    return this.#transposed(this.#matrix(name, shape), shape);
+  }
+
+  async *#transposed(entry: Entry, shape: readonly [number, number]): AsyncGenerator<Float32Array> {
     const [rows, columns] = shape;
     const step = Math.max(1, Math.floor(TRANSPOSED_BYTES / 4 / rows));
     const chunk = this.#buffers.take(Math.max(Math.min(step, columns) * rows, TRANSPOSED_BYTES / 4));
@@ -120,7 +130,7 @@ export class Checkpoint implements Weights, Disposable {
       for (let first = 0; first < columns; first += step) {
         const out = chunk.subarray(0, Math.min(step, columns - first) * rows); // [n, rows]
         let row = 0;
-        for await (const part of this.rows(name, shape)) {
+        for await (const part of this.#rows(entry, shape)) {
           transposeBand(out, rows, row, part, columns, first);
           row += part.length / columns;
         }
@@ -154,6 +164,17 @@ export class Checkpoint implements Weights, Disposable {
       );
     }
     return entry;
+  }
+
+  /** The entry of a weight matrix, whose dtype must be one for weights. */
+  #matrix(name: string, shape: readonly number[]): Entry {
+    const entry = this.#entry(name, shape), { dtype } = entry.tensor;
+    if (MATRIX_DTYPES.includes(dtype) || dtype === "I8" && this.has(name + SCALE_SUFFIX)) return entry;
+    throw fault(
+      entry.file.path,
+      `tensor "${name}" has dtype ${dtype}, expected one of ${MATRIX_DTYPES.join(", ")}, ` +
+        `or I8 beside a tensor "${name}${SCALE_SUFFIX}"`,
+    );
   }
 
   /** The scales of an int8-stored matrix, with the axis they run along; undefined for any other tensor. */
@@ -242,7 +263,7 @@ export async function openCheckpoint(folder: string | URL): Promise<Checkpoint> 
     throw fault(origin, kind === undefined ? "there is no such folder" : "it is not a folder");
   }
   const configPath = join(origin, "config.json");
-  if (await kindOf(configPath) !== "file") throw fault(origin, 'it has no "config.json"');
+  if (await kindOf(configPath) !== "file") throw fault(origin, 'it has no file "config.json"');
   const config = await readJson(configPath);
 
   const files: Safetensors[] = [];
@@ -262,7 +283,7 @@ export async function openCheckpoint(folder: string | URL): Promise<Checkpoint> 
           `it has "${PICKLED}" and no "${SINGLE}"; convert it once, in Python: ` +
             "transformers.AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)",
         )
-        : fault(origin, `it has none of "${SINGLE}", "${INDEX}" and "${COMPRESSED}"`);
+        : fault(origin, `it has no file "${SINGLE}", "${INDEX}" or "${COMPRESSED}"`);
     }
     return new Checkpoint(origin, config, files);
   } catch (error) {
@@ -279,7 +300,7 @@ async function openShards(origin: string, files: Safetensors[]): Promise<void> {
   const shards = new Map<string, Safetensors>();
   for (const [name, shard] of Object.entries(map)) {
     // a name alone cannot lead out of the folder
-    if (typeof shard !== "string" || !/^[^/\\:]+\.safetensors$/.test(shard)) {
+    if (typeof shard !== "string" || !/^[^/\\:\0]+\.safetensors$/.test(shard)) {
       throw fault(
         path,
         `tensor "${name}" is in ${JSON.stringify(shard)}, expected the name of a safetensors file`,

@@ -82,20 +82,20 @@ export async function readGzip(path: string): Promise<Uint8Array<ArrayBuffer>> {
 }
 
 /**
- * What stands at a path.
+ * What stands at a path; undefined also for what is neither, such as a pipe or a device, which may never end.
  * @throws {Deno.errors.NotCapable} if the permission to look is missing
  */
 export async function kindOf(path: string): Promise<"file" | "folder" | undefined> {
   try {
     const info = await readable(path, () => Deno.stat(path));
-    return info.isDirectory ? "folder" : "file";
+    return info.isDirectory ? "folder" : info.isFile ? "file" : undefined;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return undefined;
     throw error;
   }
 }
 
-/** Runs an access to `path`; a refused one says which permission would have allowed it. */
+/** Runs an access to `path`; if it is refused, by Deno or by the system, the message says by whom. */
 async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
   try {
     return await access();
@@ -103,6 +103,12 @@ async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
     if (error instanceof Deno.errors.NotCapable) {
       throw new Deno.errors.NotCapable(
         `Cannot read "${path}": permission to read it is missing; run with --allow-read="${path}"`,
+        { cause: error },
+      );
+    }
+    if (error instanceof Deno.errors.PermissionDenied) {
+      throw new Deno.errors.PermissionDenied(
+        `Cannot read "${path}": the system denies it (its owner or mode)`,
         { cause: error },
       );
     }

@@ -187,7 +187,8 @@ function parseHeader(bytes: Uint8Array, path: string): Record<string, unknown> {
   // JSON.parse keeps the last of two equal names without a word
   const names = topLevelNames(text);
   if (names.length !== Object.keys(header).length) {
-    const twice = names.find((name, i) => names.indexOf(name) !== i);
+    const seen = new Set<string>();
+    const twice = names.find((name) => seen.size === seen.add(name).size);
     throw fault(path, `the header names tensor "${twice}" twice`);
   }
   return header;

@@ -31,7 +31,7 @@ export function loadGptNeo(
   headSize(config, "num_heads", heads, width);
   const layers = config.size("num_layers");
   const local = localLayers(config, layers);
-  const window = local.includes(true) ? config.size("window_size") : undefined;
+  const window = local === undefined ? undefined : config.size("window_size");
 
   return loadCausal(weights, backend, options, {
     shape: {
@@ -51,7 +51,7 @@ export function loadGptNeo(
         attentionOut: await uploads.matrix(`${attention}.out_proj.weight`, width, width),
         attentionOutBias: await uploads.vector(`${attention}.out_proj.bias`, width),
         scale: 1,
-        window: local[i] ? window : undefined,
+        window: local?.(i) ? window : undefined,
         up: await uploads.matrix(`${name}.mlp.c_fc.weight`, inner, width),
         upBias: await uploads.vector(`${name}.mlp.c_fc.bias`, inner),
         down: await uploads.matrix(`${name}.mlp.c_proj.weight`, width, inner),
@@ -61,24 +61,29 @@ export function loadGptNeo(
   });
 }
 
-/** Which layers see a window only: `attention_layers`, or `attention_types` written out. */
-function localLayers(config: Config, layers: number): boolean[] {
+/** Whether layer i sees a window only, by `attention_layers` or `attention_types`; undefined if none does. */
+function localLayers(config: Config, layers: number): ((i: number) => boolean) | undefined {
   const name = config.has("attention_layers") ? "attention_layers" : "attention_types";
-  const expected = `"global" or "local" for each of ${layers} layers`;
-  const kinds: unknown[] = [];
-  for (const entry of config.list(name)) {
-    if (name === "attention_layers") {
-      kinds.push(entry);
-      continue;
-    }
-    // [["global", "local"], 12]: a pattern, and how often it is repeated
-    if (!Array.isArray(entry) || !Array.isArray(entry[0]) || !(entry[1] <= layers)) {
-      throw config.fault(name, expected);
-    }
-    for (let time = 0; time < entry[1]; time++) kinds.push(...entry[0]);
+  const list = config.list(name);
+  // [["global", "local"], 12]: a pattern, and how often it is repeated; it is not written out, for 12 may be 10¹²
+  const entries = name === "attention_layers" ? [[list, 1]] : list;
+  if (
+    !entries.every(isPattern) || entries.reduce((sum, [kinds, n]) => sum + kinds.length * n, 0) !== layers
+  ) {
+    throw config.fault(name, `"global" or "local" for each of ${layers} layers`);
   }
-  if (kinds.length !== layers || !kinds.every((kind) => kind === "global" || kind === "local")) {
-    throw config.fault(name, expected);
-  }
-  return kinds.map((kind) => kind === "local");
+  if (!entries.some(([kinds, n]) => n > 0 && kinds.includes("local"))) return undefined;
+  return (i) => {
+    for (const [kinds, n] of entries) {
+      if (i < kinds.length * n) return kinds[i % kinds.length] === "local";
+      i -= kinds.length * n;
+    }
+    return false;
+  };
+}
+
+function isPattern(entry: unknown): entry is [kinds: readonly string[], times: number] {
+  return Array.isArray(entry) && Array.isArray(entry[0]) &&
+    entry[0].every((kind) => kind === "global" || kind === "local") &&
+    Number.isSafeInteger(entry[1]) && entry[1] >= 0;
 }

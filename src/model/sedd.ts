@@ -81,10 +81,11 @@ export function loadSedd(weights: Weights, backend: Backend, options: LoadOption
 
   return Uploads.collect(weights, backend, options.dtype, async (uploads) => {
     const columns = shape.vocabSize + 1;
+    // first, as it shows whether the width is to be believed
+    const embedding = await uploads.matrix("vocab_embed.embedding", columns, width);
     const rotary = uploads.values(
       Float32Array.from({ length: size / 2 }, (_, j) => 10000 ** (-2 * j / size)),
     );
-    const embedding = await uploads.matrix("vocab_embed.embedding", columns, width);
     const blocks: StaticBlock[] = [];
     for (let i = 0; i < shape.layers; i++) {
       const name = `blocks.${i}`;

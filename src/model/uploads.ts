@@ -6,7 +6,8 @@
  */
 
 import type { Backend, Dtype, Matrix, Vector } from "../backend/backend.ts";
-import type { Weights } from "./weights.ts";
+import { checkBeforeReading } from "./plan.ts";
+import { CheckpointError, type Weights } from "./weights.ts";
 
 /** How a model is loaded. */
 export interface LoadOptions {
@@ -33,6 +34,8 @@ export class Uploads implements Disposable {
   /**
    * Builds a model, which owns its uploads from then on; if that fails, they are freed.
    * @param dtype of matrices
+   * @param build run twice, first to see whether all of it is there and fits (`plan.ts`)
+   * @throws {CheckpointError} if the checkpoint is not as expected, or the device has not the room
    */
   static async collect<T>(
     weights: Weights,
@@ -40,6 +43,7 @@ export class Uploads implements Disposable {
     dtype: Dtype = "f32",
     build: (uploads: Uploads) => Promise<T>,
   ): Promise<T> {
+    await checkBeforeReading(weights, backend, dtype, (...given) => build(new Uploads(...given)));
     const uploads = new Uploads(weights, backend, dtype);
     try {
       return await build(uploads);
@@ -56,23 +60,24 @@ export class Uploads implements Disposable {
 
   /** A matrix stored [outputs, inputs]. */
   matrix(name: string, outputs: number, inputs: number, dtype: Dtype = this.#dtype): Promise<Matrix> {
-    return this.#upload(outputs, inputs, this.#weights.rows(name, [outputs, inputs]), dtype);
+    return this.#upload(outputs, inputs, this.#rows(name, outputs, inputs), dtype);
   }
 
   /** A matrix stored [inputs, outputs], as Conv1D does. */
   conv1d(name: string, outputs: number, inputs: number): Promise<Matrix> {
-    return this.#upload(outputs, inputs, this.#weights.transposed(name, [inputs, outputs]));
+    const chunks = this.#weights.transposed(name, [inputs, outputs]);
+    return this.#upload(outputs, inputs, this.#finite(name, chunks));
   }
 
   /** Matrices stored [outputs, inputs] each, one below the other. */
   stacked(names: readonly string[], outputs: number, inputs: number): Promise<Matrix> {
-    const pieces = names.map((name) => this.#weights.rows(name, [outputs, inputs]));
+    const pieces = names.map((name) => this.#rows(name, outputs, inputs));
     return this.#upload(names.length * outputs, inputs, concat(pieces));
   }
 
   /** A matrix stored [outputs, inputs], with one more output that is always 0. */
   padded(name: string, outputs: number, inputs: number): Promise<Matrix> {
-    const pieces = [this.#weights.rows(name, [outputs, inputs]), [new Float32Array(inputs)]];
+    const pieces = [this.#rows(name, outputs, inputs), [new Float32Array(inputs)]];
     return this.#upload(outputs + 1, inputs, concat(pieces));
   }
 
@@ -88,13 +93,38 @@ export class Uploads implements Disposable {
   }
 
   /** A tensor that stays on the host, row-major. */
-  host(name: string, shape: readonly number[]): Promise<Float32Array> {
-    return this.#weights.read(name, shape);
+  async host(name: string, shape: readonly number[]): Promise<Float32Array> {
+    const values = await this.#weights.read(name, shape);
+    this.#checkFinite(name, values);
+    return values;
   }
 
   /** Frees all of them. */
   [Symbol.dispose](): void {
     this.#held[Symbol.dispose]();
+  }
+
+  /** Rows of a matrix stored [outputs, inputs]. */
+  #rows(name: string, outputs: number, inputs: number): AsyncGenerator<Float32Array> {
+    return this.#finite(name, this.#weights.rows(name, [outputs, inputs]));
+  }
+
+  /** The chunks as they come, each checked: held as int8, what is no number would silently become one. */
+  async *#finite(name: string, chunks: AsyncIterable<Float32Array>): AsyncGenerator<Float32Array> {
+    for await (const chunk of chunks) {
+      this.#checkFinite(name, chunk);
+      yield chunk;
+    }
+  }
+
+  #checkFinite(name: string, values: Float32Array): void {
+    let sum = 0; // of zeros; NaN with any other
+    for (let i = 0; i < values.length; i++) sum += values[i] * 0;
+    if (sum === 0) return;
+    const stranger = values.find((value) => !Number.isFinite(value));
+    throw new CheckpointError(
+      `Cannot load checkpoint "${this.#weights.origin}": tensor "${name}" holds ${stranger}, expected finite numbers`,
+    );
   }
 
   async #upload(

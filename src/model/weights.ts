@@ -22,14 +22,14 @@ export interface Weights {
   /**
    * A matrix as f32 rows, some at a time: chunks [n, columns] in order.
    * @param shape [rows, columns] that the tensor must have
-   * @throws {CheckpointError} as {@linkcode Weights.read}
+   * @throws {CheckpointError} as {@linkcode Weights.read}, and at once: nothing is read before the first chunk
    */
   rows(name: string, shape: readonly [number, number]): AsyncIterable<Float32Array>;
   /**
    * The transpose of a matrix as f32 rows, some at a time: chunks [n, rows] in order, for Conv1D weights
    * stored [inputs, outputs].
    * @param shape [rows, columns] that the tensor must have *as stored*
-   * @throws {CheckpointError} as {@linkcode Weights.read}
+   * @throws {CheckpointError} as {@linkcode Weights.rows}
    */
   transposed(name: string, shape: readonly [number, number]): AsyncIterable<Float32Array>;
 }

@@ -156,7 +156,7 @@ unsafe fn weigh(scores: *mut f32, count: usize, low: usize, high: usize, scale: 
     let mut largest = f32x4_splat(f32::NEG_INFINITY);
     for j in (0..count).step_by(4) {
         let s = f32x4_mul(load(scores.add(j), 4), scale);
-        largest = f32x4_max(largest, v128_bitselect(s, largest, within(j, low, high)));
+        largest = f32x4_pmax(largest, v128_bitselect(s, largest, within(j, low, high)));
     }
     let largest = f32x4_splat(max(largest));
     let elementary = Elementary::new();

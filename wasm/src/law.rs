@@ -28,12 +28,12 @@ pub unsafe extern "C" fn softmax(job: &Softmax, begin: usize, end: usize, _scrat
     let elementary = Elementary::new();
     for r in begin..end {
         let (logits, p) = (job.logits.add(r * job.stride), job.p.add(r * n));
-        // a vector that is not full is filled up with its first entry
+        // NaN is passed over here and shows in the total; a vector that is not full is filled up with its first entry
         let mut largest = f32x4_splat(f32::NEG_INFINITY);
         by_four(n, |c, count| {
             let v = load(logits.add(c), count);
             let first = i32x4_shuffle::<0, 0, 0, 0>(v, v);
-            largest = f32x4_max(largest, v128_or(keep(v, count), v128_andnot(first, keep(u32x4_splat(!0), count))));
+            largest = f32x4_pmax(largest, v128_or(keep(v, count), v128_andnot(first, keep(u32x4_splat(!0), count))));
         });
         let largest = f32x4_splat(max(largest));
         let temperature = f32x4_splat(job.temperature);

@@ -1,9 +1,9 @@
 //! What the machine can do at best, for `bench/kernels.ts` to measure the other kernels against.
 
-use crate::simd::madd;
+use crate::simd::{dot4, dot4_by_pairs, dots_by_pairs, madd, opaque};
 use core::arch::wasm32::*;
 
-/// What the host wrote for [`probe_madd`] and [`probe_read`].
+/// What the host wrote for the probes.
 #[repr(C)]
 pub struct Probe {
     data: *const v128,
@@ -18,6 +18,31 @@ pub unsafe extern "C" fn probe_madd(job: &Probe, begin: usize, end: usize, scrat
         acc = acc.map(|v| madd(v, a, b));
     }
     v128_store(scratch, acc.into_iter().fold(b, |x, y| f32x4_add(x, y)));
+}
+
+/// Unit: 1000 steps of 12 independent sums of 4 products, 4 lanes each: the int8 kernels' share of a step.
+#[no_mangle]
+pub unsafe extern "C" fn probe_dot(job: &Probe, begin: usize, end: usize, scratch: *mut v128) {
+    let ones = opaque(i16x8_splat(1));
+    match dots_by_pairs() {
+        true => dots(job, (end - begin) * 1000, scratch, |a, b, acc| dot4_by_pairs(a, b, acc, ones)),
+        false => dots(job, (end - begin) * 1000, scratch, dot4),
+    }
+}
+
+#[inline(always)]
+unsafe fn dots(job: &Probe, steps: usize, scratch: *mut v128, dot: impl Fn(v128, v128, v128) -> v128) {
+    let a: [v128; 4] = core::array::from_fn(|i| v128_load(job.data.add(i)));
+    let mut b: [v128; 3] = core::array::from_fn(|i| v128_load(job.data.add(i)));
+    let mut acc = [[a[0]; 4]; 3];
+    for _ in 0..steps {
+        for (acc, b) in acc.iter_mut().zip(b.iter_mut()) {
+            *acc = core::array::from_fn(|i| dot(a[i], *b, acc[i]));
+            // other operands each time, or pairs would be formed once
+            *b = v128_xor(*b, a[3]);
+        }
+    }
+    v128_store(scratch, acc.into_iter().flatten().fold(a[0], |x, y| i32x4_add(x, y)));
 }
 
 /// Unit: reading 64 KiB, in four places at once, as the memory likes best.

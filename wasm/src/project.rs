@@ -56,7 +56,8 @@ unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *m
         let w = weights.from(g * GROUP);
         if F::STEP < F32::STEP && job.rows > MAX_ROWS {
             // converted once for all tiles of rows
-            let wide = Panels { data: scratch.add(job.rows * raw.stride), stride: job.steps * F32::STEP, step: F32::STEP };
+            let wide =
+                Panels { data: scratch.add(job.rows * raw.stride), stride: job.steps * F32::STEP, step: F32::STEP };
             (0..GROUP).for_each(|p| widen::<F>(wide.from(p).data as *mut u8, w.from(p).data, job.steps));
             multiply::<F32>(raw, x, job.rows, wide, GROUP, job.steps);
         } else {

@@ -103,7 +103,8 @@ pub fn keep(v: v128, count: usize) -> v128 {
 /// (l0 + l1) + (l2 + l3)
 #[inline(always)]
 pub fn sum(v: v128) -> f32 {
-    (f32x4_extract_lane::<0>(v) + f32x4_extract_lane::<1>(v)) + (f32x4_extract_lane::<2>(v) + f32x4_extract_lane::<3>(v))
+    (f32x4_extract_lane::<0>(v) + f32x4_extract_lane::<1>(v))
+        + (f32x4_extract_lane::<2>(v) + f32x4_extract_lane::<3>(v))
 }
 
 /// Largest lane.
@@ -120,11 +121,14 @@ pub fn min(v: v128) -> f32 {
 }
 
 /// The constants of [`Elementary::exp`] and [`Elementary::gelu`], made once and kept: V8 makes a constant anew at each
-/// use. In order: the least argument, the greatest, log₂ e, −ln 2 in two parts, a polynomial, and those of GELU.
-pub struct Elementary([v128; 14]);
+/// use. In order: the least argument, the greatest, log₂ e, what rounds to an integer when added, −ln 2 in two parts, a
+/// polynomial, and those of GELU.
+pub struct Elementary([v128; 15]);
 
 /// Natural logarithm of about the smallest normal number: below it eˣ is 0.
 const LEAST: f32 = -87.336_54;
+/// 1.5·2²³: a sum with it has no bits left for a fraction, and the integer in its last ones.
+const INTEGER: f32 = 12_582_912.0;
 /// −2·√(2/π)
 const GELU: f32 = -2.0 * 0.797_884_6;
 
@@ -135,6 +139,7 @@ impl Elementary {
             LEAST,
             88.37,
             core::f32::consts::LOG2_E,
+            INTEGER,
             -0.693_359_4,
             2.121_944_4e-4,
             // minimax polynomial of Cephes expf: eʳ = 1 + r + r²·p(r)
@@ -151,28 +156,30 @@ impl Elementary {
         Self(constants.map(|c| opaque(f32x4_splat(c))))
     }
 
-    /// eˣ to about 1 unit in the last place; exactly 0 below [`LEAST`].
+    /// eˣ to about 1 unit in the last place; exactly 0 below [`LEAST`], NaN for NaN.
     #[inline(always)]
     pub fn exp(&self, x: v128) -> v128 {
-        let c = &self.0;
-        let y = f32x4_min(f32x4_max(x, c[0]), c[1]);
+        let [least, greatest, log2_e, integer, ln2_high, ln2_low, p0, p1, p2, p3, p4, p5, one, ..] = self.0;
+        let y = f32x4_pmin(f32x4_pmax(x, least), greatest);
         // x = n·ln 2 + r, |r| ≤ ln 2 / 2; the first part of ln 2 is short enough for an exact product
-        let n = f32x4_nearest(f32x4_mul(y, c[2]));
-        let r = madd(n, c[4], madd(n, c[3], y));
-        let p = c[6..11].iter().fold(c[5], |p, &c| madd(p, r, c));
-        let e = f32x4_add(madd(p, f32x4_mul(r, r), r), c[11]);
+        let rounded = madd(y, log2_e, integer);
+        let n = f32x4_sub(rounded, integer);
+        let r = madd(n, ln2_low, madd(n, ln2_high, y));
+        let p = [p1, p2, p3, p4, p5].into_iter().fold(p0, |p, c| madd(p, r, c));
+        let e = f32x4_add(madd(p, f32x4_mul(r, r), r), one);
         // e·2ⁿ: the bits of 1.0 have the exponent's bias in place
-        let scale = i32x4_add(i32x4_shl(i32x4_trunc_sat_f32x4(n), 23), c[11]);
-        v128_and(f32x4_mul(e, scale), f32x4_ge(x, c[0]))
+        let scale = i32x4_add(i32x4_shl(rounded, 23), one);
+        let in_range = v128_andnot(f32x4_mul(e, scale), f32x4_lt(x, least));
+        // the minimum and maximum above may have swallowed a NaN: all ones is one
+        v128_or(in_range, f32x4_ne(x, x))
     }
 
     /// The tanh form of GELU, as y / (1 + e⁻²ᵘ) with u = √(2/π)·(y + 0.044715·y³): the same function without the
     /// cancellation of 1 + tanh u for negative u.
     #[inline(always)]
     pub fn gelu(&self, y: v128) -> v128 {
-        let c = &self.0;
-        let inner = madd(f32x4_mul(y, y), c[13], c[12]);
-        let e = self.exp(f32x4_mul(y, inner));
-        f32x4_div(y, f32x4_add(c[11], e))
+        let [.., one, first, third] = self.0;
+        let e = self.exp(f32x4_mul(y, madd(f32x4_mul(y, y), third, first)));
+        f32x4_div(y, f32x4_add(one, e))
     }
 }

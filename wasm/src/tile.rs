@@ -162,7 +162,7 @@ pub struct Panels {
     pub data: *const u8,
     /// Bytes from one panel to the next.
     pub stride: usize,
-    /// Bytes from one step to the next; read only where a multiplication says STRIDED.
+    /// Bytes from one step to the next.
     pub step: usize,
 }
 
@@ -196,17 +196,13 @@ unsafe fn advance<F: Format, const M: usize, const P: usize>(
     }
 }
 
-/// M × 8P outputs over all steps. STRIDED: steps are `w.step` bytes apart, not side by side.
+/// M × 8P outputs over all steps.
 ///
 /// Out of line, because V8 compiles one loop better than a function of fifty. Four steps at a time, because each load
-/// is paid for with a bounds check: one load of x serves four steps.
+/// is paid for with a bounds check: one load of x serves four steps. (The check is cheaper without a constant offset,
+/// another reason for `w.step` to be a variable.)
 #[inline(never)]
-unsafe fn tile<F: Format, const M: usize, const P: usize>(
-    out: Rows,
-    x: Rows,
-    w: Panels,
-    steps: usize,
-) {
+unsafe fn tile<F: Format, const M: usize, const P: usize>(out: Rows, x: Rows, w: Panels, steps: usize) {
     let held = F::hold();
     let step = w.step;
     let mut acc = [[[i32x4_splat(0); 2]; P]; M];
@@ -260,14 +256,7 @@ unsafe fn row_tile<F: Format, const M: usize, const P: usize>(
 /// Tiles are as wide as they are because memory is read at its full rate only from several places at once; that
 /// their accumulators exceed x86's 16 registers costs next to nothing.
 #[inline(never)]
-pub unsafe fn multiply<F: Format>(
-    out: Rows,
-    x: Rows,
-    rows: usize,
-    w: Panels,
-    panels: usize,
-    steps: usize,
-) {
+pub unsafe fn multiply<F: Format>(out: Rows, x: Rows, rows: usize, w: Panels, panels: usize, steps: usize) {
     let tiles = rows.div_ceil(MAX_ROWS);
     // two panels at a time when several tiles of rows need them
     let width = if tiles > 1 { 2 } else { panels };

@@ -68,7 +68,7 @@ export async function createWasmBackend(options: WasmOptions = {}): Promise<Back
 }
 
 /** {@linkcode Backend} on the CPU. Made by {@linkcode createWasmBackend}. */
-export class WasmBackend implements Backend {
+class WasmBackend implements Backend {
   /** @inheritdoc */
   readonly name = "wasm";
   /** @inheritdoc */
@@ -85,6 +85,11 @@ export class WasmBackend implements Backend {
     this.#pool = pool;
     const threads = pool.threads === 1 ? "1 thread" : `${pool.threads} threads`;
     this.description = `WebAssembly ${simd === "relaxed" ? "relaxed SIMD" : "SIMD"}, ${threads}`;
+  }
+
+  /** @inheritdoc */
+  get room(): number {
+    return this.#heap.limit - this.#heap.used;
   }
 
   /** @inheritdoc */
@@ -384,6 +389,7 @@ export class WasmBackend implements Backend {
   #reserveRows(bytes: number): number {
     if (bytes > this.#rowsBytes) {
       this.#heap.free(this.#rows);
+      this.#rows = this.#rowsBytes = 0;
       this.#rows = this.#heap.allocate(bytes);
       this.#rowsBytes = bytes;
     }

@@ -53,6 +53,7 @@ export const kernelNames = [
   "softmax",
   "race",
   "probe_madd",
+  "probe_dot",
   "probe_read",
 ] as const;
 
@@ -159,7 +160,7 @@ export function resident(join: typeof joinThreads): void {
         } catch {
           break; // counted as a failure, which the main thread reports
         }
-      } else if (++spins > 20000) { // some 100 µs: longer than the host takes between two jobs, or two passes
+      } else if (++spins > 4000) { // some 25 µs: longer than the host takes between two jobs of a pass
         spins = 0;
         Atomics.add(control, layout.sleepers, 1);
         Atomics.wait(control, layout.epoch, seen);

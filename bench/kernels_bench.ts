@@ -1,0 +1,49 @@
+/**
+ * The operations of the CPU backend one by one, at GPT-2 124M's shapes, for `deno bench`. What they mean as shares
+ * of what the machine can do: `kernels.ts`.
+ *
+ * @module
+ */
+
+import type { Dtype } from "../src/backend/backend.ts";
+import { createWasmBackend } from "../src/backend/wasm/backend.ts";
+import { noiseActivation, noiseMatrix } from "./kernels.ts";
+
+const backend = await createWasmBackend();
+const width = 768, vocabSize = 50257;
+
+for (const dtype of ["f32", "f16", "bf16", "int8"] as const satisfies readonly Dtype[]) {
+  const matrix = await noiseMatrix(backend, 4 * width, width, dtype);
+  for (const rows of [1, 2, 4, 8, 60]) {
+    const x = noiseActivation(backend, rows, width), out = backend.activation(rows, 4 * width);
+    Deno.bench(
+      `project [${rows}, ${width}] to ${4 * width}, ${dtype}`,
+      { group: `project, ${rows} rows` },
+      () => {
+        backend.project(out, x, { matrix });
+      },
+    );
+  }
+}
+
+for (const [rows, context] of [[1, 128], [8, 128], [1, 1000], [8, 1000], [128, 0]]) {
+  const cache = backend.cache({ layers: 1, width, capacity: 1024 });
+  cache.advance(context);
+  const qkv = noiseActivation(backend, rows, 3 * width), out = backend.activation(rows, width);
+  Deno.bench(`attention, ${rows} rows after ${context}`, { group: "attention" }, () => {
+    backend.attention(out, qkv, { cache, layer: 0, heads: 12, scale: 0.125, causalRows: rows });
+  });
+}
+
+const logits = noiseActivation(backend, 1, vocabSize), p = backend.activation(1, vocabSize);
+const tokens = backend.tokens(1);
+for (const sampling of [{}, { temperature: 0 }, { topK: 50 }, { topP: 0.9 }]) {
+  Deno.bench(`distribution ${JSON.stringify(sampling)}`, { group: "law" }, () => {
+    backend.distribution(p, logits, sampling);
+  });
+}
+Deno.bench(
+  "sample",
+  { group: "law" },
+  () => backend.sample(tokens, p, { seed: 1n, purpose: 0, position: 0 }),
+);
