@@ -22,7 +22,7 @@
  * @module
  */
 
-import type { Distributions, Law } from "./distributions.ts";
+import { type Distributions, type Law, massOf } from "./distributions.ts";
 import type { Draft } from "./drafter.ts";
 import { Purpose, type RandomSource } from "./random.ts";
 
@@ -120,9 +120,9 @@ function verifyEach(
 ): Verdict {
   const { tokens, q } = draft;
   for (let j = 0; j < tokens.length; j++) {
-    const pj = p.row(j), qj = useQ === undefined || useQ[j] ? q?.row(j) : undefined;
-    if (!random.bernoulli(ratio(pj, qj, tokens[j]), Purpose.accept, position + j)) {
-      return corrected(j, residual(pj, qj, tokens[j], 1), pj, random, position);
+    const pair = pairAt(p.row(j), useQ === undefined || useQ[j] ? q?.row(j) : undefined, tokens[j]);
+    if (!random.bernoulli(ratio(pair), Purpose.accept, position + j)) {
+      return corrected(j, residual(pair, 1), pair.p, random, position);
     }
   }
   return bonus(tokens.length, p, random, position);
@@ -137,17 +137,18 @@ function verifyEach(
 function verifyBlock(draft: Draft, p: Distributions, random: RandomSource, position: number): Verdict {
   const { tokens, q } = draft;
   const n = tokens.length;
+  const pairs = Array.from(tokens, (token, j) => pairAt(p.row(j), q?.row(j), token));
   const b = [1]; // [n + 1]
-  for (let j = 0; j < n; j++) b.push(Math.min(1, b[j] * ratio(p.row(j), q?.row(j), tokens[j])));
+  for (let j = 0; j < n; j++) b.push(Math.min(1, b[j] * ratio(pairs[j])));
   // positions right of the kept prefix are tested again in a later round: its start tells rounds apart
   const passes = (j: number, probability: number): boolean =>
     j === 0 || random.bernoulli(probability, Purpose.accept, position + j - 1, position);
   if (passes(n, b[n])) return bonus(n, p, random, position);
   for (let j = n - 1;; j--) {
-    const weights = residual(p.row(j), q?.row(j), tokens[j], b[j]);
-    const r = sum(weights);
+    const left = residual(pairs[j], b[j]);
+    const r = left.mass;
     // r = 0 and b = 1, hence 0/0: q meets p here, and but for rounding the next longer prefix had passed
-    if (passes(j, r > 0 ? r / (r + 1 - b[j]) : 0)) return corrected(j, weights, p.row(j), random, position);
+    if (passes(j, r > 0 ? r / (r + 1 - b[j]) : 0)) return corrected(j, left, pairs[j].p, random, position);
   }
 }
 
@@ -161,10 +162,10 @@ function verifyByDrawing(draft: Draft, p: Distributions, random: RandomSource, p
   return { accepted: n, token: random.race(p, n, position + n), bonus: true };
 }
 
-function corrected(j: number, weights: Law, pj: Law, random: RandomSource, position: number): Verdict {
+function corrected(j: number, left: Residual, pj: Law, random: RandomSource, position: number): Verdict {
   // nothing is left if q equals p up to rounding: a rejection then is itself a rounding error, of a
   // probability that no choice of token could make visible, and p draws no token that the target excludes
-  const law = sum(weights) > 0 ? weights : pj;
+  const law = left.mass > 0 ? left.weights : pj;
   return { accepted: j, token: random.choose(law, Purpose.residual, position + j), bonus: false };
 }
 
@@ -172,42 +173,56 @@ function bonus(n: number, p: Distributions, random: RandomSource, position: numb
   return { accepted: n, token: random.choose(p.row(n), Purpose.residual, position + n), bonus: true };
 }
 
-/** p(x)/q(x), both normalised, for rows of f32 sum to 1 only up to rounding. Without q: p(x). */
-function ratio(p: Law, q: Law | undefined, x: number): number {
-  const px = p[x] / mass(p);
+/** The two laws at one position of a draft, and what their entries sum to: f32 rows sum to 1 only nearly. */
+interface Pair {
+  readonly p: Law;
+  readonly pMass: number;
+  /** Absent: a point mass at x. */
+  readonly q: Law | undefined;
+  readonly qMass: number;
+  /** The drafted token. */
+  readonly x: number;
+}
+
+function pairAt(p: Law, q: Law | undefined, x: number): Pair {
+  return { p, pMass: massOf(p), q, qMass: q === undefined ? 1 : massOf(q), x };
+}
+
+/** p(x)/q(x), both normalised. */
+function ratio({ p, pMass, q, qMass, x }: Pair): number {
+  const px = p[x] / pMass;
   if (q === undefined) return px;
   if (!(q[x] > 0)) {
     throw new RangeError(
       `Cannot verify a draft: token ${x} has probability ${q[x]} in the law it was drawn from`,
     );
   }
-  return px * mass(q) / q[x];
+  return px * qMass / q[x];
 }
 
-/** max(0, scale·p − q), both normalised, [V], for scale ≤ 1; without q, q is a point mass at x. */
-function residual(p: Law, q: Law | undefined, x: number, scale: number): Float64Array {
-  const left = new Float64Array(p.length);
-  const scaleP = scale / mass(p);
+/** What a rejected token is replaced from. */
+interface Residual {
+  /** [V] */
+  readonly weights: Float64Array;
+  /** Their sum; 0 if there is nothing left. */
+  readonly mass: number;
+}
+
+/** max(0, scale·p − q), both normalised, for scale ≤ 1. */
+function residual({ p, pMass, q, qMass, x }: Pair, scale: number): Residual {
+  const weights = new Float64Array(p.length);
+  const scaleP = scale / pMass, scaleQ = 1 / qMass;
+  let mass = 0;
+  for (let v = 0; v < p.length; v++) {
+    const left = p[v] * scaleP - (q === undefined ? 0 : q[v] * scaleQ);
+    if (left > 0) {
+      weights[v] = left;
+      mass += left;
+    }
+  }
   if (q === undefined) {
-    for (let v = 0; v < p.length; v++) left[v] = p[v] * scaleP;
-    left[x] = 0;
-  } else {
-    const scaleQ = 1 / mass(q);
-    for (let v = 0; v < p.length; v++) left[v] = Math.max(0, p[v] * scaleP - q[v] * scaleQ);
+    mass -= weights[x];
+    weights[x] = 0;
   }
-  return left;
-}
-
-function mass(law: Law): number {
-  const total = sum(law);
-  if (!(total > 0 && total < Infinity)) {
-    throw new RangeError(`Cannot verify a draft: a law sums to ${total}, expected a positive finite number`);
-  }
-  return total;
-}
-
-function sum(weights: Law): number {
-  let total = 0;
-  for (let v = 0; v < weights.length; v++) total += weights[v];
-  return total;
+  return { weights, mass };
 }

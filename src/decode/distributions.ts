@@ -11,6 +11,38 @@ import { race } from "../backend/philox.ts";
 /** Non-negative weights over the vocabulary, [V]; a law sums to 1, a residual need not. */
 export type Law = Float32Array | Float64Array;
 
+/**
+ * The sum of a law's or a residual's entries, in float64. In four chains, since each addition would otherwise
+ * wait for the one before it, and a round sums several laws.
+ *
+ * @throws {RangeError} if it is not a positive finite number, or an entry is negative
+ */
+export function massOf(law: Law): number {
+  const whole = law.length & ~3;
+  let a = 0, b = 0, c = 0, d = 0, least = 0;
+  for (let v = 0; v < whole; v += 4) {
+    const wa = law[v], wb = law[v + 1], wc = law[v + 2], wd = law[v + 3];
+    a += wa;
+    b += wb;
+    c += wc;
+    d += wd;
+    if (wa < 0 || wb < 0 || wc < 0 || wd < 0) least = -1;
+  }
+  for (let v = whole; v < law.length; v++) {
+    a += law[v];
+    if (law[v] < 0) least = -1;
+  }
+  const mass = (a + b) + (c + d);
+  if (!(mass > 0 && mass < Infinity) || least < 0) {
+    throw new RangeError(
+      least < 0
+        ? "Cannot use a law: an entry is negative"
+        : `Cannot use a law: it sums to ${mass}, expected a positive finite number`,
+    );
+  }
+  return mass;
+}
+
 /** Some rows of laws. */
 export interface Distributions {
   /** How many rows. */

@@ -6,7 +6,7 @@
  */
 
 import { philox } from "../backend/philox.ts";
-import type { Distributions, Law } from "./distributions.ts";
+import { type Distributions, type Law, massOf } from "./distributions.ts";
 
 /**
  * What noise is for. Streams with different purposes are independent. Sharing one where the ratio rule is
@@ -94,14 +94,7 @@ export class PhiloxSource implements RandomSource {
  * @throws {RangeError} if no weight is positive, or one is negative or not a number
  */
 export function invert(weights: Law, u: number): number {
-  let total = 0;
-  for (let i = 0; i < weights.length; i++) total += weights[i] >= 0 ? weights[i] : NaN;
-  if (!(total > 0 && total < Infinity)) {
-    throw new RangeError(
-      `Cannot draw a token: the weights sum to ${total}, expected a positive finite number`,
-    );
-  }
-  const threshold = u * total;
+  const threshold = u * massOf(weights);
   let sum = 0, last = -1;
   for (let i = 0; i < weights.length; i++) {
     if (weights[i] > 0) {
