@@ -2,7 +2,7 @@
  * How near the CPU kernels come to what the machine can do, as ratios of medians within one run: cores and memory
  * are shared with whatever else runs, so absolute figures vary from minute to minute and ratios much less.
  *
- * Usage: `deno run bench/kernels.ts [threads]`. Needs about 1 GiB of memory and no permission.
+ * Part of `deno task bench`. Needs about 1 GiB of memory.
  *
  * @module
  */
@@ -132,15 +132,27 @@ export class Gpt2Shape implements Disposable {
   }
 }
 
-function report(what: string, value: string, note = ""): void {
-  console.log(`${what.padEnd(52)} ${value.padStart(9)}  ${note}`);
+/** Something measured. */
+export interface Figure {
+  /** What it is. */
+  readonly what: string;
+  /** How much. */
+  readonly value: number;
+  /** A ratio, or a share of 1, or a unit. */
+  readonly unit: "×" | "%" | "GFLOPS" | "GB/s" | "ms";
+  /** What was aimed at. */
+  readonly aim?: string | undefined;
 }
 
-const percent = (share: number) => `${Math.round(share * 100)} %`;
-const times = (ratio: number) => `${ratio.toFixed(2)} ×`;
+/** Figures of one run. */
+export interface Section {
+  /** What they are of. */
+  readonly title: string;
+  readonly figures: readonly Figure[];
+}
 
-/** f32 GEMM against the multiply-add peak, int8 against f32, two threads against one. */
-async function gemm(threads: number): Promise<void> {
+/** f32 GEMM against the multiply-add peak, int8 against f32, several threads against one. */
+export async function gemm(threads: number): Promise<Section> {
   const rows = 60, outputs = 3072, inputs = 768, flops = 2 * rows * outputs * inputs;
   using probe = await openProbe(1, 128);
   using one = await createWasmBackend({ threads: 1 });
@@ -162,20 +174,28 @@ async function gemm(threads: number): Promise<void> {
     manyInt8: await task(many, "int8"),
   });
   const peak = peakFlops / time.peak / 1e6, f32 = flops / time.f32 / 1e6;
-  console.log(`${rows}×${outputs}×${inputs}, packed, one thread`);
-  report("f32 multiply-add peak of the core, 128 bits", peak.toFixed(1), "GFLOPS");
-  report("f32 GEMM, share of that peak", percent(f32 / peak), `${f32.toFixed(1)} GFLOPS`);
-  // 16 products of bytes for every 4 of f32 that one vector holds
-  report("int8 peak / f32 peak (near 4 with VNNI, 2 without)", times(4 * time.peak / time.dots));
-  for (const dtype of ["f16", "bf16", "int8"] as const) {
-    report(`${dtype} rate / f32 rate`, times(time.f32 / time[dtype]));
-  }
-  report(`f32, ${threads} threads / 1 thread`, times(time.f32 / time.many));
-  report(`int8, ${threads} threads / 1 thread`, times(time.int8 / time.manyInt8));
+  return {
+    title: `GEMM ${rows}×${outputs}×${inputs}, packed, one thread`,
+    figures: [
+      { what: "f32 multiply-add peak of the core, 128 bits", value: peak, unit: "GFLOPS" },
+      { what: "f32 rate / that peak", value: f32 / peak, unit: "%", aim: "≥ 70 %" },
+      // 16 products of bytes for every 4 of f32 that one vector holds
+      {
+        what: "int8 peak / f32 peak (near 4 with VNNI, 2 without)",
+        value: 4 * time.peak / time.dots,
+        unit: "×",
+      },
+      { what: "int8 rate / f32 rate", value: time.f32 / time.int8, unit: "×", aim: "≥ 3 ×" },
+      { what: "f16 rate / f32 rate", value: time.f32 / time.f16, unit: "×" },
+      { what: "bf16 rate / f32 rate", value: time.f32 / time.bf16, unit: "×" },
+      { what: `f32, ${threads} threads / 1 thread`, value: time.f32 / time.many, unit: "×", aim: "≥ 1.6 ×" },
+      { what: `int8, ${threads} threads / 1 thread`, value: time.int8 / time.manyInt8, unit: "×" },
+    ],
+  };
 }
 
 /** Passes of GPT-2's shape against the memory's bandwidth and against one another. */
-async function gpt2(threads: number, dtype: Dtype): Promise<void> {
+export async function gpt2(threads: number, dtype: Dtype): Promise<Section> {
   const bytes = 512 * 2 ** 20, context = 128;
   using probe = await openProbe(threads, bytes);
   using backend = await createWasmBackend({ threads });
@@ -189,20 +209,23 @@ async function gpt2(threads: number, dtype: Dtype): Promise<void> {
     9: model.pass(9, context),
   });
   const bandwidth = bytes / time.read, achieved = model.bytes / time[1];
-  console.log(`\nGPT-2 124M shape, ${dtype}, context ${context}, ${backend.description}`);
-  report("read bandwidth", (bandwidth / 1e6).toFixed(1), "GB/s");
-  report(
-    "one-token pass, weight bytes over time / bandwidth",
-    percent(achieved / bandwidth),
-    `${time[1].toFixed(1)} ms`,
-  );
-  for (const rows of [2, 4, 8, 9] as const) {
-    report(`${rows}-row pass / one-token pass`, times(time[rows] / time[1]), `${time[rows].toFixed(1)} ms`);
-  }
-}
-
-if (import.meta.main) {
-  const threads = Number(Deno.args[0] ?? navigator.hardwareConcurrency);
-  await gemm(threads);
-  for (const dtype of ["f32", "bf16", "int8"] as const) await gpt2(threads, dtype);
+  const aimed = dtype === "f32";
+  return {
+    title: `GPT-2 124M shape, ${dtype}, context ${context}, ${threads} threads`,
+    figures: [
+      { what: "read bandwidth of the memory", value: bandwidth / 1e6, unit: "GB/s" },
+      {
+        what: "one-token pass: weight bytes over time / bandwidth",
+        value: achieved / bandwidth,
+        unit: "%",
+        aim: aimed ? "≥ 75 %" : undefined,
+      },
+      ...([2, 4, 8, 9] as const).map((rows): Figure => ({
+        what: `${rows}-row pass / one-token pass`,
+        value: time[rows] / time[1],
+        unit: "×",
+        aim: aimed && rows === 8 ? "≤ 2.2 ×" : undefined,
+      })),
+    ],
+  };
 }

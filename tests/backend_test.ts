@@ -18,6 +18,9 @@ const candidates: Record<string, () => Promise<Backend>> = {
 };
 
 const dtypes: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
+
+/** One step of one entry of a row, of the many that a product sums. */
+const INT8_TOLERANCE = 2e-3;
 const rowCounts = [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17];
 
 /** [outputs, inputs]: smaller than a panel, odd, whole groups, several chunks for several threads. */
@@ -138,8 +141,8 @@ for (const [name, create] of Object.entries(candidates)) {
             backend,
             (b) => project(b, outputs, inputs, rows, dtype, options),
           );
-          // int8: how rows are quantised is the backend's own, in steps of at most 1/63 of the largest entry
-          assertClose(found, expected, dtype === "int8" ? 0.03 : 2e-6, what);
+          // int8: both quantise rows alike, but norm in f32 may round an entry to the next of 127 steps
+          assertClose(found, expected, dtype === "int8" ? INT8_TOLERANCE : 2e-6, what);
         }
       }
     }

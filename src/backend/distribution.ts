@@ -74,9 +74,26 @@ function argmax(logits: Float32Array, count: number): number {
   return best;
 }
 
-/** The k-th largest value, k from 1. */
+/** The k-th largest value, k from 1, by quickselect: sorting a vocabulary would cost as much as a small model. */
 function kthLargest(values: Float32Array, k: number): number {
-  return values.toSorted()[values.length - k];
+  const left = values.slice();
+  for (let low = 0, high = left.length - 1;;) {
+    const pivot = left[(low + high) >> 1];
+    let i = low, j = high;
+    while (i <= j) {
+      while (left[i] > pivot) i++;
+      while (left[j] < pivot) j--;
+      if (i <= j) {
+        const value = left[i];
+        left[i++] = left[j];
+        left[j--] = value;
+      }
+    }
+    // descending now: [low, j] ≥ pivot, [i, high] ≤ pivot, and what is between equals it
+    if (k - 1 <= j) high = j;
+    else if (k - 1 >= i) low = i;
+    else return left[k - 1];
+  }
 }
 
 /** Zeroes what is not in the smallest set of largest weights that holds `topP` of their sum; lower ids first. */

@@ -6,13 +6,14 @@
  * @module
  */
 
-import type { Backend, Dtype } from "../backend/backend.ts";
+import type { Dtype } from "../backend/backend.ts";
 import { type Checkpoint, openCheckpoint } from "../hub/checkpoint.ts";
 import type { TensorInfo } from "../hub/safetensors.ts";
 import { loadTokenizer } from "../hub/tokenizer.ts";
 import { loadModel } from "../model/load.ts";
 import type { ModelShape } from "../model/model.ts";
-import { CheckpointError, type Weights } from "../model/weights.ts";
+import { Plan, withoutMatrices } from "../model/plan.ts";
+import { CheckpointError } from "../model/weights.ts";
 import { embeddedDrafter, embeddedTarget } from "../pair.ts";
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
@@ -59,19 +60,11 @@ export const inspect: Command = {
   },
 };
 
-/** Bytes of an entry of a matrix. */
-const ENTRY_BYTES: Readonly<Record<Dtype, number>> = { f32: 4, f16: 2, bf16: 2, int8: 1 };
-
 async function examine(checkpoint: Checkpoint): Promise<Inspection> {
-  const asked: Asked = { matrices: [], vectors: 0 };
-  // of a model asked for as int8, what comes as f32 is always held so
-  const loaded = await loadModel(headersOf(checkpoint), nowhere(asked), { dtype: "int8" });
+  const plan = new Plan();
+  const headers = withoutMatrices(checkpoint, (name, shape) => checkpoint.read(name, shape));
+  const loaded = await loadModel(headers, plan.device, { dtype: "int8" });
   const { shape } = loaded.model;
-  const heldAs = (dtype: Dtype) =>
-    asked.matrices.reduce(
-      (bytes, matrix) => bytes + matrixBytes(matrix, matrix.dtype === "int8" ? dtype : matrix.dtype),
-      4 * asked.vectors,
-    );
   const tensors = checkpoint.tensors();
   const type = checkpoint.config.model_type;
   return {
@@ -86,57 +79,16 @@ async function examine(checkpoint: Checkpoint): Promise<Inspection> {
     parameters: tensors.reduce((sum, tensor) => sum + tensor.shape.reduce((product, n) => product * n, 1), 0),
     storedBytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0),
     tokenizer: await hasTokenizer(checkpoint.origin),
-    weightBytes: { f32: heldAs("f32"), f16: heldAs("f16"), bf16: heldAs("bf16"), int8: heldAs("int8") },
+    weightBytes: {
+      f32: plan.bytesAs("f32"),
+      f16: plan.bytesAs("f16"),
+      bf16: plan.bytesAs("bf16"),
+      int8: plan.bytesAs("int8"),
+    },
     // keys and values, f32
     cacheBytes: 2 * 4 * shape.layers * shape.width * shape.contextLength,
     tensors: tensors.map(({ name, dtype, shape }) => ({ name, dtype, shape })),
   };
-}
-
-/** What a loader asked the device for. */
-interface Asked {
-  readonly matrices: MatrixShape[];
-  /** Entries of all vectors. */
-  vectors: number;
-}
-
-type MatrixShape = Parameters<Backend["matrix"]>[0];
-
-/** With one f32 scale per output, if entries are int8. */
-function matrixBytes({ outputs, inputs }: MatrixShape, dtype: Dtype): number {
-  return outputs * inputs * ENTRY_BYTES[dtype] + (dtype === "int8" ? 4 * outputs : 0);
-}
-
-/** A checkpoint that checks every tensor it is asked for, and of matrices yields no values. */
-function headersOf(checkpoint: Checkpoint): Weights {
-  // the first chunk is where name, shape and dtype are checked; the transpose would read a matrix as a whole
-  async function* rows(name: string, shape: readonly [number, number]): AsyncGenerator<Float32Array> {
-    for await (const chunk of checkpoint.rows(name, shape)) return yield chunk.subarray(0, 0);
-  }
-  return {
-    origin: checkpoint.origin,
-    config: checkpoint.config,
-    has: (name) => checkpoint.has(name),
-    read: (name, shape) => checkpoint.read(name, shape),
-    rows,
-    transposed: rows,
-  };
-}
-
-/** A device that holds nothing. Loading uploads and computes nothing, so it can do no more than take uploads. */
-function nowhere(asked: Asked): Backend {
-  const device: Pick<Backend, "matrix" | "vector"> = {
-    async matrix(shape, chunks) {
-      for await (const _ of chunks);
-      asked.matrices.push(shape);
-      return { ...shape, bytes: 0, [Symbol.dispose]() {} };
-    },
-    vector({ length }) {
-      asked.vectors += length;
-      return { length, [Symbol.dispose]() {} };
-    },
-  };
-  return device as Backend;
 }
 
 async function hasTokenizer(folder: string): Promise<boolean> {

@@ -19,6 +19,9 @@ import type { Draft, Drafter, DraftRequest } from "./drafter.ts";
 import { propose } from "./propose.ts";
 import { reveal, type RevealOrder } from "./reveal.ts";
 
+/** Positions a cache starts with; it grows with the text, whatever length the checkpoint claims. */
+const FIRST_CAPACITY = 512;
+
 /** Options of {@linkcode DiffusionDrafter}. */
 export interface DiffusionDrafterOptions {
   /** T, denoising steps per draft; no more than γ are ever made. @default {1} */
@@ -61,7 +64,7 @@ export class DiffusionDrafter implements Drafter {
   #last: { start: number; tokens: Int32Array } | undefined;
 
   /**
-   * Allocates a cache for the length the model was trained at.
+   * Borrows `model`.
    * @throws {RangeError} if `steps` or `draftContext` is not a positive integer, or `sigma` not positive
    */
   constructor(model: DiffusionModel, backend: Backend, options: DiffusionDrafterOptions = {}) {
@@ -89,7 +92,7 @@ export class DiffusionDrafter implements Drafter {
     this.leftToRight = (this.#steps === 1 || this.#order === "left-to-right") && !this.#hotStart;
     this.name = `diffusion (${model.prefixAttention === "causal" ? "causal prefix" : "bidirectional"}` +
       `${model.hasMarkovHead ? ", Markov head" : ""})`;
-    this.#text = new CachedText(model.newCache());
+    this.#text = new CachedText(model.newCache(Math.min(FIRST_CAPACITY, model.shape.contextLength)));
     this.#q = new DeviceDistributions(backend, this.vocabSize);
   }
 
@@ -164,6 +167,7 @@ export class DiffusionDrafter implements Drafter {
     }
     const room = this.#model.shape.contextLength - draft.length;
     const context = text.subarray(Math.max(0, text.length - Math.min(this.#draftContext ?? room, room)));
+    this.#reserve(context.length + draft.length);
     return this.#model.denoise(concat(context, draft), this.#text.cache, sigma, {
       cleanRows: context.length,
       head: masked.map((j) => context.length + j),
@@ -187,7 +191,7 @@ export class DiffusionDrafter implements Drafter {
     }
   }
 
-  /** Positions are relative, so a text may outgrow the length the model was trained at: so may the cache. */
+  /** Makes room for `length` positions. They are relative, so a text may outgrow what the model was trained at. */
   #reserve(length: number): void {
     const { capacity } = this.#text.cache;
     if (length <= capacity) return;

@@ -25,7 +25,8 @@ export interface Score {
  *
  * @param tokens 1 … context length of them
  * @param signal ends it with the signal's reason
- * @throws {RangeError} if there are none, too many, or one is outside the vocabulary
+ * @throws {RangeError} if there are none, too many, or one is outside the vocabulary; or if the
+ * model computes logits that are not finite
  */
 export async function scoreTokens(
   model: CausalModel,
@@ -49,6 +50,11 @@ export async function scoreTokens(
     const logits = model.forward(piece, cache, { headRows: piece.length });
     for (let r = 0; r < piece.length && start + r + 1 < ids.length; r++) {
       const logprob = logSoftmax(logits.slice(r, 1).read(), ids[start + r + 1]);
+      if (!Number.isFinite(logprob)) {
+        throw new RangeError(
+          `Cannot score a text: the model's logits after token ${start + r} are not all finite`,
+        );
+      }
       logprobs.push(logprob);
       sum += logprob;
     }

@@ -4,6 +4,23 @@
  * @module
  */
 
+// what the signatures below mention
+export type {
+  Activation,
+  AttentionOptions,
+  Backend,
+  Cache,
+  Dtype,
+  EmbedOptions,
+  Matrix,
+  NoiseKey,
+  Norm,
+  ProjectOptions,
+  ProjectResidualOptions,
+  Sampling,
+  TokenBuffer,
+  Vector,
+} from "../backend/backend.ts";
 export type { CausalModel, DiffusionModel, DiffusionPass, HiddenTap, ModelShape } from "./model.ts";
 export { CheckpointError, type Weights } from "./weights.ts";
 export type { LoadOptions } from "./uploads.ts";
