@@ -55,7 +55,10 @@ export interface PassBuffers {
   readonly inner: Activation;
 }
 
-/** Runs one block over `buffers.x`, in place; keys and values go to `layer` of the cache, uncommitted. */
+/**
+ * Runs one block over `buffers.x`, in place; keys and values go to `layer` of the cache, uncommitted. Of rows before
+ * `from` only those are computed: in the last block, nobody reads more of a row that has no head.
+ */
 export function runBlock(
   backend: Backend,
   buffers: PassBuffers,
@@ -65,12 +68,16 @@ export function runBlock(
     readonly layer: number;
     readonly heads: number;
     readonly causalRows: number;
+    readonly from?: number;
   },
 ): void {
-  const { x, qkv, attended, inner } = buffers;
-  backend.project(qkv, x, { norm: block.attentionNorm, matrix: block.qkv, bias: block.qkvBias });
+  const { from = 0, ...place } = where;
+  const { qkv } = buffers, rest = qkv.rows - from;
+  backend.project(qkv, buffers.x, { norm: block.attentionNorm, matrix: block.qkv, bias: block.qkvBias });
   const { scale, window, rotary } = block;
-  backend.attention(attended, qkv, { ...where, scale, window, rotary });
+  backend.attention(buffers.attended, qkv, { ...place, scale, window, rotary });
+  if (rest === 0) return;
+  const [x, attended, inner] = [buffers.x, buffers.attended, buffers.inner].map((b) => b.slice(from, rest));
   backend.projectResidual(x, attended, {
     matrix: block.attentionOut,
     bias: block.attentionOutBias,

@@ -82,8 +82,8 @@ export class CausalTransformer implements CausalModel {
     const ids = Int32Array.from(tokens);
     for (let start = 0; start < rows; start += this.#chunkRows) {
       const count = Math.min(this.#chunkRows, rows - start);
-      const x = this.#chunk(ids.subarray(start, start + count), cache, start, hidden); // [count, C]
-      const first = Math.max(start, rows - headRows), end = start + count;
+      const end = start + count, first = Math.min(end, Math.max(start, rows - headRows));
+      const x = this.#chunk(ids.subarray(start, end), cache, start, first - start, hidden); // [count, C]
       if (first < end) {
         this.#backend.project(
           logits.slice(first - (rows - headRows), end - first),
@@ -98,15 +98,26 @@ export class CausalTransformer implements CausalModel {
     return logits;
   }
 
-  /** The residual stream after all blocks for tokens that stand at `start` of this pass; commits them. */
-  #chunk(tokens: Int32Array, cache: Cache, start: number, hidden: HiddenTap | undefined): Activation {
+  /**
+   * The residual stream for tokens that stand at `start` of this pass; commits them. After all blocks from row
+   * `head` on, the first that has a head; the rows before it leave out what only a head would read.
+   */
+  #chunk(
+    tokens: Int32Array,
+    cache: Cache,
+    start: number,
+    head: number,
+    hidden: HiddenTap | undefined,
+  ): Activation {
     const rows = tokens.length;
     const buffers = this.#workspace.pass(rows);
     const { embedding: table, positions, blocks } = this.#weights;
     buffers.tokens.write(tokens);
     this.#backend.embed(buffers.x, { tokens: buffers.tokens, table, positions, cache });
     blocks.forEach((block, layer) => {
-      runBlock(this.#backend, buffers, block, { cache, layer, heads: this.shape.heads, causalRows: rows });
+      const from = layer === blocks.length - 1 && !hidden?.layers.includes(layer) ? head : 0;
+      const { heads } = this.shape;
+      runBlock(this.#backend, buffers, block, { cache, layer, heads, causalRows: rows, from });
       hidden?.layers.forEach((tapped, i) => {
         if (tapped === layer) this.#backend.copy(hidden.out[i].slice(start, rows), buffers.x);
       });

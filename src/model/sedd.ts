@@ -201,7 +201,8 @@ class Sedd implements SeddModel {
       const clean = Math.min(prefix - start, this.#chunkRows);
       // what is not prefix comes with the last of it, in one piece
       const end = start + clean < prefix ? start + clean : rows;
-      const x = this.#chunk(ids.subarray(start, end), cache, modulated, clean); // [end - start, C]
+      const first = Math.min(end, head[at] ?? end); // the first row that has a head
+      const x = this.#chunk(ids.subarray(start, end), cache, modulated, clean, first - start); // [end - start, C]
       while (at < wanted && head[at] < end) {
         const count = runLength(head, at, end);
         const run = x.slice(head[at] - start, count);
@@ -213,13 +214,23 @@ class Sedd implements SeddModel {
     return { logits, markov };
   }
 
-  /** The residual stream after all blocks, of which the first `clean` rows are committed. */
-  #chunk(tokens: Int32Array, cache: Cache, blocks: readonly Block[], clean: number): Activation {
+  /**
+   * The residual stream, after all blocks from row `head` on, the first that has a head. The first `clean` rows
+   * are committed.
+   */
+  #chunk(
+    tokens: Int32Array,
+    cache: Cache,
+    blocks: readonly Block[],
+    clean: number,
+    head: number,
+  ): Activation {
     const buffers = this.#workspace.pass(tokens.length);
     buffers.tokens.write(tokens);
     this.#backend.embed(buffers.x, { tokens: buffers.tokens, table: this.#weights.embedding, cache });
     blocks.forEach((block, layer) => {
-      runBlock(this.#backend, buffers, block, { cache, layer, heads: this.shape.heads, causalRows: clean });
+      const from = layer === blocks.length - 1 ? head : 0, { heads } = this.shape;
+      runBlock(this.#backend, buffers, block, { cache, layer, heads, causalRows: clean, from });
     });
     cache.advance(clean);
     return buffers.x;
