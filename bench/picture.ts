@@ -115,7 +115,7 @@ if (import.meta.main) {
     const chunk of engine.stream(PROMPT, { seed: SEED, gamma: GAMMA })
   ) {
     for (const { text, origin } of chunk.pieces) segments.push({ origin, text });
-    statistics = chunk.statistics;
+    statistics = chunk.stats;
   }
   await Deno.mkdir(new URL(".", OUT), { recursive: true });
   await Deno.writeTextFile(OUT, draw(segments, statistics!));

@@ -94,7 +94,7 @@ export interface Chunk {
   /** The tokens, one by one. */
   readonly pieces: readonly Piece[];
   /** What was measured so far. */
-  readonly statistics: Statistics;
+  readonly stats: Statistics;
 }
 
 /** A finished text. */
@@ -251,7 +251,7 @@ export class Engine implements Disposable {
       }
       collector.add(stopped ? cut(round, pieces.length) : round);
       all.push(...pieces);
-      yield { text: textOf(pieces), pieces, statistics: collector.statistics() };
+      yield { text: textOf(pieces), pieces, stats: collector.statistics() };
       if (ended) break;
     }
     return { text: textOf(all), tokens: all.map((piece) => piece.token), stats: collector.statistics() };
