@@ -182,7 +182,8 @@ export class DiffusionDrafter implements Drafter {
   #seed(draft: Int32Array, revealedAt: Int32Array, start: number): void {
     if (this.#last === undefined) return;
     const { start: from, tokens } = this.#last;
-    for (let j = 0; j < draft.length; j++) {
+    // what followed the rejected token is drafted anew: with it, a round would stand or fall with a stale token
+    for (let j = 1; j < draft.length; j++) {
       const left = start + j - from;
       if (left < 0 || left >= tokens.length) continue;
       draft[j] = tokens[left];
