@@ -360,7 +360,10 @@ async function loadDrafter(
   return {
     gamma: embedded?.gamma ?? DEFAULT_GAMMA,
     create: loaded.kind === "diffusion"
-      ? (options) => new DiffusionDrafter(loaded.model, backend, options)
+      ? (options) => {
+        const draftContext = options.draftContext ?? embedded?.draftContext;
+        return new DiffusionDrafter(loaded.model, backend, { ...options, draftContext });
+      }
       : () => new AutoregressiveDrafter(loaded.model, backend),
     dispose: () => model[Symbol.dispose](),
   };

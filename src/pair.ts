@@ -5,18 +5,24 @@
  * @module
  */
 
-/** An embedded drafter. */
-export interface EmbeddedDrafter {
-  /** Its folder. */
-  readonly folder: URL;
-  /** γ at which it was fastest on two cores (`deno task bench`, see the README). */
+/** With what an embedded drafter was fastest on two cores (`deno task bench`, see the README). */
+export interface EmbeddedSettings {
+  /** γ */
   readonly gamma: number;
+  /** The most tokens of the text it sees: more hardly raises acceptance, and costs. */
+  readonly draftContext?: number | undefined;
 }
 
-const DRAFTERS: ReadonlyMap<string, { readonly folder: string; readonly gamma: number }> = new Map([
-  ["sedd-causal", { folder: "drafter-sedd-causal", gamma: 3 }],
-  ["sedd", { folder: "drafter-sedd", gamma: 2 }],
-  ["gpt2", { folder: "drafter-gpt2", gamma: 3 }],
+/** An embedded drafter. */
+export interface EmbeddedDrafter extends EmbeddedSettings {
+  /** Its folder. */
+  readonly folder: URL;
+}
+
+const DRAFTERS: ReadonlyMap<string, EmbeddedSettings & { readonly folder: string }> = new Map([
+  ["sedd-causal", { folder: "drafter-sedd-causal", gamma: 2, draftContext: 32 }],
+  ["sedd", { folder: "drafter-sedd", gamma: 2, draftContext: 8 }],
+  ["gpt2", { folder: "drafter-gpt2", gamma: 1 }],
 ]);
 
 /** Names of the embedded drafters: `sedd-causal`, `sedd`, `gpt2`. */
@@ -36,7 +42,7 @@ export function embeddedTarget(): URL {
  */
 export function embeddedDrafter(name: string): EmbeddedDrafter | undefined {
   const drafter = DRAFTERS.get(name);
-  return drafter && { folder: embedded(`${drafter.folder}/`), gamma: drafter.gamma };
+  return drafter && { ...drafter, folder: embedded(`${drafter.folder}/`) };
 }
 
 function embedded(path: string): URL {

@@ -115,7 +115,9 @@ const OPTIONS = {
   ),
   steps: count("T, denoising steps per draft (default: 1)"),
   order: choice("which masks a denoising step opens (default: left-to-right)", orders),
-  "draft-context": count("the most tokens of the text a diffusion drafter sees (default: all it can)"),
+  "draft-context": count(
+    "the most tokens of the text a diffusion drafter sees (default: what suits an embedded one, else all)",
+  ),
   sigma: SIGMA,
   "hot-start": flag("begin a draft with what was left of the one before"),
   temperature: number(
