@@ -95,9 +95,7 @@ export function describe(stats: Statistics): string {
   return [
     speed,
     `τ ${stats.meanAcceptanceLength.toFixed(2)} tokens per round`,
-    `accepted at positions 1–${stats.acceptanceRatePerPosition.length}: ${
-      positions(stats.acceptanceRatePerPosition)
-    }`,
+    `accepted at positions 1, 2, …: ${positions(stats.acceptanceRatePerPosition)}`,
     `${stats.drafter}`,
     `rule ${stats.rule} (${stats.exactness})`,
     `seed ${stats.seed}`,
