@@ -42,7 +42,7 @@ export function noiseActivation(backend: Backend, rows: number, columns: number)
 }
 
 /** Medians, in milliseconds, of several things done in turn, so that what disturbs one disturbs all. */
-function medians<K extends string>(rounds: number, tasks: Record<K, () => void>): Record<K, number> {
+export function medians<K extends string>(rounds: number, tasks: Record<K, () => void>): Record<K, number> {
   const names = Object.keys(tasks) as K[];
   const times = Object.fromEntries(names.map((name) => [name, []])) as unknown as Record<K, number[]>;
   for (let round = -2; round < rounds; round++) { // two to warm up

@@ -11,7 +11,8 @@
 import { loadEngine } from "../mod.ts";
 import { type Comparison, measure, type Row } from "../src/cli/measure.ts";
 import { embeddedDrafters } from "../src/pair.ts";
-import { type Figure, gemm, gpt2, type Section } from "./kernels.ts";
+import type { CausalModel } from "../src/model/model.ts";
+import { type Figure, gemm, gpt2, medians, type Section } from "./kernels.ts";
 
 /** γ that are tried for each drafter. */
 const GAMMAS = [1, 2, 3, 4];
@@ -31,6 +32,27 @@ const PROMPTS = [
   "The captain looked at the sea for a long time before he",
 ];
 
+/** Passes of the embedded target over several rows against one: what verifying a draft costs. */
+function targetPasses(target: CausalModel): Section {
+  const context = 100;
+  using cache = target.newCache();
+  const text = Array.from({ length: context }, (_, i) => (i * 761 + 13) % target.shape.vocabSize);
+  target.forward(text, cache);
+  const pass = (rows: number) => () => {
+    cache.truncate(context);
+    target.forward(text.slice(0, rows), cache, { headRows: rows });
+  };
+  const time = medians(101, { 1: pass(1), 2: pass(2), 3: pass(3), 4: pass(4), 8: pass(8) });
+  return {
+    title: `embedded target, ${(target.bytes / 1e6).toFixed(0)} MB as f32, context ${context}`,
+    figures: ([2, 3, 4, 8] as const).map((rows) => ({
+      what: `${rows}-row pass / one-token pass`,
+      value: time[rows] / time[1],
+      unit: "×",
+    })),
+  };
+}
+
 async function run(): Promise<Report> {
   const threads = navigator.hardwareConcurrency;
   const tell = (what: string) => console.error(what);
@@ -39,6 +61,7 @@ async function run(): Promise<Report> {
   for (const dtype of ["f32", "bf16", "int8"] as const) kernels.push(await gpt2(threads, dtype));
   const pair: Comparison[] = [];
   using engine = await loadEngine({ drafter: embeddedDrafters });
+  kernels.push(targetPasses(engine.target));
   for (const gamma of GAMMAS) {
     tell(`the embedded pair, γ = ${gamma}`);
     const settings = { prompts: PROMPTS, repetitions: 5, maxTokens: 128, options: { gamma } };
