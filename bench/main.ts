@@ -9,6 +9,7 @@
  */
 
 import { loadEngine } from "../mod.ts";
+import { PROMPTS } from "../src/cli/compare.ts";
 import { type Comparison, measure, type Row } from "../src/cli/measure.ts";
 import { embeddedDrafters } from "../src/pair.ts";
 import type { CausalModel } from "../src/model/model.ts";
@@ -25,12 +26,6 @@ interface Report {
   /** One per γ, plain decoding measured anew in each. */
   readonly pair: readonly Comparison[];
 }
-
-const PROMPTS = [
-  "It was a dark and stormy night, and the old house",
-  "“My dear,” said Mr. Bennet to his wife one day, “have you",
-  "The captain looked at the sea for a long time before he",
-];
 
 /** Passes of the embedded target over several rows against one: what verifying a draft costs. */
 function targetPasses(target: CausalModel): Section {
@@ -75,13 +70,12 @@ function amount({ value, unit }: Figure): string {
   return `${value.toFixed(unit === "×" ? 2 : 1)} ${unit}`;
 }
 
-/** The best row of each drafter, plain decoding first; and which γ that was. */
+/** The row of each drafter at the γ where it was fastest. */
 function best(pair: readonly Comparison[]): Row[] {
   const rows = pair.flatMap((comparison) => comparison.rows.filter(({ drafter }) => drafter !== null));
-  const fastest = embeddedDrafters.map((name) =>
+  return embeddedDrafters.map((name) =>
     rows.filter(({ drafter }) => drafter === name).reduce((a, b) => b.speedup > a.speedup ? b : a)
   );
-  return fastest;
 }
 
 function perPosition(row: Row): string {

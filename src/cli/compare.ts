@@ -21,7 +21,7 @@ import { type Comparison, measure } from "./measure.ts";
 import { table, type Terminal } from "./terminal.ts";
 
 /** Texts to continue when none is given: the kind of prose that the embedded pair knows. */
-const PROMPTS: readonly string[] = [
+export const PROMPTS: readonly string[] = [
   "It was a dark and stormy night, and the old house",
   "“My dear,” said Mr. Bennet to his wife one day, “have you",
   "The captain looked at the sea for a long time before he",

@@ -37,8 +37,8 @@ export interface DiffusionDrafterOptions {
    */
   readonly sigma?: number | "schedule" | undefined;
   /**
-   * Keep what is left of a rejected draft, beyond the corrected token, as the start of the next one (future
-   * work of the SpecDiff paper). Kept tokens count as revealed before everything else, hence as point
+   * Keep what is left of a rejected draft, beyond the corrected token and the one after it, as part of the next
+   * one (future work of the SpecDiff paper). Kept tokens count as revealed before everything else, hence as point
    * masses. @default {false}
    */
   readonly hotStart?: boolean | undefined;
@@ -64,7 +64,7 @@ export class DiffusionDrafter implements Drafter {
   #last: { start: number; tokens: Int32Array } | undefined;
 
   /**
-   * Borrows `model`.
+   * Drafts on the backend that `model` was loaded on.
    * @throws {RangeError} if `steps` or `draftContext` is not a positive integer, or `sigma` not positive
    */
   constructor(model: DiffusionModel, backend: Backend, options: DiffusionDrafterOptions = {}) {
