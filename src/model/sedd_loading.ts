@@ -34,7 +34,11 @@ function prefixOf(specdiff: Config): SeddModel["prefixAttention"] {
  *
  * @throws {CheckpointError} if the configuration or a tensor is not as expected, or the target is not
  */
-export function loadSedd(weights: Weights, backend: Backend, options: LoadOptions = {}): Promise<SeddModel> {
+export async function loadSedd(
+  weights: Weights,
+  backend: Backend,
+  options: LoadOptions = {},
+): Promise<SeddModel> {
   const config = Config.of(weights), model = config.object("model");
   config.object("graph").choice("type", ["absorb"]);
   const width = model.size("hidden_size"), heads = model.size("n_heads");
@@ -56,7 +60,7 @@ export function loadSedd(weights: Weights, backend: Backend, options: LoadOption
   const shared = sharedTarget(specdiff, shape, target);
   const kind = { scaleBySigma: model.flag("scale_by_sigma"), prefixAttention, hiddenLayers };
 
-  return Uploads.collect(weights, backend, options.dtype, async (uploads) => {
+  return await Uploads.collect(weights, backend, options.dtype, async (uploads) => {
     const columns = shape.vocabSize + (shared === undefined ? 1 : 0); // of logits
     // first, as it shows whether the width is to be believed
     const embedding = shared?.embedding ?? await uploads.matrix("vocab_embed.embedding", columns, width);

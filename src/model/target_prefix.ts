@@ -89,7 +89,7 @@ export async function loadPrefix(
 ): Promise<PrefixWeights> {
   const fuse: Matrix[] = [], kv: Matrix[] = [];
   for (let l = 0; l < layers; l++) {
-    fuse.push(await uploads.matrix(`prefix.fuse.${l}.weight`, width, targetWidth));
+    fuse.push(await uploads.matrix(`prefix.fuse.${l}.weight`, width, targetWidth, "f32"));
   }
   for (let i = 0; i < blocks; i++) {
     kv.push(await uploads.matrix(`blocks.${i}.prefix_kv.weight`, 2 * width, width));
