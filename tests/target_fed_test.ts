@@ -17,6 +17,7 @@ import { PhiloxSource } from "../src/decode/random.ts";
 import { speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadGpt2, loadSedd } from "../src/model/mod.ts";
+import { logLinearSigma } from "../src/model/sedd_score.ts";
 import type { CausalModel, DiffusionModel } from "../src/model/model.ts";
 import { assertSame, checkpointOf, fixture, presentBackends, tensorsOf } from "./helpers.ts";
 
@@ -144,6 +145,29 @@ Deno.test("greedy and coupled texts of a target-fed drafter are those of plain d
       drafter.reset();
     }
   }
+});
+
+Deno.test("a target-fed drafter draws from the model's law after the last token, which the target has not seen", async () => {
+  using backend = createReferenceBackend();
+  using model = await loadTarget(backend), fed = await loadDrafter(backend, model);
+  using target = new ModelTarget(model, backend), drafter = new DiffusionDrafter(fed, backend);
+  target.keepHidden(drafter.hiddenLayers);
+  const text = Int32Array.of(5, 6, 7, 8),
+    seen = text.subarray(0, -1),
+    last = text[3],
+    mask = fed.shape.vocabSize;
+  await target.score(seen, 1, {});
+  const request = { tokens: text, gamma: 2, sampling: {}, random: new PhiloxSource(1), coupled: false };
+  const draft = drafter.draft({ ...request, hidden: target.hidden });
+  const drawn = [0, 1].map((j) => draft.q!.row(j).slice());
+
+  using cache = fed.newCache(), p = backend.activation(2, mask);
+  fed.feed(target.hidden!, cache);
+  const pass = fed.denoise([last, mask, mask], cache, logLinearSigma(1), { cleanRows: 0, head: [1, 2] });
+  fed.markovLogits(pass, 0, last);
+  fed.markovLogits(pass, 1, draft.tokens[0]);
+  backend.distribution(p, pass.logits, {});
+  for (const j of [0, 1]) assertSame(drawn[j], p.slice(j, 1).read(), `law ${j}`);
 });
 
 Deno.test("a target-fed drafter without hidden states says so, but needs none for a text of one token", async () => {
