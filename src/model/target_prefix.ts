@@ -89,6 +89,8 @@ export async function loadPrefix(
 ): Promise<PrefixWeights> {
   const fuse: Matrix[] = [], kv: Matrix[] = [];
   for (let l = 0; l < layers; l++) {
+    // a few entries of a residual stream may dwarf the rest (Sun et al. 2024, arXiv 2402.17762), which the steps of
+    // int8 would then drown: at full precision, whatever the dtype
     fuse.push(await uploads.matrix(`prefix.fuse.${l}.weight`, width, targetWidth, "f32"));
   }
   for (let i = 0; i < blocks; i++) {
