@@ -26,6 +26,7 @@ export {
 // what the signatures above mention, and what their errors are
 export type {
   Activation,
+  AppendOptions,
   AttentionOptions,
   Backend,
   Cache,

@@ -25,6 +25,7 @@ import { openCheckpoint } from "./hub/checkpoint.ts";
 import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tokenizer.ts";
 import { type LoadedModel, loadModel } from "./model/load.ts";
 import type { CausalModel } from "./model/model.ts";
+import type { LoadOptions } from "./model/uploads.ts";
 import { embeddedDrafter, embeddedTarget } from "./pair.ts";
 import { TextStops } from "./text_stops.ts";
 
@@ -135,7 +136,7 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
   const backend = await createBackend(options.device ?? "auto", { threads: options.threads });
   try {
     const folder = options.target ?? embeddedTarget();
-    const target = await load(folder, backend, options.dtype ?? "f32");
+    const target = await load(folder, backend, { dtype: options.dtype });
     if (target.kind !== "causal") {
       throw new TypeError(
         `Cannot use ${folder} as a target: it is a diffusion model, expected an autoregressive one`,
@@ -332,9 +333,9 @@ function choices({ target, drafter }: EngineOptions): readonly (string | URL)[] 
   return typeof drafter === "string" || drafter instanceof URL ? [drafter] : drafter;
 }
 
-async function load(folder: string | URL, backend: Backend, dtype: Dtype): Promise<LoadedModel> {
+async function load(folder: string | URL, backend: Backend, options: LoadOptions): Promise<LoadedModel> {
   using checkpoint = await openCheckpoint(folder);
-  return await loadModel(checkpoint, backend, { dtype });
+  return await loadModel(checkpoint, backend, options);
 }
 
 async function loadDrafter(
@@ -349,7 +350,7 @@ async function loadDrafter(
   }
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
   const folder = embedded?.folder ?? choice;
-  const loaded = await load(folder, backend, dtype);
+  const loaded = await load(folder, backend, { dtype, target });
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {
     model[Symbol.dispose]();

@@ -25,7 +25,7 @@ const DRAFTERS: ReadonlyMap<string, EmbeddedSettings & { readonly folder: string
   ["gpt2", { folder: "drafter-gpt2", gamma: 1 }],
 ]);
 
-/** Names of the embedded drafters: `sedd-causal`, `sedd`, `gpt2`. */
+/** Names of the embedded drafters. */
 export const embeddedDrafters: readonly string[] = [...DRAFTERS.keys()];
 
 /**

@@ -223,6 +223,41 @@ for (const [name, create] of Object.entries(candidates)) {
     }
   });
 
+  Deno.test(`${name}: keys and values that are appended are those that attention appends`, async () => {
+    using backend = await create();
+    using oracle = createReferenceBackend();
+    const size = 6, heads = 3, width = size * heads, first = 13, rows = 4;
+    const qkv = values((first + rows) * 3 * width, 5, 2);
+    const kv = (begin: number, end: number) =>
+      Float32Array.from({ length: (end - begin) * 2 * width }, (_, i) => {
+        return qkv[(begin + Math.floor(i / (2 * width))) * 3 * width + width + i % (2 * width)];
+      });
+    /** What the last rows see, the first having been appended up to some row by themselves, then with attention. */
+    const run = (b: Backend, apart: readonly number[], frequencies: Float32Array | undefined) => {
+      using cache = b.cache({ layers: 2, width, capacity: 29 });
+      using rotary = frequencies && b.vector(frequencies);
+      const options = { cache, layer: 1, heads, rotary };
+      for (const end of apart) {
+        using from = b.activation(end - cache.length, 2 * width);
+        from.write(kv(cache.length, end));
+        b.append(from, options);
+        cache.advance(from.rows);
+      }
+      const left = first + rows - cache.length;
+      using from = b.activation(left, 3 * width), out = b.activation(left, width);
+      from.write(qkv.subarray(cache.length * 3 * width));
+      b.attention(out, from, { ...options, scale: 0.4, causalRows: left });
+      return out.slice(left - rows, rows).read().slice();
+    };
+    for (const frequencies of [undefined, Float32Array.of(1, 0.3, 0.01)]) {
+      const whole = run(backend, [], frequencies);
+      assertClose(whole, run(oracle, [], frequencies), 2e-6, "against the oracle");
+      for (const apart of [[first], [1, 2, 9], [5, first]]) {
+        assert.deepEqual(run(backend, apart, frequencies), whole, `appended up to ${apart}`);
+      }
+    }
+  });
+
   Deno.test(`${name}: distributions are the oracle's`, async () => {
     using backend = await create();
     const samplings: Sampling[] = [

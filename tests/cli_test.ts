@@ -353,9 +353,12 @@ Deno.test("score prints logarithms that the perplexity agrees with", async () =>
 });
 
 Deno.test("inspect tells what a checkpoint is and needs", async () => {
-  const [target, drafter] = await Promise.all([
+  const tiny = "fixtures/parity/sedd-target-tiny";
+  const [target, drafter, fed, unfit] = await Promise.all([
     run(["inspect", "--json"]),
     run(["inspect", "sedd-causal"]),
+    run(["inspect", tiny, "--target", "fixtures/parity/gpt2-bare"]),
+    run(["inspect", tiny]),
   ]);
   const found = JSON.parse(target.out);
   assert.equal(found.architecture, "gpt2");
@@ -365,6 +368,12 @@ Deno.test("inspect tells what a checkpoint is and needs", async () => {
   assert.equal(found.cacheBytes, 2 * 4 * 6 * 384 * 256);
   assert.ok(found.weightBytes.int8 < found.weightBytes.f16);
   assert.match(drafter.out, /diffusion drafter, causal, with a Markov head/);
+  assert.match(fed.out, /diffusion drafter, fed by its target's blocks 1, 0, with a Markov head/);
+  assert.equal(unfit.code, 1);
+  assert.match(
+    unfit.err,
+    /"specdiff\.target_width" of config\.json is 32, expected the target's width 384$/m,
+  );
 });
 
 Deno.test("compare prints one object, with each method and what it was measured on", async () => {

@@ -46,6 +46,8 @@ function drafters(pair: ToyPair): Drafter[] {
     pair.diffusion({ steps: 2, order: "confidence", hotStart: true }),
     pair.markov({ steps: 1 }),
     pair.markov({ steps: 3, order: "confidence", draftContext: 4 }),
+    pair.fed({ steps: 1 }),
+    pair.fed({ steps: 3, order: "random", draftContext: 4, hotStart: true }),
     pair.autoregressive(),
     new NgramDrafter(pair.vocabSize),
     adversary(pair),

@@ -242,3 +242,23 @@ Deno.test("loadEngine refuses what cannot work with one clear message", async ()
     /diffusion model, expected an autoregressive one/,
   );
 });
+
+Deno.test("a drafter that its target feeds is loaded with it, and follows the options of a draft", async () => {
+  const folder = (name: string) => new URL(`../fixtures/parity/${name}`, import.meta.url);
+  const drafter = folder("sedd-target-tiny");
+  const tokenizer = { encode: () => [], decode: (ids: number[]) => ids.join(" ") };
+  using engine = await loadEngine({ target: folder("gpt2-bare"), drafter, tokenizer });
+  for (const [seed, temperature, rule] of [[1, 0, "ordered"], [2, 1, "coupled"]] as const) {
+    const options = { seed, temperature, maxTokens: 24 };
+    const plain = await engine.generate([1, 2, 3], { ...options, drafter: null });
+    for (const draft of [{}, { steps: 2, order: "random", draftContext: 5 }] as const) {
+      const { tokens, stats } = await engine.generate([1, 2, 3], { ...options, ...draft, rule });
+      assert.deepEqual(tokens, plain.tokens);
+      assert.equal(stats.drafter, "diffusion (target-fed, Markov head)");
+    }
+  }
+  await assert.rejects(loadEngine({ drafter: [folder("sedd-target-tiny")] }), {
+    name: "CheckpointError",
+    message: /expected the target's width 384$/,
+  });
+});

@@ -148,6 +148,27 @@ Deno.test("the law is exact from a hot start", async () => {
   }
 });
 
+Deno.test("the law is exact where the target's hidden states feed the drafter", async () => {
+  const pair = new ToyPair(3);
+  for (const order of ["left-to-right", "random", "confidence"] as const) {
+    for (const steps of [1, 2, 3]) {
+      for (const hotStart of steps === 2 ? [false, true] : [false]) {
+        const drafter = pair.fed({ order, steps, hotStart });
+        for (const rule of rules.filter((rule) => isExact(rule, drafter.leftToRight))) {
+          // two drafted tokens where masks are opened by chance: for three, the paths are too many
+          const maxTokens = order === "random" ? 3 : 4;
+          await assertExact(
+            pair,
+            drafter,
+            { rule, maxTokens },
+            `${order}, T=${steps}, hot start ${hotStart}`,
+          );
+        }
+      }
+    }
+  }
+});
+
 Deno.test("the law is exact to the token that follows a whole draft", async () => {
   const pair = new ToyPair(4);
   for (const rule of ["ordered", "block", "coupled"] as const) {

@@ -7,7 +7,7 @@
 
 import assert from "node:assert/strict";
 import type { TensorData } from "../fixtures/write_safetensors.ts";
-import type { Backend, Dtype } from "../src/backend/backend.ts";
+import type { Activation, Backend, Dtype } from "../src/backend/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadGpt2, loadGptNeo, loadModel, loadSedd } from "../src/model/mod.ts";
@@ -212,6 +212,85 @@ Deno.test("configurations and tensors that do not fit are refused by name", asyn
       return true;
     });
   }
+});
+
+Deno.test("a drafter that takes parts of its target is refused without it, and with another", async () => {
+  using backend = createReferenceBackend();
+  using target = await loadGpt2(await altered("gpt2-bare", {}), backend);
+  using wide = await loadGpt2(await altered("gpt2-tiny", {}), backend);
+  const of = (fields: Json) => ({
+    prefix_attention: "target",
+    target_layers: [1, 0],
+    target_width: 32,
+    shares: ["embedding", "head"],
+    ...fields,
+  });
+  const cases: [specdiff: Json, target: CausalModel | undefined, message: RegExp][] = [
+    [
+      of({}),
+      undefined,
+      /"specdiff\.prefix_attention" of config\.json is "target", expected a target to be given with it$/,
+    ],
+    [
+      { shares: ["embedding", "head"] },
+      undefined,
+      /shares" of config\.json is .*, expected a target to be given with it$/,
+    ],
+    [of({}), wide, /"specdiff\.target_width" of config\.json is 32, expected the target's width 64$/],
+    [
+      of({ target_layers: [2] }),
+      target,
+      /target_layers" of config\.json is \[2\], expected blocks .* in \[0, 2\)$/,
+    ],
+    [
+      of({ target_layers: [] }),
+      target,
+      /target_layers" of config\.json is \[\], expected blocks of the target/,
+    ],
+    [of({ target_layers: undefined }), target, /"specdiff\.target_layers" of config\.json is missing/],
+    [of({ shares: ["head"] }), target, /is \["head"\], expected \["embedding","head"\]$/],
+    [
+      { shares: ["embedding", "head"] },
+      wide,
+      /"specdiff\.shares" .* expected a target of shape \[97, 32\] there, and this one's are \[320, 64\]$/,
+    ],
+    [of({ target_layers: [0, 1, 0] }), target, /tensor "prefix\.fuse\.2\.weight" is missing/],
+    [
+      of({ shares: undefined }),
+      target,
+      /tensor "vocab_embed\.embedding" is missing, expected shape \[98, 32\]$/,
+    ],
+  ];
+  for (const [specdiff, given, message] of cases) {
+    const checkpoint = await altered("sedd-target-tiny", { specdiff });
+    await assert.rejects(loadSedd(checkpoint, backend, { target: given }), (error) => {
+      assert(error instanceof CheckpointError, String(error));
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+
+  using model = await loadSedd(await altered("sedd-target-tiny", {}), backend, { target });
+  using cache = model.newCache(3), states = backend.activation(4, 32), other = backend.activation(4, 31);
+  const refused = (hidden: Activation[], message: string) =>
+    assert.throws(() => model.feed(hidden, cache), { name: "RangeError", message });
+  refused([states], "Cannot feed a prefix: it is made of 2 layers, not of 1");
+  refused(
+    [states, other],
+    "Cannot feed a prefix: hidden states 1 have shape [4, 31], expected [4, 32]",
+  );
+  refused(
+    [states, states.slice(0, 3)],
+    "Cannot feed a prefix: hidden states 1 have shape [3, 32], expected [4, 32]",
+  );
+  refused([states, states], "Cannot run the model: positions [0, 4) do not fit the cache of 3");
+  assert.throws(() => model.denoise([1, 97], cache, 1, { cleanRows: 1, head: [1] }), {
+    message: "Cannot run the model: cleanRows is 1, expected an integer within [0, 0]",
+  });
+  using sedd = await loadSedd(await altered("sedd-tiny", {}), backend);
+  assert.throws(() => sedd.feed([states], cache), {
+    message: "Cannot feed a prefix: the checkpoint's is bidirectional, expected target",
+  });
 });
 
 Deno.test("weights that are no numbers are refused, whichever tensor holds them and however it would be held", async () => {

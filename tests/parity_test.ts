@@ -30,6 +30,9 @@ const TOLERANCE = 1e-5;
 /** The drafters of the pair are shipped as int8, and compared with outputs of the f16 originals. */
 const INT8_TOLERANCE = 1e-2;
 
+/** The drafter that a target feeds, and that target. */
+const FED = "sedd-target-tiny", FED_BY = "gpt2-bare";
+
 type Expected = Awaited<ReturnType<typeof readTensors>>;
 
 async function load(backend: Backend, folder: string, options?: LoadOptions): Promise<LoadedModel> {
@@ -153,12 +156,65 @@ function testSedd(name: string, model: SeddModel, expected: Expected): void {
   }
 }
 
+/**
+ * A drafter that its target feeds. However the prefix came about, what follows from it is the same bits.
+ *
+ * @param cut the same drafter, which computes few rows at once
+ */
+function testFed(
+  backend: Backend,
+  name: string,
+  target: CausalModel,
+  model: SeddModel,
+  cut: SeddModel,
+  expected: Expected,
+): void {
+  const layers = model.hiddenLayers, size = expected.window.shape[1];
+  const all = Array.from({ length: size }, (_, row) => row);
+  for (let b = 0; b < expected.text.shape[0]; b++) {
+    const what = `${name}, sequence ${b}`, sigma = expected.sigma.values[b];
+    const seen = sequence(expected.text, b).slice(0, -1), window = sequence(expected.window, b);
+    using states = target.newCache(), cache = model.newCache(), other = cut.newCache();
+    const out = layers.map(() => backend.activation(seen.length, target.shape.width));
+    target.forward(seen, states, { hidden: { layers, out } });
+    const feed = (of: SeddModel, to: Cache, count: number): void =>
+      of.feed(out.map((hidden) => hidden.slice(to.length, count)), to);
+    const denoise = (of: SeddModel, from: Cache, head = all) =>
+      of.denoise(window, from, sigma, { cleanRows: 0, head });
+
+    feed(model, cache, seen.length);
+    assert.equal(cache.length, seen.length);
+    const pass = denoise(model, cache);
+    const whole = pass.logits.read().slice(); // [size, V]
+    assertClose(whole, sequence(expected.logits, b), TOLERANCE, what);
+    sequence(expected.previous, b).forEach((token, row) => model.markovLogits(pass, row, token));
+    const added = sequence(expected.markov_logits, b);
+    assertClose(pass.logits.read(), added, TOLERANCE, `${what}, with what the Markov head adds`);
+    assert.equal(cache.length, seen.length, "a window is not committed");
+    assertSame(denoise(model, cache).logits.read(), whole, `${what}, the same window again`);
+    const some = denoise(model, cache, [1, 4]).logits.read();
+    const columns = model.shape.vocabSize;
+    assertSame(some.subarray(0, columns), whole.subarray(columns, 2 * columns), `${what}, row 1 alone`);
+    assertSame(some.subarray(columns), whole.subarray(4 * columns), `${what}, row 4 alone`);
+
+    while (other.length < seen.length) feed(cut, other, 1);
+    assertSame(denoise(cut, other).logits.read(), whole, `${what}, fed one by one`);
+    other.truncate(5);
+    // what belongs to other positions, in their place and taken back
+    cut.feed(out.map((hidden) => hidden.slice(0, 9)), other);
+    assert.notDeepEqual(denoise(cut, other).logits.read(), whole);
+    other.truncate(5);
+    feed(cut, other, seen.length - 5);
+    assertSame(denoise(cut, other).logits.read(), whole, `${what}, fed in chunks after a rollback`);
+  }
+}
+
 const folders: string[] = [];
 for await (const entry of Deno.readDir(fixture("parity"))) if (entry.isDirectory) folders.push(entry.name);
 folders.sort();
 
-Deno.test("the parity fixtures hold all three architectures", () => {
-  for (const name of ["gpt2-tiny", "gpt-neo-tiny", "sedd-tiny"]) assert(folders.includes(name), name);
+Deno.test("the parity fixtures hold all architectures", () => {
+  for (const name of ["gpt2-tiny", "gpt-neo-tiny", "sedd-tiny", FED]) assert(folders.includes(name), name);
 });
 
 for (const [backendName, open] of presentBackends()) {
@@ -166,9 +222,13 @@ for (const [backendName, open] of presentBackends()) {
     Deno.test(`parity on ${backendName}: ${name}`, async () => {
       using backend = await open();
       const expected = await readTensors(fixture(`parity/${name}/expected.safetensors`));
-      const loaded = await load(backend, `parity/${name}`);
+      using target = name === FED ? await loadGpt(backend, `parity/${FED_BY}`) : undefined;
+      const loaded = await load(backend, `parity/${name}`, { target });
       using model = loaded.model;
-      if (loaded.kind === "diffusion") {
+      if (loaded.kind === "diffusion" && target !== undefined) {
+        using cut = await loadDiffusion(backend, `parity/${name}`, { target, chunkRows: 7 });
+        testFed(backend, name, target, loaded.model, cut, expected);
+      } else if (loaded.kind === "diffusion") {
         testSedd(name, loaded.model, expected);
       } else {
         using cut = await loadGpt(backend, `parity/${name}`, { chunkRows: 7 });

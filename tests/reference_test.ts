@@ -350,6 +350,7 @@ for (const [name, open] of presentBackends()) {
       () => b.embed(x.slice(0, 2), { tokens, table: w, positions: w, cache: advanced(b, 1) }),
       "Cannot embed: positions [1, 3) do not fit the position table of 2",
     );
+    range(() => b.append(qkv, heads), "Cannot append: kv has shape [4, 12], expected [4, 8]");
     range(() => b.attention(attended, x, heads), "Cannot attend: qkv has shape [4, 3], expected [4, 12]");
     range(() => b.attention(out, qkv, heads), "Cannot attend: out has shape [4, 2], expected [4, 4]");
     range(

@@ -5,14 +5,21 @@
  * @module
  */
 
-import type { Activation, Backend, Cache, Sampling } from "../src/backend/backend.ts";
+import assert from "node:assert/strict";
+import type { Activation, Backend, Cache, Matrix, Sampling } from "../src/backend/backend.ts";
 import { writeDistribution } from "../src/backend/distribution.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { AutoregressiveDrafter } from "../src/decode/autoregressive_drafter.ts";
 import { DiffusionDrafter, type DiffusionDrafterOptions } from "../src/decode/diffusion_drafter.ts";
 import { ModelTarget } from "../src/decode/model_target.ts";
 import { PhiloxSource, Purpose } from "../src/decode/random.ts";
-import type { CausalModel, DiffusionModel, DiffusionPass, ModelShape } from "../src/model/model.ts";
+import type {
+  CausalModel,
+  DiffusionModel,
+  DiffusionPass,
+  HiddenTap,
+  ModelShape,
+} from "../src/model/model.ts";
 
 /** Rows of logits by key. */
 export type Table = (key: string) => Float32Array;
@@ -99,11 +106,15 @@ function tokensOf(cache: Cache): readonly number[] {
   return (cache as ToyCache).tokens;
 }
 
+/** Wide enough for a hidden state that is the text so far. */
 function shape(vocabSize: number, contextLength: number): ModelShape {
-  return { vocabSize, contextLength, layers: 1, width: 1, heads: 1 };
+  return { vocabSize, contextLength, layers: 1, width: contextLength, heads: 1 };
 }
 
-/** An autoregressive model whose logits are looked up by the whole text. */
+/** What stands after the text in a hidden state. */
+const NOTHING = -1;
+
+/** An autoregressive model whose logits are looked up by the whole text, and whose hidden states are the text. */
 export class ToyCausalModel implements CausalModel {
   readonly shape: ModelShape;
   readonly bytes = 0;
@@ -114,6 +125,14 @@ export class ToyCausalModel implements CausalModel {
     this.#backend = backend;
     this.#table = table;
     this.shape = shape(vocabSize, contextLength);
+  }
+
+  get embedding(): Matrix {
+    throw new Error("a toy has no matrices");
+  }
+
+  get head(): Matrix {
+    return this.embedding;
   }
 
   newCache(capacity: number = this.shape.contextLength): Cache {
@@ -149,12 +168,24 @@ export class ToyCausalModel implements CausalModel {
     return laws;
   }
 
-  forward(tokens: ArrayLike<number>, cache: Cache, { headRows = 1 } = {}): Activation {
+  forward(
+    tokens: ArrayLike<number>,
+    cache: Cache,
+    { headRows = 1, hidden }: { readonly headRows?: number; readonly hidden?: HiddenTap } = {},
+  ): Activation {
     if (headRows > tokens.length) {
       throw new RangeError(`${headRows} rows of logits from ${tokens.length} tokens`);
     }
     (cache as ToyCache).append(Array.from(tokens));
-    const text = tokensOf(cache);
+    const text = tokensOf(cache), first = text.length - tokens.length;
+    for (const out of hidden?.out ?? []) {
+      const states = new Float32Array(this.shape.width).fill(NOTHING);
+      states.set(text.slice(0, first));
+      for (let r = 0; r < tokens.length; r++) {
+        states[first + r] = tokens[r];
+        out.slice(r, 1).write(states);
+      }
+    }
     const logits = this.#backend.activation(headRows, this.shape.vocabSize);
     for (let r = 0; r < headRows; r++) {
       logits.slice(r, 1).write(this.logits(text.slice(0, text.length - headRows + 1 + r)));
@@ -167,7 +198,7 @@ export class ToyCausalModel implements CausalModel {
 
 /** How a {@linkcode ToyDiffusionModel} is made. */
 export interface ToyDiffusionOptions {
-  readonly prefixAttention?: "bidirectional" | "causal";
+  readonly prefixAttention?: DiffusionModel["prefixAttention"];
   /** Rows of [V], added to the logits by the token left of a position. */
   readonly markov?: Table;
   /** Mixes the target's own conditional laws into those of the table, with the weight `share`. */
@@ -178,7 +209,8 @@ export interface ToyDiffusionOptions {
 export class ToyDiffusionModel implements DiffusionModel {
   readonly shape: ModelShape;
   readonly bytes = 0;
-  readonly prefixAttention: "bidirectional" | "causal";
+  readonly prefixAttention: DiffusionModel["prefixAttention"];
+  readonly hiddenLayers: readonly number[];
   readonly hasMarkovHead: boolean;
   readonly #backend: Backend;
   readonly #table: Table;
@@ -197,6 +229,7 @@ export class ToyDiffusionModel implements DiffusionModel {
     this.#options = options;
     this.shape = shape(vocabSize, contextLength);
     this.prefixAttention = options.prefixAttention ?? "bidirectional";
+    this.hiddenLayers = this.prefixAttention === "target" ? [0] : [];
     this.hasMarkovHead = options.markov !== undefined;
   }
 
@@ -204,15 +237,27 @@ export class ToyDiffusionModel implements DiffusionModel {
     return new ToyCache(capacity);
   }
 
+  feed([states]: readonly Activation[], cache: Cache): void {
+    for (let r = 0; r < states.rows; r++) {
+      const text = Array.from(states.slice(r, 1).read()).filter((token) => token !== NOTHING);
+      const last = text.pop()!;
+      assert.deepEqual(tokensOf(cache), text, "fed the hidden states of another text");
+      (cache as ToyCache).append([last]);
+    }
+  }
+
   denoise(
     tokens: ArrayLike<number>,
     cache: Cache,
     _sigma: number,
-    { cleanRows, head }: { readonly cleanRows: number; readonly head: readonly number[] },
+    options: { readonly cleanRows: number; readonly head: readonly number[] },
   ): DiffusionPass {
+    const { head } = options;
+    // fed by the target, the last token of the text is the first of the window
+    const cleanRows = this.prefixAttention === "target" ? 1 : options.cleanRows;
     const clean = Array.from(tokens), window = clean.splice(cleanRows);
+    const text = this.prefixAttention === "bidirectional" ? clean : [...tokensOf(cache), ...clean];
     if (this.prefixAttention === "causal") (cache as ToyCache).append(clean);
-    const text = this.prefixAttention === "causal" ? [...tokensOf(cache)] : clean;
     const logits = this.#backend.activation(head.length, this.shape.vocabSize + 1);
     for (let r = 0; r < head.length; r++) {
       const row = new Float32Array(this.shape.vocabSize + 1).fill(9); // the mask: likely, and never to be drawn
@@ -296,6 +341,11 @@ export class ToyPair {
   /** A diffusion drafter with a causal prefix and a Markov head. */
   markov(options: DiffusionDrafterOptions): DiffusionDrafter {
     return this.#diffusion(options, { prefixAttention: "causal", markov: this.#table(2) });
+  }
+
+  /** A diffusion drafter with a prefix made of the target's hidden states, and a Markov head. */
+  fed(options: DiffusionDrafterOptions): DiffusionDrafter {
+    return this.#diffusion(options, { prefixAttention: "target", markov: this.#table(2) });
   }
 
   /** An autoregressive drafter. */

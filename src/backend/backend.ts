@@ -151,14 +151,23 @@ export interface ProjectResidualOptions {
   readonly gate?: Vector | undefined;
 }
 
-/** Options of {@linkcode Backend.attention}. */
-export interface AttentionOptions {
+/** Options of {@linkcode Backend.append}. */
+export interface AppendOptions {
   /** Keys and values, of this pass and of earlier ones. */
   readonly cache: Cache;
   /** Which layer of the cache. */
   readonly layer: number;
   /** H; must divide the cache's width. */
   readonly heads: number;
+  /**
+   * [D/2] inverse frequencies. Queries and keys are rotated (half-split: entry j is paired with j + D/2) by
+   * their absolute position before use; keys are cached rotated. Absent: not rotated.
+   */
+  readonly rotary?: Vector | undefined;
+}
+
+/** Options of {@linkcode Backend.attention}. */
+export interface AttentionOptions extends AppendOptions {
   /** Multiplies q·k before the softmax (1/√D, or 1 for GPT-Neo). */
   readonly scale: number;
   /**
@@ -169,11 +178,6 @@ export interface AttentionOptions {
   readonly causalRows: number;
   /** A row at position t sees no key at or before t − window. Absent: no such limit. */
   readonly window?: number | undefined;
-  /**
-   * [D/2] inverse frequencies. Queries and keys are rotated (half-split: entry j is paired with j + D/2) by
-   * their absolute position before use; keys are cached rotated. Absent: not rotated.
-   */
-  readonly rotary?: Vector | undefined;
 }
 
 /** What turns logits into the law that is sampled from; applied in this order, as Hugging Face does. */
@@ -232,8 +236,13 @@ export interface Backend extends Disposable {
   /** x += gate ⊙ (u·Wᵀ + bias). u [R, inputs], x [R, outputs]. */
   projectResidual(x: Activation, u: Activation, options: ProjectResidualOptions): void;
   /**
-   * Appends the keys and values of R rows to a layer at positions [cache.length, cache.length + R) without
-   * committing them, then attends. qkv [R, 3*H*D] with q, k, v side by side, each head-major;
+   * Writes the keys and values of R rows to a layer at positions [cache.length, cache.length + R), without
+   * committing them. kv [R, 2*H*D] with k and v side by side, each head-major.
+   * @throws {RangeError} if the rows do not fit the cache's capacity.
+   */
+  append(kv: Activation, options: AppendOptions): void;
+  /**
+   * Appends the keys and values of R rows as {@linkcode Backend.append} does, then attends. qkv [R, 3*H*D] with q, k, v side by side, each head-major;
    * out [R, H*D].
    * @throws {RangeError} if the rows do not fit the cache's capacity.
    */

@@ -8,6 +8,7 @@
 
 import type {
   Activation,
+  AppendOptions,
   AttentionOptions,
   Cache,
   EmbedOptions,
@@ -141,27 +142,23 @@ export function checkProjectResidual(x: Activation, u: Activation, options: Proj
   expectVector("add a projection", "gate", gate, matrix.outputs);
 }
 
+/** Checks `Backend.append`. */
+export function checkAppend(kv: Activation, options: AppendOptions): void {
+  expectShape("append", "kv", kv, kv.rows, 2 * options.cache.width);
+  expectPlace("append", kv.rows, options);
+}
+
 /** Checks `Backend.attention`. */
 export function checkAttention(out: Activation, qkv: Activation, options: AttentionOptions): void {
-  const { cache, layer, heads, scale, causalRows, window, rotary } = options;
+  const { cache, scale, causalRows, window } = options;
   expectShape("attend", "qkv", qkv, qkv.rows, 3 * cache.width);
   expectShape("attend", "out", out, qkv.rows, cache.width);
-  expectInteger("attend", "layer", layer, 0, cache.layers - 1);
-  expectInteger("attend", "heads", heads, 1, cache.width);
   expectInteger("attend", "causalRows", causalRows, 0, qkv.rows);
-  expectRoom("attend", "the cache", cache.length, qkv.rows, cache.capacity);
-  if (cache.width % heads !== 0) {
-    throw new RangeError(`Cannot attend: ${heads} heads do not divide the cache's width ${cache.width}`);
-  }
+  expectPlace("attend", qkv.rows, options);
   if (!Number.isFinite(scale)) {
     throw new RangeError(`Cannot attend: scale is ${scale}, expected a finite number`);
   }
   if (window !== undefined) expectInteger("attend", "window", window, 1, Infinity);
-  if (rotary !== undefined) {
-    const size = cache.width / heads;
-    if (size % 2 !== 0) throw new RangeError(`Cannot attend: head size ${size} is odd, rotary needs pairs`);
-    expectVector("attend", "rotary", rotary, size / 2);
-  }
 }
 
 /** Checks `Backend.multiplyEmbedding`. */
@@ -210,6 +207,19 @@ function expectShape(doing: string, name: string, found: Shape, rows: number, co
       `Cannot ${doing}: ${name} has shape [${found.rows}, ${found.columns}], expected [${rows}, ${columns}]`,
     );
   }
+}
+
+function expectPlace(doing: string, rows: number, { cache, layer, heads, rotary }: AppendOptions): void {
+  expectInteger(doing, "layer", layer, 0, cache.layers - 1);
+  expectInteger(doing, "heads", heads, 1, cache.width);
+  expectRoom(doing, "the cache", cache.length, rows, cache.capacity);
+  if (cache.width % heads !== 0) {
+    throw new RangeError(`Cannot ${doing}: ${heads} heads do not divide the cache's width ${cache.width}`);
+  }
+  if (rotary === undefined) return;
+  const size = cache.width / heads;
+  if (size % 2 !== 0) throw new RangeError(`Cannot ${doing}: head size ${size} is odd, rotary needs pairs`);
+  expectVector(doing, "rotary", rotary, size / 2);
 }
 
 function expectMatrix(doing: string, name: string, found: Matrix, outputs: number, inputs: number): void {

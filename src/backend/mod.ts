@@ -6,6 +6,7 @@
 
 export type {
   Activation,
+  AppendOptions,
   AttentionOptions,
   Backend,
   Cache,

@@ -7,6 +7,7 @@
 
 import type {
   Activation,
+  AppendOptions,
   AttentionOptions,
   Backend,
   Cache,
@@ -23,6 +24,7 @@ import type {
 } from "./backend.ts";
 import {
   checkAdvance,
+  checkAppend,
   checkAttention,
   checkCopy,
   checkDistribution,
@@ -300,20 +302,20 @@ class ReferenceBackend extends Resource<true> implements Backend {
     }
   }
 
+  append(kv: Activation, options: AppendOptions): void {
+    checkAppend(kv, options);
+    append(kv, 0, options);
+  }
+
   attention(out: Activation, qkv: Activation, options: AttentionOptions): void {
     checkAttention(out, qkv, options);
+    append(qkv, options.cache.width, options);
     const { heads, scale, causalRows, window = Infinity } = options;
     const cache = own(options.cache, ReferenceCache);
     const { keys, values } = cache.data[options.layer];
     const rotary = options.rotary && own(options.rotary, ReferenceVector).data;
     const rows = qkv.rows, width = cache.width, size = width / heads, first = cache.length;
     const input = own(qkv, ReferenceActivation);
-    for (let r = 0; r < rows; r++) {
-      const row = input.row(r); // [3*H*D]
-      const at = (first + r) * width;
-      keys.set(rotate(row.subarray(width, 2 * width), size, first + r, rotary), at);
-      values.set(row.subarray(2 * width), at);
-    }
     for (let r = 0; r < rows; r++) {
       const query = rotate(input.row(r).subarray(0, width), size, first + r, rotary); // [H*D]
       const start = Math.max(0, first + r - window + 1);
@@ -455,6 +457,18 @@ function normalise(x: Float32Array, norm: Norm): Float64Array {
   for (const value of x) variance += (value - mean) ** 2 / x.length;
   const scale = 1 / Math.sqrt(variance + norm.epsilon);
   return Float64Array.from(x, (value, c) => (value - mean) * scale * gain[c] + (shift?.[c] ?? 0));
+}
+
+/** Writes the keys that begin at a column of each row, and the values after them, after a cache's last position. */
+function append(rows: Activation, column: number, options: AppendOptions): void {
+  const { length, width, data } = own(options.cache, ReferenceCache);
+  const { keys, values } = data[options.layer];
+  const rotary = options.rotary && own(options.rotary, ReferenceVector).data;
+  for (let r = 0; r < rows.rows; r++) {
+    const kv = own(rows, ReferenceActivation).row(r).subarray(column); // [2*H*D]
+    keys.set(rotate(kv.subarray(0, width), width / options.heads, length + r, rotary), (length + r) * width);
+    values.set(kv.subarray(width), (length + r) * width);
+  }
 }
 
 /** The heads of one row turned by their position, [H*D]; as they are without frequencies. */

@@ -11,6 +11,7 @@ import type { Dtype } from "../backend/backend.ts";
 import { devices } from "../backend/create.ts";
 import { type Rule, rules } from "../decode/acceptance.ts";
 import type { RevealOrder } from "../decode/reveal.ts";
+import { embeddedDrafters } from "../pair.ts";
 
 /** A command line that cannot be carried out as written. */
 export class UsageError extends Error {
@@ -100,7 +101,7 @@ const OPTIONS = {
   target: text("FOLDER", "target checkpoint (default: the embedded English one)"),
   drafter: {
     value: "NAME",
-    help: "a folder, sedd-causal, sedd, gpt2, ngram, or none; compare takes several, as in sedd,ngram",
+    help: `a folder, ${embeddedDrafters.join(", ")}, ngram, or none; compare takes several, as in sedd,ngram`,
     expected: "a folder, a name, or none",
     parse: (text: string, previous: string[] = []) =>
       text.split(",").every((name) => name !== "") ? [...previous, ...text.split(",")] : undefined,

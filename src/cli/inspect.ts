@@ -10,11 +10,12 @@ import type { Dtype } from "../backend/backend.ts";
 import { type Checkpoint, openCheckpoint } from "../hub/checkpoint.ts";
 import type { TensorInfo } from "../hub/safetensors.ts";
 import { loadTokenizer } from "../hub/tokenizer.ts";
-import { loadModel } from "../model/load.ts";
-import type { ModelShape } from "../model/model.ts";
+import { type LoadedModel, loadModel } from "../model/load.ts";
+import type { CausalModel, DiffusionModel, ModelShape } from "../model/model.ts";
 import { Plan, withoutMatrices } from "../model/plan.ts";
+import { needsTarget } from "../model/sedd_loading.ts";
 import { CheckpointError } from "../model/weights.ts";
-import { embeddedDrafter, embeddedTarget } from "../pair.ts";
+import { embeddedDrafter, embeddedDrafters, embeddedTarget } from "../pair.ts";
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
 import { table } from "./terminal.ts";
@@ -44,37 +45,36 @@ export const inspect: Command = {
   words: "[FOLDER]",
   summary: "What a checkpoint is, and what it needs.",
   details: [
-    "FOLDER may be the name of an embedded drafter (sedd-causal, sedd, gpt2); without it, the embedded target's.",
-    "Checks its configuration and the name, shape and dtype of every tensor the model asks for.",
+    `FOLDER may be the name of an embedded drafter (${
+      embeddedDrafters.join(", ")
+    }); without it, the embedded target's.`,
+    "Checks its configuration and the name, shape and dtype of every tensor the model asks for, and that a drafter",
+    "made of a target's parts fits --target.",
     "--json prints one object, with all tensors.",
   ],
-  options: ["json"],
+  options: ["target", "json"],
   examples: ["inspect", "inspect sedd-causal", "inspect ./gpt2 --json"],
   async run({ words, values }, { out }) {
     if (words.length > 1) throw new UsageError(`${words.length} words are given, expected one FOLDER`);
     const [folder = embeddedTarget()] = words;
     using checkpoint = await openCheckpoint(embeddedDrafter(String(folder))?.folder ?? folder);
-    const inspection = await examine(checkpoint);
+    const inspection = await examine(checkpoint, values.target);
     if (values.json) out.line(JSON.stringify(inspection, null, 2));
     else for (const line of render(inspection)) out.line(line);
   },
 };
 
-async function examine(checkpoint: Checkpoint): Promise<Inspection> {
+async function examine(checkpoint: Checkpoint, targetFolder: string | undefined): Promise<Inspection> {
   const plan = new Plan();
-  const headers = withoutMatrices(checkpoint, (name, shape) => checkpoint.read(name, shape));
-  const loaded = await loadModel(headers, plan.device, { dtype: "int8" });
+  const target = needsTarget(checkpoint) ? await loadTarget(targetFolder ?? embeddedTarget()) : undefined;
+  const loaded = await loadUnread(checkpoint, plan, target);
   const { shape } = loaded.model;
   const tensors = checkpoint.tensors();
   const type = checkpoint.config.model_type;
   return {
     folder: checkpoint.origin,
     architecture: typeof type === "string" ? type : "sedd",
-    use: loaded.kind === "causal"
-      ? "a target, or an autoregressive drafter"
-      : `a diffusion drafter, ${loaded.model.prefixAttention}${
-        loaded.model.hasMarkovHead ? ", with a Markov head" : ""
-      }`,
+    use: loaded.kind === "causal" ? "a target, or an autoregressive drafter" : describeDrafter(loaded.model),
     ...shape,
     parameters: tensors.reduce((sum, tensor) => sum + tensor.shape.reduce((product, n) => product * n, 1), 0),
     storedBytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0),
@@ -89,6 +89,27 @@ async function examine(checkpoint: Checkpoint): Promise<Inspection> {
     cacheBytes: 2 * 4 * shape.layers * shape.width * shape.contextLength,
     tensors: tensors.map(({ name, dtype, shape }) => ({ name, dtype, shape })),
   };
+}
+
+/** A checkpoint on a device that holds nothing, but notes what it is asked for. */
+function loadUnread(checkpoint: Checkpoint, plan: Plan, target?: CausalModel): Promise<LoadedModel> {
+  const headers = withoutMatrices(checkpoint, (name, shape) => checkpoint.read(name, shape));
+  return loadModel(headers, plan.device, { dtype: "int8", target });
+}
+
+/** What a drafter's parts come from; what it needs itself is not the drafter's to tell. */
+async function loadTarget(folder: string | URL): Promise<CausalModel> {
+  using checkpoint = await openCheckpoint(folder);
+  const loaded = await loadUnread(checkpoint, new Plan());
+  if (loaded.kind === "causal") return loaded.model;
+  throw new UsageError(`--target ${folder} is a diffusion model, expected an autoregressive one`);
+}
+
+function describeDrafter({ prefixAttention, hiddenLayers, hasMarkovHead }: DiffusionModel): string {
+  const prefix = prefixAttention === "target"
+    ? `fed by its target's blocks ${hiddenLayers.join(", ")}`
+    : prefixAttention;
+  return `a diffusion drafter, ${prefix}${hasMarkovHead ? ", with a Markov head" : ""}`;
 }
 
 async function hasTokenizer(folder: string): Promise<boolean> {

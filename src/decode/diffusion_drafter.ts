@@ -10,7 +10,7 @@
  * @module
  */
 
-import type { Backend } from "../backend/backend.ts";
+import type { Activation, Backend } from "../backend/backend.ts";
 import type { DiffusionModel, DiffusionPass } from "../model/model.ts";
 import { logLinearSigma } from "../model/sedd_score.ts";
 import { CachedText } from "./cached_text.ts";
@@ -21,6 +21,13 @@ import { reveal, type RevealOrder } from "./reveal.ts";
 
 /** Positions a cache starts with; it grows with the text, whatever length the checkpoint claims. */
 const FIRST_CAPACITY = 512;
+
+/** What people are told of a prefix. */
+const PREFIXES: Readonly<Record<DiffusionModel["prefixAttention"], string>> = {
+  bidirectional: "bidirectional",
+  causal: "causal prefix",
+  target: "target-fed",
+};
 
 /** Options of {@linkcode DiffusionDrafter}. */
 export interface DiffusionDrafterOptions {
@@ -52,6 +59,8 @@ export class DiffusionDrafter implements Drafter {
   readonly vocabSize: number;
   /** True for one step and for left-to-right steps, unless tokens are kept from an earlier draft. */
   readonly leftToRight: boolean;
+  /** Blocks of the target whose outputs the model makes its prefix of; mostly none. */
+  readonly hiddenLayers: readonly number[];
   readonly #model: DiffusionModel;
   readonly #q: DeviceDistributions;
   readonly #steps: number;
@@ -89,14 +98,17 @@ export class DiffusionDrafter implements Drafter {
     }
     this.#model = model;
     this.vocabSize = model.shape.vocabSize;
+    this.hiddenLayers = model.hiddenLayers;
     this.leftToRight = (this.#steps === 1 || this.#order === "left-to-right") && !this.#hotStart;
-    this.name = `diffusion (${model.prefixAttention === "causal" ? "causal prefix" : "bidirectional"}` +
-      `${model.hasMarkovHead ? ", Markov head" : ""})`;
+    this.name = `diffusion (${PREFIXES[model.prefixAttention]}${model.hasMarkovHead ? ", Markov head" : ""})`;
     this.#text = new CachedText(model.newCache(Math.min(FIRST_CAPACITY, model.shape.contextLength)));
     this.#q = new DeviceDistributions(backend, this.vocabSize);
   }
 
-  /** Drafts γ tokens in at most min(T, γ) evaluations; fewer tokens if the model's length is shorter. */
+  /**
+   * Drafts γ tokens in at most min(T, γ) evaluations; fewer tokens if the model's length is shorter.
+   * @throws {TypeError} if the model needs hidden states of the text, and the request has none
+   */
   draft(request: DraftRequest): Draft {
     const { tokens: text, random, sampling } = request;
     const start = text.length;
@@ -118,7 +130,7 @@ export class DiffusionDrafter implements Drafter {
       // with one σ for all steps, a step that opened nothing leaves the next nothing new to compute
       if (changed || this.#sigma === "schedule" || pass === undefined) {
         computed = masked;
-        pass = this.#denoise(text, draft, computed, this.#sigmaOf(step, steps));
+        pass = this.#denoise(request, draft, computed, this.#sigmaOf(step, steps));
         passes++;
       }
       const { logits } = pass;
@@ -153,7 +165,22 @@ export class DiffusionDrafter implements Drafter {
   }
 
   /** One network evaluation: logits of the draft's masked rows, and of no others. */
-  #denoise(text: Int32Array, draft: Int32Array, masked: readonly number[], sigma: number): DiffusionPass {
+  #denoise(
+    { tokens: text, hidden }: DraftRequest,
+    draft: Int32Array,
+    masked: readonly number[],
+    sigma: number,
+  ): DiffusionPass {
+    if (this.#model.prefixAttention === "target") {
+      this.#reserve(text.length + draft.length);
+      this.#feed(text.subarray(0, -1), hidden);
+      // the last token of the text, which the target has yet to see, opens the window
+      return this.#model.denoise(concat(text.subarray(-1), draft), this.#text.cache, sigma, {
+        cleanRows: 0,
+        head: masked.map((j) => 1 + j),
+        window: this.#draftContext,
+      });
+    }
     if (this.#model.prefixAttention === "causal") {
       this.#reserve(text.length + draft.length);
       const fresh = this.#text.rewind(text);
@@ -172,6 +199,20 @@ export class DiffusionDrafter implements Drafter {
       cleanRows: context.length,
       head: masked.map((j) => context.length + j),
     });
+  }
+
+  /** Gives the model what the target made of the tokens it has seen, from the first that the cache lacks. */
+  #feed(seen: Int32Array, hidden: readonly Activation[] | undefined): void {
+    const fresh = this.#text.rewind(seen);
+    if (fresh.length === 0) return;
+    if (hidden === undefined) {
+      throw new TypeError(
+        `Cannot draft: "${this.name}" needs the target's hidden states of ${seen.length} tokens, and there are none`,
+      );
+    }
+    const start = seen.length - fresh.length;
+    this.#model.feed(hidden.map((states) => states.slice(start, fresh.length)), this.#text.cache);
+    this.#text.committed(fresh);
   }
 
   #sigmaOf(step: number, steps: number): number {

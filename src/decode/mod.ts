@@ -33,6 +33,7 @@ export { speculate, type SpeculateOptions } from "./speculative.ts";
 // what the signatures above mention
 export type {
   Activation,
+  AppendOptions,
   AttentionOptions,
   Backend,
   Cache,

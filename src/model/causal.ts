@@ -32,6 +32,10 @@ export class CausalTransformer implements CausalModel {
   readonly shape: ModelShape;
   /** Bytes of weights held on the device. */
   readonly bytes: number;
+  /** [V, C] */
+  readonly embedding: Matrix;
+  /** [V, C] */
+  readonly head: Matrix;
   readonly #backend: Backend;
   readonly #weights: CausalWeights;
   readonly #uploads: Uploads;
@@ -53,6 +57,8 @@ export class CausalTransformer implements CausalModel {
     checkSizes("load a model", { chunkRows });
     this.shape = shape;
     this.bytes = uploads.bytes;
+    this.embedding = weights.embedding;
+    this.head = weights.head;
     this.#backend = backend;
     this.#weights = weights;
     this.#uploads = uploads;

@@ -71,10 +71,10 @@ export class Config {
   }
 
   /** A nested object. Errors as {@linkcode size}. */
-  object(name: string): Config {
+  object(name: string, fallback?: Json): Config {
     const record = (value: unknown): value is Json =>
       typeof value === "object" && value !== null && !Array.isArray(value);
-    const fields = this.#get(name, undefined, record, "an object");
+    const fields = this.#get(name, fallback, record, "an object");
     return new Config(this.#origin, fields, `${this.#path}${name}.`);
   }
 

@@ -9,7 +9,8 @@ import { Config } from "./config.ts";
 import { loadGpt2 } from "./gpt2.ts";
 import { loadGptNeo } from "./gpt_neo.ts";
 import type { CausalModel } from "./model.ts";
-import { loadSedd, type SeddModel } from "./sedd.ts";
+import type { SeddModel } from "./sedd.ts";
+import { loadSedd } from "./sedd_loading.ts";
 import type { LoadOptions } from "./uploads.ts";
 import type { Weights } from "./weights.ts";
 

@@ -7,6 +7,7 @@
 // what the signatures below mention
 export type {
   Activation,
+  AppendOptions,
   AttentionOptions,
   Backend,
   Cache,
@@ -27,7 +28,8 @@ export type { LoadOptions } from "./uploads.ts";
 export { type LoadedModel, loadModel } from "./load.ts";
 export { loadGpt2 } from "./gpt2.ts";
 export { loadGptNeo } from "./gpt_neo.ts";
-export { loadSedd, type SeddModel } from "./sedd.ts";
+export type { SeddModel } from "./sedd.ts";
+export { loadSedd } from "./sedd_loading.ts";
 export {
   analyticProbabilities,
   denoiserProbabilities,

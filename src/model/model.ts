@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Activation, Cache } from "../backend/backend.ts";
+import type { Activation, Cache, Matrix } from "../backend/backend.ts";
 
 /** What a checkpoint says of itself. */
 export interface ModelShape {
@@ -34,6 +34,10 @@ export interface CausalModel extends Disposable {
   readonly shape: ModelShape;
   /** Bytes of weights held on the device. */
   readonly bytes: number;
+  /** [V, C], the token embedding, which a drafter may share. */
+  readonly embedding: Matrix;
+  /** [V, C], the matrix of the head, which a drafter may share; the embedding itself where they are tied. */
+  readonly head: Matrix;
   /**
    * An empty cache for one sequence.
    * @param capacity default: the context length
@@ -55,7 +59,10 @@ export interface CausalModel extends Disposable {
 
 /** Left context restored inside a one-pass draft: see {@linkcode DiffusionModel.markovLogits}. */
 export interface DiffusionPass {
-  /** [rows asked for, V+1] log-scores up to a constant per row; the mask is the last column. */
+  /**
+   * [rows asked for, V+1] log-scores up to a constant per row; the mask is the last column. [rows, V] from a
+   * model that shares its target's head, which has none for the mask.
+   */
   readonly logits: Activation;
   /** [rows asked for, rank] of the Markov head, if the checkpoint has one. */
   readonly markov: Activation | undefined;
@@ -69,9 +76,12 @@ export interface DiffusionModel extends Disposable {
   readonly bytes: number;
   /**
    * `causal`: clean prefix rows attend causally and never see masked ones, so a cache can keep them across
-   * rounds. `bidirectional`: every row sees every row, and each pass starts from an empty cache.
+   * rounds. `bidirectional`: every row sees every row, and each pass starts from an empty cache. `target`: the
+   * prefix has no rows; its keys and values are made of the target's hidden states, by {@linkcode feed}.
    */
-  readonly prefixAttention: "bidirectional" | "causal";
+  readonly prefixAttention: "bidirectional" | "causal" | "target";
+  /** Blocks of the target, 0-based, whose outputs {@linkcode feed} takes; none unless the prefix is the target's. */
+  readonly hiddenLayers: readonly number[];
   /** Whether the checkpoint has a Markov head. */
   readonly hasMarkovHead: boolean;
   /**
@@ -80,9 +90,17 @@ export interface DiffusionModel extends Disposable {
    */
   newCache(capacity?: number): Cache;
   /**
+   * Appends R positions of prefix to the cache, and commits them.
+   *
+   * @param hidden of those positions, [R, width of the target] for each of `hiddenLayers`
+   * @throws {Error} unless `prefixAttention` is `target`
+   * @throws {RangeError} if the shapes are others, or the cache would overflow
+   */
+  feed(hidden: readonly Activation[], cache: Cache): void;
+  /**
    * One denoising pass. `tokens` stand at positions cache.length …; the first `options.cleanRows` of them are
-   * clean prefix (committed to the cache if `prefixAttention` is `causal`), the rest the window being
-   * denoised, masked (id V) or already revealed, never committed.
+   * clean prefix (committed to the cache if `prefixAttention` is `causal`; none if it is `target`), the rest the
+   * window being denoised, masked (id V) or already revealed, never committed.
    *
    * @param sigma σ̄, the noise level given to the model
    * @returns logits of the rows in `options.head`, in buffers of the model's that the next pass overwrites

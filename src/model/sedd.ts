@@ -1,22 +1,22 @@
 /**
- * SEDD-Absorb (Lou et al. 2024): a masked discrete-diffusion model. Beside the published, bidirectional form
- * there is one whose clean prefix attends causally (`specdiff.prefix_attention` of the configuration), so that
- * a cache keeps it, and one with a Markov head (`specdiff.markov_head.rank`).
+ * SEDD-Absorb (Lou et al. 2024): a masked discrete-diffusion model, once its weights are on the device. Beside the
+ * published, bidirectional form there is one whose clean prefix attends causally, so that a cache keeps it, one
+ * whose prefix is made of the target's hidden states, and for each a Markov head.
  *
- * Deliberately absent: sampling, the noise schedule, and the step from logits to scores (`sedd_score.ts`).
+ * Deliberately absent: names and configuration (`sedd_loading.ts`), sampling, the noise schedule, and the step
+ * from logits to scores (`sedd_score.ts`).
  *
  * @module
  */
 
 import type { Activation, Backend, Cache, Matrix, Norm, Vector } from "../backend/backend.ts";
 import { checkSizes } from "../backend/check.ts";
-import { type Block, Growing, runBlock, Workspace } from "./block.ts";
+import { type Block, Growing, type PassBuffers, runBlock, Workspace } from "./block.ts";
 import { checkHead, checkRoom, checkTokens } from "./check.ts";
-import { Config, headSize } from "./config.ts";
 import type { DiffusionModel, DiffusionPass, ModelShape } from "./model.ts";
-import { Conditioning, EPSILON } from "./sedd_conditioning.ts";
-import { type LoadOptions, Uploads } from "./uploads.ts";
-import type { Weights } from "./weights.ts";
+import type { Conditioning } from "./sedd_conditioning.ts";
+import { type PrefixWeights, TargetPrefix } from "./target_prefix.ts";
+import type { Uploads } from "./uploads.ts";
 
 /** A SEDD, and what the step from its logits to scores has to know. */
 export interface SeddModel extends DiffusionModel {
@@ -25,9 +25,10 @@ export interface SeddModel extends DiffusionModel {
 }
 
 /** A block without what σ decides. */
-type StaticBlock = Omit<Block, "attentionNorm" | "mlpNorm">;
+export type StaticBlock = Omit<Block, "attentionNorm" | "mlpNorm">;
 
-interface MarkovHead {
+/** A head that adds what the token to the left says (`DiffusionModel.markovLogits`). */
+export interface MarkovHead {
   /** The final norm before its modulation, [C]. */
   readonly norm: Norm;
   /** [rank, C] */
@@ -36,99 +37,42 @@ interface MarkovHead {
   readonly aBias: Vector;
   /** [V, rank] */
   readonly b: Matrix;
-  /** [V+1, rank], the mask's row is 0. */
+  /** [V+1, rank], the mask's row is 0; [V, rank] where the logits are [V]. */
   readonly w: Matrix;
 }
 
-interface SeddWeights {
-  /** [V+1, C] */
+/** The weights of a SEDD, on the device. */
+export interface SeddWeights {
+  /** [V+1, C]; [V, C] if it is the target's. */
   readonly embedding: Matrix;
+  /** [1, C], the mask's embedding beside one that is the target's. */
+  readonly mask: Matrix | undefined;
+  /** One per layer. */
   readonly blocks: readonly StaticBlock[];
+  /** What σ decides. */
   readonly conditioning: Conditioning;
-  /** [V+1, C] */
+  /** [V+1, C]; [V, C] if it is the target's. */
   readonly head: Matrix;
-  /** [V+1] */
+  /** One per row of `head`. */
   readonly headBias: Vector;
+  /** If the checkpoint has one. */
   readonly markov: MarkovHead | undefined;
-}
-
-/**
- * Loads a SEDD: original configuration (nested, `tokens`, `graph.type: absorb`) and tensor names.
- *
- * @throws {CheckpointError} if the configuration or a tensor is not as expected
- */
-export function loadSedd(weights: Weights, backend: Backend, options: LoadOptions = {}): Promise<SeddModel> {
-  const config = Config.of(weights), model = config.object("model");
-  config.object("graph").choice("type", ["absorb"]);
-  const width = model.size("hidden_size"), heads = model.size("n_heads");
-  const size = headSize(model, "n_heads", heads, width); // D
-  if (size % 2 !== 0) throw model.fault("n_heads", "heads of even size, as rotary embeddings turn pairs");
-  const condition = model.size("cond_dim");
-  const shape: ModelShape = {
-    vocabSize: config.size("tokens"),
-    contextLength: model.size("length"),
-    layers: model.size("n_blocks"),
-    width,
-    heads,
-  };
-  const specdiff = config.has("specdiff") ? config.object("specdiff") : undefined;
-  const rank = specdiff?.has("markov_head") ? specdiff.object("markov_head").size("rank") : undefined;
-  const kind = {
-    scaleBySigma: model.flag("scale_by_sigma"),
-    prefixAttention: specdiff?.choice("prefix_attention", ["bidirectional", "causal"], "bidirectional") ??
-      "bidirectional",
-  };
-
-  return Uploads.collect(weights, backend, options.dtype, async (uploads) => {
-    const columns = shape.vocabSize + 1;
-    // first, as it shows whether the width is to be believed
-    const embedding = await uploads.matrix("vocab_embed.embedding", columns, width);
-    const rotary = uploads.values(
-      Float32Array.from({ length: size / 2 }, (_, j) => 10000 ** (-2 * j / size)),
-    );
-    const blocks: StaticBlock[] = [];
-    for (let i = 0; i < shape.layers; i++) {
-      const name = `blocks.${i}`;
-      blocks.push({
-        qkv: await uploads.matrix(`${name}.attn_qkv.weight`, 3 * width, width),
-        attentionOut: await uploads.matrix(`${name}.attn_out.weight`, width, width),
-        scale: 1 / Math.sqrt(size),
-        rotary,
-        up: await uploads.matrix(`${name}.mlp.0.weight`, 4 * width, width),
-        upBias: await uploads.vector(`${name}.mlp.0.bias`, 4 * width),
-        down: await uploads.matrix(`${name}.mlp.2.weight`, width, 4 * width),
-        downBias: await uploads.vector(`${name}.mlp.2.bias`, width),
-      });
-    }
-    const markov = rank === undefined ? undefined : {
-      norm: { gain: await uploads.vector("output_layer.norm_final.weight", width), epsilon: EPSILON },
-      a: await uploads.matrix("markov_head.a.weight", rank, width),
-      aBias: await uploads.vector("markov_head.a.bias", rank),
-      b: await uploads.matrix("markov_head.b.weight", shape.vocabSize, rank),
-      w: await uploads.padded("markov_head.w.weight", shape.vocabSize, rank),
-    };
-    const head = await uploads.matrix("output_layer.linear.weight", columns, width);
-    const headBias = await uploads.vector("output_layer.linear.bias", columns);
-    const conditioning = await Conditioning.load(backend, uploads, {
-      width,
-      condition,
-      blocks: shape.layers,
-    });
-    const all = { embedding, blocks, conditioning, head, headBias, markov };
-    return new Sedd(backend, shape, kind, all, uploads, options.chunkRows);
-  });
+  /** If the target makes it. */
+  readonly prefix: PrefixWeights | undefined;
 }
 
 /** The model; `chunkRows` cuts only causal prefixes, as the rows of a denoising window see one another. */
-class Sedd implements SeddModel {
+export class Sedd implements SeddModel {
   readonly shape: ModelShape;
   readonly bytes: number;
   readonly scaleBySigma: boolean;
-  readonly prefixAttention: "bidirectional" | "causal";
+  readonly prefixAttention: SeddModel["prefixAttention"];
+  readonly hiddenLayers: readonly number[];
   readonly hasMarkovHead: boolean;
   readonly #backend: Backend;
   readonly #weights: SeddWeights;
   readonly #chunkRows: number;
+  readonly #prefix: TargetPrefix | undefined;
   readonly #workspace: Workspace;
   readonly #logits: Growing<Activation>;
   readonly #markov: Growing<Activation>;
@@ -138,7 +82,7 @@ class Sedd implements SeddModel {
   constructor(
     backend: Backend,
     shape: ModelShape,
-    kind: Pick<SeddModel, "scaleBySigma" | "prefixAttention">,
+    kind: Pick<SeddModel, "scaleBySigma" | "prefixAttention" | "hiddenLayers">,
     weights: SeddWeights,
     uploads: Uploads,
     chunkRows: number = 128,
@@ -148,6 +92,7 @@ class Sedd implements SeddModel {
     this.bytes = uploads.bytes;
     this.scaleBySigma = kind.scaleBySigma;
     this.prefixAttention = kind.prefixAttention;
+    this.hiddenLayers = kind.hiddenLayers;
     this.hasMarkovHead = weights.markov !== undefined;
     this.#backend = backend;
     this.#weights = weights;
@@ -157,13 +102,22 @@ class Sedd implements SeddModel {
     owned.use(uploads);
     owned.use(weights.conditioning);
     this.#workspace = owned.use(new Workspace(backend, shape.width, 4 * shape.width));
-    this.#logits = owned.use(new Growing((rows) => backend.activation(rows, shape.vocabSize + 1)));
+    this.#prefix = weights.prefix &&
+      owned.use(new TargetPrefix(backend, weights.prefix, shape.heads, chunkRows));
+    this.#logits = owned.use(new Growing((rows) => backend.activation(rows, weights.head.outputs)));
     this.#markov = owned.use(new Growing((rows) => backend.activation(rows, rank)));
     this.#previous = owned.use(new Growing((rows) => backend.activation(rows, rank)));
   }
 
   newCache(capacity: number = this.shape.contextLength): Cache {
     return this.#backend.cache({ layers: this.shape.layers, width: this.shape.width, capacity });
+  }
+
+  feed(hidden: readonly Activation[], cache: Cache): void {
+    if (this.#prefix === undefined) {
+      throw new Error(`Cannot feed a prefix: the checkpoint's is ${this.prefixAttention}, expected target`);
+    }
+    this.#prefix.feed(hidden, cache);
   }
 
   denoise(
@@ -178,22 +132,23 @@ class Sedd implements SeddModel {
   ): DiffusionPass {
     const rows = tokens.length, { cleanRows, head, window } = options;
     const causal = this.prefixAttention === "causal";
-    if (!causal) cache.truncate(0);
+    if (this.prefixAttention === "bidirectional") cache.truncate(0);
     checkTokens(tokens, this.shape.vocabSize + 1);
     checkHead(head, rows);
     if (!(sigma > 0 && sigma < Infinity)) {
       throw new RangeError(`Cannot run the model: sigma is ${sigma}, expected a positive number`);
     }
-    if (!(Number.isInteger(cleanRows) && cleanRows >= 0 && cleanRows <= rows)) {
+    const mostClean = this.prefixAttention === "target" ? 0 : rows;
+    if (!(Number.isInteger(cleanRows) && cleanRows >= 0 && cleanRows <= mostClean)) {
       throw new RangeError(
-        `Cannot run the model: cleanRows is ${cleanRows}, expected an integer within [0, ${rows}]`,
+        `Cannot run the model: cleanRows is ${cleanRows}, expected an integer within [0, ${mostClean}]`,
       );
     }
     checkRoom("cache", cache.length, rows, cache.capacity);
     const { blocks, finalNorm } = this.#weights.conditioning.at(sigma);
     const modulated = this.#weights.blocks.map((block, i) => ({ ...block, ...blocks[i], window }));
     const wanted = head.length;
-    const logits = this.#logits.atLeast(wanted).slice(0, wanted); // [wanted, V+1]
+    const logits = this.#logits.atLeast(wanted).slice(0, wanted); // [wanted, V+1 or V]
     const markov = this.#weights.markov && this.#markov.atLeast(wanted).slice(0, wanted); // [wanted, rank]
     const ids = Int32Array.from(tokens);
     const prefix = causal ? cleanRows : 0;
@@ -226,14 +181,25 @@ class Sedd implements SeddModel {
     head: number,
   ): Activation {
     const buffers = this.#workspace.pass(tokens.length);
-    buffers.tokens.write(tokens);
-    this.#backend.embed(buffers.x, { tokens: buffers.tokens, table: this.#weights.embedding, cache });
+    this.#embed(buffers, tokens, cache);
     blocks.forEach((block, layer) => {
       const from = layer === blocks.length - 1 ? head : 0, { heads } = this.shape;
       runBlock(this.#backend, buffers, block, { cache, layer, heads, causalRows: clean, from });
     });
     cache.advance(clean);
     return buffers.x;
+  }
+
+  /** x[r] = the embedding of token r; where they come from two tables, by runs of tokens from the same. */
+  #embed({ x, tokens: ids }: PassBuffers, tokens: Int32Array, cache: Cache): void {
+    const { embedding, mask } = this.#weights;
+    const tableOf = (token: number): Matrix => token === this.shape.vocabSize && mask || embedding;
+    for (let start = 0, end = 0; start < tokens.length; start = end) {
+      const table = tableOf(tokens[start]);
+      while (end < tokens.length && tableOf(tokens[end]) === table) end++;
+      ids.write(table === mask ? new Int32Array(end - start) : tokens.subarray(start, end));
+      this.#backend.embed(x.slice(start, end - start), { tokens: ids, table, cache });
+    }
   }
 
   #project(logits: Activation, markov: Activation | undefined, x: Activation, norm: Norm): void {

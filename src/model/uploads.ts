@@ -6,6 +6,7 @@
  */
 
 import type { Backend, Dtype, Matrix, Vector } from "../backend/backend.ts";
+import type { CausalModel } from "./model.ts";
 import { checkBeforeReading } from "./plan.ts";
 import { CheckpointError, type Weights } from "./weights.ts";
 
@@ -15,6 +16,8 @@ export interface LoadOptions {
   readonly dtype?: Dtype | undefined;
   /** The most rows computed at once; longer passes are cut, which bounds the workspace. @default {128} */
   readonly chunkRows?: number | undefined;
+  /** The target of a drafter, which may need its shape and borrow its matrices: it has to outlive the drafter. */
+  readonly target?: CausalModel | undefined;
 }
 
 /** The uploads of one model. */
@@ -81,6 +84,11 @@ export class Uploads implements Disposable {
     return this.#upload(outputs + 1, inputs, concat(pieces));
   }
 
+  /** A vector as a matrix of one output, held at full precision. */
+  async row(name: string, inputs: number): Promise<Matrix> {
+    return await this.#upload(1, inputs, [await this.host(name, [inputs])], "f32");
+  }
+
   /** A vector. */
   async vector(name: string, length: number): Promise<Vector> {
     return this.values(await this.host(name, [length]));
@@ -130,7 +138,7 @@ export class Uploads implements Disposable {
   async #upload(
     outputs: number,
     inputs: number,
-    chunks: AsyncIterable<Float32Array>,
+    chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
     dtype: Dtype = this.#dtype,
   ): Promise<Matrix> {
     const matrix = this.#held.use(await this.#backend.matrix({ outputs, inputs, dtype }, chunks));

@@ -9,6 +9,7 @@
 
 import type {
   Activation,
+  AppendOptions,
   AttentionOptions,
   Backend,
   Dtype,
@@ -190,27 +191,25 @@ class WasmBackend implements Backend {
   }
 
   /** @inheritdoc */
+  append(kv: Activation, options: AppendOptions): void {
+    check.checkAppend(kv, options);
+    const { address } = this.#own(WasmActivation, kv), { width, length } = options.cache;
+    for (let r = 0; r < kv.rows; r++) {
+      // the kernel takes rows of q, k, v and does not read q: a row by itself may do without
+      const qkv = address + (2 * r - 1) * width * 4;
+      const job = this.#attentionJob(0, qkv, 1, length + r, { ...options, causalRows: 0, scale: 0 });
+      this.#pool.run("append", job, options.heads, width / options.heads * 4);
+    }
+  }
+
+  /** @inheritdoc */
   attention(out: Activation, qkv: Activation, options: AttentionOptions): void {
     check.checkAttention(out, qkv, options);
-    const cache = this.#own(WasmCache, options.cache), { layer, heads } = options;
+    const { cache, heads } = options;
     const rows = qkv.rows, size = cache.width / heads, end = cache.length + rows;
     const block = Math.min(rows, ATTENTION_BLOCK);
-    const job = [
-      this.#own(WasmActivation, out).address,
-      this.#own(WasmActivation, qkv).address,
-      cache.keys(layer),
-      cache.values(layer),
-      options.rotary ? this.#rotation(this.#own(WasmVector, options.rotary), cache.capacity) : 0,
-      cache.paddedCapacity,
-      heads,
-      size,
-      rows,
-      cache.length,
-      options.causalRows,
-      Math.min(options.window ?? 0, 2 ** 31),
-      block,
-      bits(options.scale),
-    ];
+    const to = this.#own(WasmActivation, out).address, from = this.#own(WasmActivation, qkv).address;
+    const job = this.#attentionJob(to, from, rows, cache.length, options);
     this.#pool.run("append", job, heads, rows * size * 4);
     // scores [block, end padded to panels], then queries or their mixed values [block, size padded]
     this.#pool.reserveScratch(block * (end + 16 + size + 8) * 4);
@@ -317,6 +316,33 @@ class WasmBackend implements Backend {
     this.#pool.reserveScratch(rows * 128 + inputs * 128);
     // reading the weights costs as much as multiplying them by some four rows
     this.#pool.run("project", job, Math.ceil(matrix.outputs / 32), Math.max(4, rows) * inputs * 32);
+  }
+
+  /** What the kernels `append` and `attend` are told, for rows from position `start` on. */
+  #attentionJob(
+    out: number,
+    qkv: number,
+    rows: number,
+    start: number,
+    options: AttentionOptions,
+  ): readonly number[] {
+    const cache = this.#own(WasmCache, options.cache), { layer, heads } = options;
+    return [
+      out,
+      qkv,
+      cache.keys(layer),
+      cache.values(layer),
+      options.rotary ? this.#rotation(this.#own(WasmVector, options.rotary), cache.capacity) : 0,
+      cache.paddedCapacity,
+      heads,
+      cache.width / heads,
+      rows,
+      start,
+      options.causalRows,
+      Math.min(options.window ?? 0, 2 ** 31),
+      Math.min(rows, ATTENTION_BLOCK),
+      bits(options.scale),
+    ];
   }
 
   /** out = table[token] ⊙ x + positions[start + r] */
