@@ -27,12 +27,13 @@ import { type LoadedModel, loadModel } from "./model/load.ts";
 import type { CausalModel } from "./model/model.ts";
 import { embeddedDrafter, embeddedTarget } from "./pair.ts";
 import { TextStops } from "./text_stops.ts";
+import { watchedWeights, type WatchOptions } from "./watched_weights.ts";
 
 /** γ unless told otherwise: what pays on a CPU is short (see the README's figures). */
 const DEFAULT_GAMMA = 4;
 
-/** What {@linkcode loadEngine} loads, and where it runs. */
-export interface EngineOptions {
+/** What {@linkcode loadEngine} loads, where it runs, and what goes on meanwhile. */
+export interface EngineOptions extends WatchOptions {
   /** A folder with `config.json` and `model.safetensors`. @default the embedded English target */
   readonly target?: string | URL | undefined;
   /**
@@ -81,7 +82,10 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
 export interface Piece {
   /** Its id. */
   readonly token: number;
-  /** The text that became final with it: empty within a character, more than its own after one. */
+  /**
+   * Text that became final with it: empty within a character, more than its own after one; always empty if the
+   * target has no tokenizer.
+   */
   readonly text: string;
   /** Where it came from. */
   readonly origin: Origin;
@@ -107,6 +111,9 @@ export interface Generation {
   readonly stats: Statistics;
 }
 
+/** In place of a tokenizer that is not there: ids go in, and come out without text. */
+const WORDLESS: Pick<Tokenizer, "decode"> = { decode: () => "" };
+
 /** A drafter as loaded: what is needed to make one for a text. */
 interface LoadedDrafter {
   /** γ, unless told otherwise. */
@@ -130,12 +137,14 @@ interface LoadedDrafter {
  *
  * @throws {CheckpointError} if a checkpoint cannot be loaded
  * @throws {TypeError} if a drafter's vocabulary is not the target's
+ * @throws the signal's reason once it is aborted; nothing stays loaded then
  */
 export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
+  options.signal?.throwIfAborted();
   const backend = await createBackend(options.device ?? "auto", { threads: options.threads });
   try {
     const folder = options.target ?? embeddedTarget();
-    const target = await load(folder, backend, options.dtype ?? "f32");
+    const target = await load(folder, backend, options.dtype ?? "f32", options);
     if (target.kind !== "causal") {
       throw new TypeError(
         `Cannot use ${folder} as a target: it is a diffusion model, expected an autoregressive one`,
@@ -144,7 +153,7 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
     const tokenizer = options.tokenizer ?? await loadTokenizer(folder).catch((error: Error) => error);
     const drafters = new Map<string, LoadedDrafter>();
     for (const [name, choice] of new Map(choices(options).map((choice) => [String(choice), choice]))) {
-      drafters.set(name, await loadDrafter(choice, target.model, backend, options.drafterDtype ?? "int8"));
+      drafters.set(name, await loadDrafter(choice, target.model, backend, options));
     }
     return new Engine(backend, target.model, target.stopTokens, tokenizer, drafters);
   } catch (error) {
@@ -195,7 +204,8 @@ export class Engine implements Disposable {
   /**
    * Generates a text as it comes, one chunk per round of speculation.
    *
-   * @param prompt text, or its tokens
+   * @param prompt text, or its tokens, which need no tokenizer
+   * @throws {CheckpointError} if the target came without a tokenizer, and the prompt or a stop string is text
    * @throws {RangeError} if the prompt is empty or fills the context, or an option is out of range
    * @throws {TypeError} if the rule would not be exact for the drafter
    */
@@ -205,7 +215,8 @@ export class Engine implements Disposable {
   ): AsyncGenerator<Chunk, Generation> {
     const tokens = this.#tokensOf(prompt);
     const stops = new TextStops(options.stop ?? []);
-    const words = new TextStream(this.tokenizer);
+    const wordless = typeof prompt !== "string" && !options.stop?.length && this.#tokenizer instanceof Error;
+    const words = new TextStream(wordless ? WORDLESS : this.tokenizer);
     using target = new ModelTarget(this.target, this.#backend);
     const loaded = this.#choose(options);
     using drafter = loaded?.create(options);
@@ -332,16 +343,21 @@ function choices({ target, drafter }: EngineOptions): readonly (string | URL)[] 
   return typeof drafter === "string" || drafter instanceof URL ? [drafter] : drafter;
 }
 
-async function load(folder: string | URL, backend: Backend, dtype: Dtype): Promise<LoadedModel> {
+async function load(
+  folder: string | URL,
+  backend: Backend,
+  dtype: Dtype,
+  watch: WatchOptions,
+): Promise<LoadedModel> {
   using checkpoint = await openCheckpoint(folder);
-  return await loadModel(checkpoint, backend, { dtype });
+  return await loadModel(watchedWeights(checkpoint, watch), backend, { dtype });
 }
 
 async function loadDrafter(
   choice: string | URL,
   target: CausalModel,
   backend: Backend,
-  dtype: Dtype,
+  options: EngineOptions,
 ): Promise<LoadedDrafter> {
   const { vocabSize } = target.shape;
   if (choice === "ngram") {
@@ -349,7 +365,7 @@ async function loadDrafter(
   }
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
   const folder = embedded?.folder ?? choice;
-  const loaded = await load(folder, backend, dtype);
+  const loaded = await load(folder, backend, options.drafterDtype ?? "int8", options);
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {
     model[Symbol.dispose]();

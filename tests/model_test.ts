@@ -437,7 +437,8 @@ for (const [name, open] of presentBackends()) {
     assertSame(last.read(), whole[1], "block 1, in chunks");
 
     // the first block's output is that of the same model without the second
-    using short = await loadGpt2(await altered("gpt2-tiny", { n_layer: 1 }), backend);
+    const withoutSecond = (all: TensorData[]) => all.filter(({ name }) => !name.includes("h.1."));
+    using short = await loadGpt2(await altered("gpt2-tiny", { n_layer: 1 }, withoutSecond), backend);
     using fresh = short.newCache();
     short.forward(tokens, fresh, { hidden: { layers: [0], out: [last] } });
     assertSame(last.read(), whole[0], "block 0");

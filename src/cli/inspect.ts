@@ -66,10 +66,9 @@ async function examine(checkpoint: Checkpoint): Promise<Inspection> {
   const loaded = await loadModel(headers, plan.device, { dtype: "int8" });
   const { shape } = loaded.model;
   const tensors = checkpoint.tensors();
-  const type = checkpoint.config.model_type;
   return {
     folder: checkpoint.origin,
-    architecture: typeof type === "string" ? type : "sedd",
+    architecture: loaded.kind === "diffusion" ? "sedd" : String(checkpoint.config.model_type),
     use: loaded.kind === "causal"
       ? "a target, or an autoregressive drafter"
       : `a diffusion drafter, ${loaded.model.prefixAttention}${

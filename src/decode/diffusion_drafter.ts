@@ -93,7 +93,7 @@ export class DiffusionDrafter implements Drafter {
     this.name = `diffusion (${model.prefixAttention === "causal" ? "causal prefix" : "bidirectional"}` +
       `${model.hasMarkovHead ? ", Markov head" : ""})`;
     this.#text = new CachedText(model.newCache(Math.min(FIRST_CAPACITY, model.shape.contextLength)));
-    this.#q = new DeviceDistributions(backend, this.vocabSize);
+    this.#q = new DeviceDistributions(backend, this.vocabSize, `the drafter (${this.name})`);
   }
 
   /** Drafts γ tokens in at most min(T, γ) evaluations; fewer tokens if the model's length is shorter. */

@@ -43,7 +43,7 @@ export function encodeText(tokenizer: Tokenizer, text: string): number[] {
 }
 
 /** Text of token ids, exactly: special tokens by name, spaces as they are. No ids: the empty text. */
-export function decodeTokens(tokenizer: Tokenizer, ids: ArrayLike<number>): string {
+export function decodeTokens(tokenizer: Pick<Tokenizer, "decode">, ids: ArrayLike<number>): string {
   if (ids.length === 0) return "";
   return tokenizer.decode(Array.from(ids), {
     skip_special_tokens: false,
@@ -67,7 +67,7 @@ const CONTEXT = 4;
  * a few, however long the text.
  */
 export class TextStream {
-  readonly #tokenizer: Tokenizer;
+  readonly #tokenizer: Pick<Tokenizer, "decode">;
   /** The last tokens pushed, at most {@linkcode CONTEXT}. */
   #recent: number[] = [];
 
@@ -75,7 +75,7 @@ export class TextStream {
    * An empty text.
    * @param tokenizer whose tokens will be pushed
    */
-  constructor(tokenizer: Tokenizer) {
+  constructor(tokenizer: Pick<Tokenizer, "decode">) {
     this.#tokenizer = tokenizer;
   }
 

@@ -16,7 +16,7 @@ import { Config, headSize } from "./config.ts";
 import type { DiffusionModel, DiffusionPass, ModelShape } from "./model.ts";
 import { Conditioning, EPSILON } from "./sedd_conditioning.ts";
 import { type LoadOptions, Uploads } from "./uploads.ts";
-import type { Weights } from "./weights.ts";
+import { checkLast, type Weights } from "./weights.ts";
 
 /** A SEDD, and what the step from its logits to scores has to know. */
 export interface SeddModel extends DiffusionModel {
@@ -71,6 +71,7 @@ export function loadSedd(weights: Weights, backend: Backend, options: LoadOption
     width,
     heads,
   };
+  checkLast(weights, `blocks.${shape.layers}.attn_qkv.weight`, shape.layers);
   const specdiff = config.has("specdiff") ? config.object("specdiff") : undefined;
   const rank = specdiff?.has("markov_head") ? specdiff.object("markov_head").size("rank") : undefined;
   const kind = {

@@ -39,3 +39,16 @@ export class CheckpointError extends Error {
   /** Its name, for callers that catch by name. */
   override readonly name: string = "CheckpointError";
 }
+
+/**
+ * Throws if there is a block after the last: without it, the model would be another, and nobody would know.
+ * @param name of a tensor of that block
+ * @param layers how many the configuration says there are
+ */
+export function checkLast(weights: Weights, name: string, layers: number): void {
+  if (!weights.has(name)) return;
+  throw new CheckpointError(
+    `Cannot load checkpoint "${weights.origin}": it has a tensor "${name}", expected no more than the ${layers} ` +
+      "layers that config.json tells",
+  );
+}
