@@ -9,8 +9,8 @@
 import { brief, CheckpointError } from "../model/weights.ts";
 import { fileSource } from "./files.ts";
 
-/** The most bytes of a file: several times what the largest published tokenizers take. */
-const MAX_BYTES = 100_000_000;
+/** The most bytes of a file: ten times what the tokenizers of the models here take. */
+const MAX_BYTES = 20_000_000;
 
 /** How deeply values may be nested: several times what any of these files needs. */
 const MAX_DEPTH = 100;
@@ -22,7 +22,7 @@ export function isRecord(value: unknown): value is Record<string, unknown> {
 
 /**
  * Reads a JSON file whose value is an object.
- * @throws {CheckpointError} if it is not, or is larger than 100 MB, and as {@linkcode parseObject}
+ * @throws {CheckpointError} if it is not, or is larger than 20 MB, and as {@linkcode parseObject}
  * @throws {Deno.errors.NotFound} if there is no such file
  * @throws {Deno.errors.NotCapable} if the permission to read it is missing
  */
@@ -69,12 +69,12 @@ export function parseObject(
 
 /** How deeply a text is nested, up to where that is too much, and the first name that an object has twice. */
 function scan(json: string): { depth: number; twice: string | undefined } {
-  const open: Set<string>[] = []; // the names of each object that is open; of an array, none
+  const open: (Set<string> | undefined)[] = []; // of each bracket that is open, the names so far
   let twice: string | undefined;
   for (let at = 0; at < json.length && open.length <= MAX_DEPTH; at++) {
     const character = json[at];
     if (character === "{" || character === "[") {
-      open.push(new Set());
+      open.push(undefined);
     } else if (character === "}" || character === "]") {
       open.pop();
     } else if (character === '"') {
@@ -82,9 +82,8 @@ function scan(json: string): { depth: number; twice: string | undefined } {
       for (at++; at < json.length && json[at] !== '"'; at++) if (json[at] === "\\") at++;
       let next = at + 1;
       while (" \t\r\n".includes(json[next] ?? ":")) next++;
-      const names = open.at(-1);
-      if (json[next] !== ":" || names === undefined) continue;
-      const name = unquoted(json.slice(start, at + 1));
+      if (json[next] !== ":" || open.length === 0) continue;
+      const name = unquoted(json.slice(start, at + 1)), names = open[open.length - 1] ??= new Set();
       if (names.has(name)) twice ??= name;
       names.add(name);
     }

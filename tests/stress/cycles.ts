@@ -12,8 +12,23 @@ import { fixture } from "../helpers.ts";
 export interface Held {
   /** Bytes of memory that are in use. */
   readonly rss: number;
-  /** Threads of the process; undefined where the system does not tell. */
-  readonly threads: number | undefined;
+  /** Workers that were started and not ended. */
+  readonly workers: number;
+}
+
+/** Counts the workers that live. */
+class CountedWorker extends Worker {
+  static live = 0;
+
+  constructor(...parameters: ConstructorParameters<typeof Worker>) {
+    super(...parameters);
+    CountedWorker.live++;
+  }
+
+  override terminate(): void {
+    super.terminate();
+    CountedWorker.live--;
+  }
 }
 
 /**
@@ -26,6 +41,9 @@ export async function cycles(
 ): Promise<Held[]> {
   const all: Held[] = [];
   let first: readonly number[] | undefined;
+  const own = globalThis.Worker;
+  globalThis.Worker = CountedWorker;
+  using _ = { [Symbol.dispose]: () => void (globalThis.Worker = own) };
   for (let cycle = 1; cycle <= count; cycle++) {
     const target = fixture("parity/gpt2-tiny/"), drafter = fixture("parity/sedd-tiny/");
     using engine = await loadEngine({ target, drafter, threads: 2 });
@@ -33,23 +51,26 @@ export async function cycles(
     if (String(tokens) !== String(first ??= tokens)) {
       throw new Error(`Cycle ${cycle}: the tokens are ${tokens}, expected ${first}`);
     }
+    if (CountedWorker.live !== 1) {
+      throw new Error(`Cycle ${cycle}: ${CountedWorker.live} workers live, expected 1`);
+    }
     engine[Symbol.dispose]();
-    all.push(held());
+    all.push({ rss: Deno.memoryUsage().rss, workers: CountedWorker.live });
     told(cycle, all[cycle - 1]);
   }
   return all;
 }
 
-function held(): Held {
-  const threads = Deno.build.os === "linux" ? [...Deno.readDirSync("/proc/self/task")].length : undefined;
-  return { rss: Deno.memoryUsage().rss, threads };
-}
-
 if (import.meta.main) {
   const count = Number(Deno.args[0] ?? 1000);
-  await cycles(count, (cycle, { rss, threads }) => {
+  const all = await cycles(count, (cycle, { rss, workers }) => {
     if (cycle % Math.ceil(count / 20) === 0) {
-      console.log(`${cycle} cycles: ${(rss / 2 ** 20).toFixed(0)} MiB, ${threads} threads`);
+      console.log(`${cycle} cycles: ${(rss / 2 ** 20).toFixed(0)} MiB, ${workers} workers`);
     }
   });
+  // what the first cycles fill (compiled code, free lists) is no leak
+  const settled = Math.max(...all.slice(0, Math.ceil(count / 4)).map(({ rss }) => rss));
+  const rest = Math.max(...all.slice(-Math.ceil(count / 4)).map(({ rss }) => rss));
+  console.log(`Most in the first quarter ${settled >> 20} MiB, in the last ${rest >> 20} MiB`);
+  if (rest > 1.25 * settled || all[count - 1].workers > 0) Deno.exit(1);
 }
