@@ -16,7 +16,7 @@ Deno.test("spoiled files are refused in a word, or are what a strict reading say
   try {
     for (const format of await formats(folder)) {
       const { outcomes } = await fuzz(format, 120, 1);
-      assert.ok(outcomes.size >= 8, `${format.name}: only ${[...outcomes.keys()]}`);
+      assert.ok(outcomes.size >= 6, `${format.name}: only ${[...outcomes.keys()]}`);
     }
   } finally {
     await Deno.remove(folder, { recursive: true });

@@ -132,13 +132,14 @@ export async function loadTokenizer(location: string | URL): Promise<Tokenizer> 
     };
     const core = attempt("load tokenizer", () => new TokenizerCore(json, config));
     return {
-      encode: (text, options) =>
-        attempt("encode with tokenizer", () => {
-          const { ids, tokens } = core.encode(text, options);
-          const unknown = ids.indexOf(undefined as unknown as number);
-          if (unknown >= 0) throw new Error(`it has no token for ${tokens[unknown]}`);
-          return ids;
-        }),
+      encode(text, options) {
+        const { ids, tokens } = attempt("encode with tokenizer", () => core.encode(text, options));
+        const unknown = ids.findIndex((id: number | undefined) => id === undefined);
+        if (unknown < 0) return ids;
+        throw new CheckpointError(
+          `Cannot encode with tokenizer "${path}": it has no token for ${brief(tokens[unknown])}`,
+        );
+      },
       decode: (ids, options) => attempt("decode with tokenizer", () => core.decode(ids, options)),
     };
   }
