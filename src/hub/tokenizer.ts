@@ -168,6 +168,11 @@ function checkTokenizer(
   for (const [token, id] of ids) {
     expect(isId(id), `the id of token ${brief(token)}`, id, "a non-negative integer");
   }
+  if (JSON.stringify(rest.pre_tokenizer ?? null).includes('"ByteLevel"')) {
+    // a byte without a token would be left out of a text without a word
+    const lacking = byteLetters().find((letter) => !ids.has(letter));
+    expect(lacking === undefined, '"model.vocab"', `without ${lacking}`, "a token for each byte");
+  }
   expect(Array.isArray(merges), '"model.merges"', merges, "a list");
   for (const merge of merges as unknown[]) {
     const parts: unknown = typeof merge === "string" ? merge.split(" ") : merge;
@@ -191,6 +196,15 @@ function checkTokenizer(
       "one in which no group is repeated",
     );
   });
+}
+
+/** The letters that stand for the 256 bytes in byte-level vocabularies (Radford et al. 2019, `bytes_to_unicode`). */
+function byteLetters(): string[] {
+  const codes = Array.from({ length: 256 }, (_, byte) => byte);
+  const printable = (byte: number) => byte > 32 && byte < 127 || byte > 160 && byte !== 173;
+  const others = codes.filter((byte) => !printable(byte)).length;
+  return [...codes.filter(printable), ...codes.slice(0, others).map((n) => 256 + n)]
+    .map((code) => String.fromCharCode(code));
 }
 
 /** Hands over every regular expression in what surrounds a tokenizer's model. */
