@@ -22,6 +22,7 @@ import { PhiloxSource } from "./decode/random.ts";
 import { type Score, scoreTokens } from "./decode/score.ts";
 import { speculate } from "./decode/speculative.ts";
 import { openCheckpoint } from "./hub/checkpoint.ts";
+import { toPath } from "./hub/files.ts";
 import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tokenizer.ts";
 import { type LoadedModel, loadModel } from "./model/load.ts";
 import type { CausalModel } from "./model/model.ts";
@@ -147,7 +148,7 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
     const target = await load(folder, backend, options.dtype ?? "f32", options);
     if (target.kind !== "causal") {
       throw new TypeError(
-        `Cannot use ${folder} as a target: it is a diffusion model, expected an autoregressive one`,
+        `Cannot use "${toPath(folder)}" as a target: it is a diffusion model, expected an autoregressive one`,
       );
     }
     const tokenizer = options.tokenizer ?? await loadTokenizer(folder).catch((error: Error) => error);
@@ -370,7 +371,9 @@ async function loadDrafter(
   if (model.shape.vocabSize !== vocabSize) {
     model[Symbol.dispose]();
     throw new TypeError(
-      `Cannot draft with ${folder}: it has ${model.shape.vocabSize} tokens, expected the target's ${vocabSize}`,
+      `Cannot draft with "${
+        toPath(folder)
+      }": it has ${model.shape.vocabSize} tokens, expected the target's ${vocabSize}`,
     );
   }
   return {

@@ -490,6 +490,23 @@ Deno.test({
 });
 
 Deno.test({
+  name: "openCheckpoint: what the system refuses is said with its path",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await withFolder({}, async (folder) => {
+      const loop = join(folder, "loop"), long = join(folder, "x".repeat(300));
+      await Deno.symlink(loop, loop);
+      for (const path of [loop, long]) {
+        await assert.rejects(
+          openCheckpoint(path),
+          (error: Error) => error.message.startsWith(`Cannot read "${path}": `),
+        );
+      }
+    });
+  },
+});
+
+Deno.test({
   name: "openCheckpoint: a missing permission is named",
   permissions: { read: false },
   async fn() {

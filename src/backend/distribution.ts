@@ -17,6 +17,7 @@ export class LogitsError extends RangeError {
   readonly fault: string;
 
   /**
+   * An error that says what is wrong, and what failed for it.
    * @param fault what is wrong with the logits
    * @param doing what failed for it
    */

@@ -54,7 +54,7 @@ export class DeviceDistributions implements Distributions, Disposable {
       this.#backend.distribution(this.#slice(start, logits.rows), logits, sampling);
     } catch (error) {
       if (error instanceof LogitsError) {
-        throw new LogitsError(`${error.fault}, as ${this.#model} computed it`);
+        throw new LogitsError(`${error.fault}, as ${this.#model} computed it; its weights may be damaged`);
       }
       throw error;
     }

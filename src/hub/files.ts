@@ -102,7 +102,7 @@ export async function kindOf(path: string): Promise<"file" | "folder" | undefine
   }
 }
 
-/** Runs an access to `path`; if it is refused, by Deno or by the system, the message says by whom. */
+/** Runs an access to `path`; if it fails, the message says on what, and if it is refused, by whom. */
 async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
   try {
     return await access();
@@ -119,6 +119,7 @@ async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
         { cause: error },
       );
     }
-    throw error;
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) throw error;
+    throw new Error(`Cannot read "${path}": ${(error as Error).message}`, { cause: error });
   }
 }

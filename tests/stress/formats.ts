@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { writeRaw, writeSafetensors } from "../../fixtures/write_safetensors.ts";
 import { readInput } from "../../src/cli/terminal.ts";
-import { Checkpoint, openCheckpoint } from "../../src/hub/checkpoint.ts";
+import { type Checkpoint, openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { memorySource, toPath } from "../../src/hub/files.ts";
 import { readJson } from "../../src/hub/json.ts";
 import { Safetensors } from "../../src/hub/safetensors.ts";

@@ -43,7 +43,7 @@ export interface SoakReport {
   readonly refused: number;
   /** Tokens whose laws were tested. */
   readonly tokens: number;
-  /** χ² of nine degrees, the larger of the two, for each rule and drafter. */
+  /** χ² of nine degrees, the larger of the two, for each rule and drafter, and for all that is exact. */
   readonly chi: ReadonlyMap<string, number>;
   /** Those of an exact rule or a drafter whose χ² is too large to be chance. */
   readonly biased: readonly string[];
@@ -103,7 +103,9 @@ export async function soak(seed: number, enough: (rounds: number) => boolean): P
       }
       const whole = Int32Array.of(...prompt, ...found);
       const laws = await target.score(whole.subarray(0, -1), found.length, options);
-      const kinds = stats.exactness === "lossy" ? ["lossy"] : [`rule ${stats.rule}`, `drafter ${drafter}`];
+      const kinds = stats.exactness === "lossy"
+        ? ["lossy"]
+        : ["all that is exact", `rule ${stats.rule}`, `drafter ${drafter}`];
       for (const [j, token] of found.entries()) {
         const law = laws.row(j);
         assert.ok(law[token] > 0, `token ${j}, ${token}, has no probability`);
