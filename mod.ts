@@ -23,6 +23,7 @@ export {
   loadEngine,
   type Piece,
 } from "./src/engine.ts";
+export type { LoadProgress, WatchOptions } from "./src/watched_weights.ts";
 // what the signatures above mention, and what their errors are
 export type {
   Activation,

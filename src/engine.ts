@@ -22,18 +22,20 @@ import { PhiloxSource } from "./decode/random.ts";
 import { type Score, scoreTokens } from "./decode/score.ts";
 import { speculate } from "./decode/speculative.ts";
 import { openCheckpoint } from "./hub/checkpoint.ts";
+import { toPath } from "./hub/files.ts";
 import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tokenizer.ts";
 import { type LoadedModel, loadModel } from "./model/load.ts";
 import type { CausalModel } from "./model/model.ts";
 import type { LoadOptions } from "./model/uploads.ts";
 import { embeddedDrafter, embeddedTarget } from "./pair.ts";
 import { TextStops } from "./text_stops.ts";
+import { watchedWeights, type WatchOptions } from "./watched_weights.ts";
 
 /** γ unless told otherwise: what pays on a CPU is short (see the README's figures). */
 const DEFAULT_GAMMA = 4;
 
-/** What {@linkcode loadEngine} loads, and where it runs. */
-export interface EngineOptions {
+/** What {@linkcode loadEngine} loads, where it runs, and what goes on meanwhile. */
+export interface EngineOptions extends WatchOptions {
   /** A folder with `config.json` and `model.safetensors`. @default the embedded English target */
   readonly target?: string | URL | undefined;
   /**
@@ -82,7 +84,10 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
 export interface Piece {
   /** Its id. */
   readonly token: number;
-  /** The text that became final with it: empty within a character, more than its own after one. */
+  /**
+   * Text that became final with it: empty within a character, more than its own after one; always empty if the
+   * target has no tokenizer.
+   */
   readonly text: string;
   /** Where it came from. */
   readonly origin: Origin;
@@ -108,6 +113,9 @@ export interface Generation {
   readonly stats: Statistics;
 }
 
+/** In place of a tokenizer that is not there: ids go in, and come out without text. */
+const WORDLESS: Pick<Tokenizer, "decode"> = { decode: () => "" };
+
 /** A drafter as loaded: what is needed to make one for a text. */
 interface LoadedDrafter {
   /** γ, unless told otherwise. */
@@ -131,21 +139,23 @@ interface LoadedDrafter {
  *
  * @throws {CheckpointError} if a checkpoint cannot be loaded
  * @throws {TypeError} if a drafter's vocabulary is not the target's
+ * @throws the signal's reason once it is aborted; nothing stays loaded then
  */
 export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
+  options.signal?.throwIfAborted();
   const backend = await createBackend(options.device ?? "auto", { threads: options.threads });
   try {
     const folder = options.target ?? embeddedTarget();
-    const target = await load(folder, backend, { dtype: options.dtype });
+    const target = await load(folder, backend, { dtype: options.dtype }, options);
     if (target.kind !== "causal") {
       throw new TypeError(
-        `Cannot use ${folder} as a target: it is a diffusion model, expected an autoregressive one`,
+        `Cannot use "${toPath(folder)}" as a target: it is a diffusion model, expected an autoregressive one`,
       );
     }
     const tokenizer = options.tokenizer ?? await loadTokenizer(folder).catch((error: Error) => error);
     const drafters = new Map<string, LoadedDrafter>();
     for (const [name, choice] of new Map(choices(options).map((choice) => [String(choice), choice]))) {
-      drafters.set(name, await loadDrafter(choice, target.model, backend, options.drafterDtype ?? "int8"));
+      drafters.set(name, await loadDrafter(choice, target.model, backend, options));
     }
     return new Engine(backend, target.model, target.stopTokens, tokenizer, drafters);
   } catch (error) {
@@ -196,7 +206,8 @@ export class Engine implements Disposable {
   /**
    * Generates a text as it comes, one chunk per round of speculation.
    *
-   * @param prompt text, or its tokens
+   * @param prompt text, or its tokens, which need no tokenizer
+   * @throws {CheckpointError} if the target came without a tokenizer, and the prompt or a stop string is text
    * @throws {RangeError} if the prompt is empty or fills the context, or an option is out of range
    * @throws {TypeError} if the rule would not be exact for the drafter
    */
@@ -206,7 +217,8 @@ export class Engine implements Disposable {
   ): AsyncGenerator<Chunk, Generation> {
     const tokens = this.#tokensOf(prompt);
     const stops = new TextStops(options.stop ?? []);
-    const words = new TextStream(this.tokenizer);
+    const wordless = typeof prompt !== "string" && !options.stop?.length && this.#tokenizer instanceof Error;
+    const words = new TextStream(wordless ? WORDLESS : this.tokenizer);
     using target = new ModelTarget(this.target, this.#backend);
     const loaded = this.#choose(options);
     using drafter = loaded?.create(options);
@@ -333,16 +345,21 @@ function choices({ target, drafter }: EngineOptions): readonly (string | URL)[] 
   return typeof drafter === "string" || drafter instanceof URL ? [drafter] : drafter;
 }
 
-async function load(folder: string | URL, backend: Backend, options: LoadOptions): Promise<LoadedModel> {
+async function load(
+  folder: string | URL,
+  backend: Backend,
+  options: LoadOptions,
+  watch: WatchOptions,
+): Promise<LoadedModel> {
   using checkpoint = await openCheckpoint(folder);
-  return await loadModel(checkpoint, backend, options);
+  return await loadModel(watchedWeights(checkpoint, watch), backend, options);
 }
 
 async function loadDrafter(
   choice: string | URL,
   target: CausalModel,
   backend: Backend,
-  dtype: Dtype,
+  options: EngineOptions,
 ): Promise<LoadedDrafter> {
   const { vocabSize } = target.shape;
   if (choice === "ngram") {
@@ -350,12 +367,14 @@ async function loadDrafter(
   }
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
   const folder = embedded?.folder ?? choice;
-  const loaded = await load(folder, backend, { dtype, target });
+  const loaded = await load(folder, backend, { dtype: options.drafterDtype ?? "int8", target }, options);
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {
     model[Symbol.dispose]();
     throw new TypeError(
-      `Cannot draft with ${folder}: it has ${model.shape.vocabSize} tokens, expected the target's ${vocabSize}`,
+      `Cannot draft with "${
+        toPath(folder)
+      }": it has ${model.shape.vocabSize} tokens, expected the target's ${vocabSize}`,
     );
   }
   return {

@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { parseCommandLine, UsageError } from "../src/cli/args.ts";
 import { describeMachine } from "../src/cli/machine.ts";
 import { measure } from "../src/cli/measure.ts";
-import { Output, table } from "../src/cli/terminal.ts";
+import { Output, printable, readInput, table } from "../src/cli/terminal.ts";
 import { StatisticsCollector } from "../src/decode/metrics.ts";
 import type { Engine, GenerateOptions } from "../src/engine.ts";
 
@@ -160,6 +160,45 @@ Deno.test("output is written whole, coloured only for people, and never left on 
   assert.ok(screen.text.endsWith("\r\x1b[Krun 1\r\x1b[K"));
 });
 
+Deno.test("output that cannot be written says so; a pipe that is closed is another matter", () => {
+  const failing = (error: Error) =>
+    new Output({
+      isTerminal: () => false,
+      writeSync() {
+        throw error;
+      },
+    });
+  const full = failing(new Error("No space left on device (os error 28)"));
+  assert.throws(() => full.line("x"), {
+    message: "Cannot write the output: No space left on device (os error 28)",
+  });
+  full.endLine(); // what was not written is not ended
+  const closed = new Deno.errors.BrokenPipe("broken pipe");
+  assert.throws(() => failing(closed).line("x"), closed);
+});
+
+Deno.test("what a terminal would take for a command is shown instead", () => {
+  assert.equal(printable("a\x1b[2J\x07b\r\0\x7f\x9b1m\tc\n“é😀"), "a␛[2J␇b␍␀\ufffd\ufffd1m\tc\n“é😀");
+});
+
+Deno.test("standard input is text, whole and not without end", async () => {
+  const read = (...chunks: Uint8Array[]) => readInput(ReadableStream.from(chunks));
+  const bytes = new TextEncoder().encode("é😀\n");
+  assert.equal(await read(bytes.subarray(0, 1), bytes.subarray(1, 4), bytes.subarray(4)), "é😀\n");
+  assert.equal(await read(), "");
+  await assert.rejects(read(Uint8Array.of(0x61, 0xff)), {
+    name: "TypeError",
+    message: "it is not UTF-8 text",
+  });
+  await assert.rejects(read(bytes.subarray(0, 3)), /it is not UTF-8 text/);
+  const endless = (async function* () {
+    for (;;) yield new Uint8Array(1 << 20).fill(0x61);
+  })();
+  await assert.rejects(readInput(endless), {
+    message: "it has more than 16777216 bytes, expected at most that",
+  });
+});
+
 Deno.test("tables align", () => {
   assert.deepEqual(table([["a", "b", "c"], ["long", "1", "22"]], 1), ["a     b   c", "long  1  22"]);
   assert.deepEqual(table([["a", "bc"], ["long", "d"]], 2), ["a     bc", "long  d"]);
@@ -279,13 +318,56 @@ Deno.test("what cannot be done is one line and exit code 1", async () => {
     ["inspect", "/"], // not permitted
     ["score", "--tokens", "1,99999"],
     ["generate", "--rule", "ratio", "--order", "random", "--steps", "2", PROMPT],
+    ["generate", "--target", "fixtures/parity/gpt2-bare", PROMPT], // has no tokenizer
+    ["inspect", "fixtures/\x1b]0;\n\u009d".repeat(500)],
   ];
   for (const line of lines) {
     const { code, out, err } = await run(line);
     assert.deepEqual([code, out], [1, ""], line.join(" "));
-    assert.match(err, /^error: [^\n]+\n$/, line.join(" "));
+    // deno-lint-ignore no-control-regex
+    assert.match(err, /^error: [^\0-\x1f\x7f-\x9f]{1,1001}\n$/, line.join(" "));
   }
+  const latin1 = command(["generate", "-"]).spawn();
+  const writer = latin1.stdin.getWriter();
+  await writer.write(Uint8Array.of(0x63, 0xe9));
+  await writer.close();
+  const { code, stderr } = await latin1.output();
+  assert.equal(code, 1);
+  assert.equal(new TextDecoder().decode(stderr), "error: Cannot read standard input: it is not UTF-8 text\n");
 });
+
+Deno.test("token ids go in, and come out as they go in", async () => {
+  const settings = ["--target", "fixtures/parity/gpt2-bare", "--max-tokens", "5", "--seed", "2", "--tokens"];
+  const [ids, json] = await Promise.all([
+    run(["generate", ...settings, "1,2,3"]),
+    run(["generate", ...settings, "1,2,3", "--json"]),
+  ]);
+  assert.deepEqual([ids.code, ids.err], [0, ""]);
+  assert.match(ids.out, /^\d+(,\d+){4}\n$/);
+  const { text, tokens } = JSON.parse(json.out);
+  assert.deepEqual([text, `${tokens}\n`], ["", ids.out]);
+});
+
+Deno.test(
+  "a full disk behind either stream is no crash",
+  { ignore: Deno.build.os !== "linux" },
+  async () => {
+    const shell = (line: string) =>
+      new Deno.Command("sh", { args: ["-c", line, Deno.execPath()], cwd: ROOT }).output();
+    const program = '"$0" run --quiet --no-prompt --allow-read=fixtures cli.ts';
+    const [full, unheard] = await Promise.all([
+      shell(`${program} inspect --json > /dev/full`),
+      shell(`${program} inspect fixtures/nowhere 2> /dev/full`),
+    ]);
+    assert.equal(full.code, 1);
+    assert.equal(
+      new TextDecoder().decode(full.stderr),
+      "error: Cannot write the output: No space left on device (os error 28)\n",
+    );
+    assert.equal(unheard.code, 1);
+    assert.equal(new TextDecoder().decode(unheard.stdout), "");
+  },
+);
 
 Deno.test("generate prints the text and nothing else, from either kind of prompt", async () => {
   const settings = ["--seed", "5", "--max-tokens", "12"];
@@ -428,6 +510,23 @@ Deno.test(
     assert.equal((await child.status).code, 130);
     assert.match(visible(out), /␛\[0m\n$/);
     assert.match(err, /^[^\n]*bonus[^\n]*\n$/); // the legend, and no word of the interrupt
+  },
+);
+
+Deno.test(
+  "Ctrl-C at any moment ends the process without a word",
+  { ignore: Deno.build.os === "windows" },
+  async () => {
+    // before the program runs, while it loads, drafts and verifies: wherever these moments fall on this machine
+    await Promise.all([50, 200, 400, 700].map(async (delay) => {
+      const words = ["generate", PROMPT, "--drafter", "sedd", "--steps", "2", "--device", "reference"];
+      const child = command([...words, "--max-tokens", "200", "--seed", "1"]).spawn();
+      await new Promise((resolve) => setTimeout(resolve, delay));
+      child.kill("SIGINT");
+      const { code, stderr } = await child.output();
+      await child.stdin.close();
+      assert.deepEqual([code, new TextDecoder().decode(stderr)], [130, ""], `after ${delay} ms`);
+    }));
   },
 );
 

@@ -3,8 +3,22 @@
  */
 
 import assert from "node:assert/strict";
-import { type Engine, loadEngine } from "../mod.ts";
+import { fileURLToPath } from "node:url";
+import { type Engine, loadEngine, type LoadProgress } from "../mod.ts";
+import { createBackend } from "../src/backend/create.ts";
 import { type Rule, rules } from "../src/decode/acceptance.ts";
+import {
+  DiffusionDrafter,
+  type Drafter,
+  ModelTarget,
+  NgramDrafter,
+  scoreTokens,
+  speculate,
+} from "../src/decode/mod.ts";
+import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { loadModel } from "../src/model/load.ts";
+import type { CausalModel } from "../src/model/model.ts";
+import { checkpointOf, fixture, tensorsOf } from "./helpers.ts";
 
 const PROMPT = "It was a dark and stormy night; the captain";
 const ALL = ["sedd-causal", "sedd", "gpt2", "ngram"] as const;
@@ -84,11 +98,11 @@ Deno.test("of a seed the low 64 bits count, and the statistics tell them", () =>
     await assert.rejects(told(1.5), { name: "RangeError", message: /the seed is 1.5, expected an integer/ });
   }));
 
-Deno.test("generations that run at once do not disturb one another", () =>
+Deno.test("eight generations that run at once do not disturb one another", () =>
   withEngine(async (engine) => {
     const options = (seed: number) => ({ seed, maxTokens: 24, gamma: 3, drafter: ALL[seed % ALL.length] });
     const alone: string[] = [];
-    for (let seed = 0; seed < 6; seed++) alone.push((await engine.generate(PROMPT, options(seed))).text);
+    for (let seed = 0; seed < 8; seed++) alone.push((await engine.generate(PROMPT, options(seed))).text);
     const together = await Promise.all(alone.map((_, seed) => engine.generate(PROMPT, options(seed))));
     assert.deepEqual(together.map(({ text }) => text), alone);
   }));
@@ -205,6 +219,127 @@ Deno.test("a signal ends a generation with its reason and leaves the engine usab
     assert.equal((await engine.generate(PROMPT, { maxTokens: 5 })).tokens.length, 5);
   }));
 
+Deno.test("a signal is heard at every turn of a generation, and leaves nothing behind on the device", async () => {
+  using backend = await createBackend("auto", { threads: 2 });
+  using checkpoint = await openCheckpoint(fixture("parity/gpt2-tiny/"));
+  using sedd = await openCheckpoint(fixture("parity/sedd-tiny/"));
+  const loaded = await loadModel(checkpoint, backend), drafting = await loadModel(sedd, backend);
+  assert.ok(loaded.kind === "causal" && drafting.kind === "diffusion");
+  const prompt = Array.from({ length: 60 }, (_, i) => i);
+  const generate = async (signal?: AbortSignal) => {
+    using target = new ModelTarget(loaded.model, backend);
+    using drafter = new DiffusionDrafter(drafting.model, backend);
+    const tokens: number[] = [];
+    const options = { seed: 1, maxTokens: 12, gamma: 3, signal };
+    for await (const round of speculate(target, drafter, prompt, options)) tokens.push(...round.tokens);
+    return tokens;
+  };
+  const expected = await generate();
+  const { room } = backend;
+  let turns = 0;
+  for (;; turns++) {
+    let left = turns;
+    const signal = {
+      throwIfAborted() {
+        if (left-- === 0) throw new Error("enough");
+      },
+    };
+    try {
+      assert.deepEqual(await generate(signal as AbortSignal), expected);
+      break; // it was not asked as often
+    } catch (error) {
+      assert.equal((error as Error).message, "enough");
+    }
+    assert.equal(backend.room, room);
+  }
+  assert.ok(turns >= 5, `asked ${turns} times`); // before the prompt, and in each round
+  loaded.model[Symbol.dispose]();
+  drafting.model[Symbol.dispose]();
+});
+
+Deno.test("loading tells how far it is, and a signal ends it anywhere", async () => {
+  const target = fixture("parity/gpt2-tiny/"), drafter = fixture("parity/sedd-tiny/");
+  const seen: LoadProgress[] = [];
+  (await loadEngine({ target, drafter, threads: 1, onProgress: (progress) => seen.push(progress) }))
+    [Symbol.dispose]();
+  assert.deepEqual([...new Set(seen.map(({ folder }) => folder))], [
+    fileURLToPath(target),
+    fileURLToPath(drafter),
+  ]);
+  for (const [i, { folder, loaded, total }] of seen.entries()) {
+    assert.ok(loaded > 0 && loaded <= total);
+    if (i > 0 && seen[i - 1].folder === folder) assert.ok(loaded > seen[i - 1].loaded);
+  }
+  assert.ok(seen.at(-1)!.loaded > 0.99 * seen.at(-1)!.total); // the files hold a buffer that nobody asks for
+  for (const stop of [0, 1, 2, Math.floor(seen.length / 2), seen.length - 2]) {
+    const controller = new AbortController();
+    let told = 0;
+    const onProgress = () => {
+      if (++told === stop) controller.abort(new Error("enough"));
+    };
+    if (stop === 0) controller.abort(new Error("enough"));
+    const { signal } = controller;
+    await assert.rejects(loadEngine({ target, drafter, threads: 2, onProgress, signal }), /enough/);
+    assert.equal(told, stop);
+  }
+});
+
+Deno.test("a target without a tokenizer takes token ids, and says what it lacks for text", async () => {
+  using engine = await loadEngine({ target: fixture("parity/gpt2-bare/"), drafter: "ngram", threads: 1 });
+  const { text, tokens } = await engine.generate([1, 2, 3, 1, 2], { maxTokens: 6, seed: 1 });
+  assert.deepEqual([text, tokens.length], ["", 6]);
+  const missing = { name: "CheckpointError", message: /^Cannot load tokenizer .*: there is no / };
+  await assert.rejects(engine.generate("text"), missing);
+  await assert.rejects(engine.generate([1], { stop: ["."] }), missing);
+  await assert.rejects(engine.generate([1, 97]), {
+    name: "RangeError",
+    message: "Cannot decode: prompt token 1 is 97, expected an integer in [0, 97)",
+  });
+});
+
+Deno.test("an engine that is disposed of says so to what still runs", async () => {
+  using engine = await loadEngine({ target: fixture("parity/gpt2-bare/"), drafter: "ngram", threads: 2 });
+  const stream = engine.stream([1, 2, 3], { maxTokens: 40 });
+  await stream.next();
+  engine[Symbol.dispose]();
+  await assert.rejects(stream.next(), /the WebAssembly backend: it is disposed/);
+  await assert.rejects(engine.generate([1]), /it is disposed/);
+});
+
+Deno.test("logits that are no numbers end a generation, naming the model and the place", async () => {
+  using backend = await createBackend("auto", { threads: 1 });
+  const broken = async (name: string, tensor: string) => {
+    using checkpoint = await openCheckpoint(fixture(`parity/${name}/`));
+    const all = (await tensorsOf(checkpoint)).map((one) =>
+      one.name === tensor ? { ...one, data: (one.data as Float32Array).map(() => 3e38) } : one
+    );
+    return await loadModel(await checkpointOf(checkpoint.config, all), backend);
+  };
+  const sound = await loadModel(await openCheckpoint(fixture("parity/gpt2-tiny/")), backend);
+  const target = await broken("gpt2-tiny", "transformer.ln_f.bias");
+  const drafter = await broken("sedd-tiny", "blocks.1.attn_qkv.weight");
+  assert.ok(sound.kind === "causal" && target.kind === "causal" && drafter.kind === "diffusion");
+  const run = async (model: CausalModel, drafter: Drafter) => {
+    using _ = drafter;
+    using target = new ModelTarget(model, backend);
+    for await (const _ of speculate(target, drafter, [1, 2, 3], { gamma: 2, maxTokens: 8 }));
+  };
+  await assert.rejects(run(target.model, new NgramDrafter(320)), {
+    name: "LogitsError",
+    message:
+      /^Cannot decode after 3 tokens: the (largest )?logit .*, as the target computed it; its weights may be damaged$/,
+  });
+  await assert.rejects(run(sound.model, new DiffusionDrafter(drafter.model, backend)), {
+    name: "LogitsError",
+    message: /^Cannot decode after 3 tokens: .*, as the drafter \(diffusion \(bidirectional\)\) computed it;/,
+  });
+  await assert.rejects(scoreTokens(target.model, [1, 2, 3]), {
+    name: "LogitsError",
+    message: "Cannot score a text: the logits after token 0 are not all finite",
+  });
+  for (const { model } of [sound, target, drafter]) model[Symbol.dispose]();
+});
+
 Deno.test("score gives the log-probability of each token and the perplexity", () =>
   withEngine(async (engine) => {
     const { tokens, logprobs, perplexity } = await engine.score(
@@ -237,6 +372,7 @@ Deno.test("score gives the log-probability of each token and the perplexity", ()
 Deno.test("loadEngine refuses what cannot work with one clear message", async () => {
   await assert.rejects(loadEngine({ target: "no/such/folder" }), /no\/such\/folder/);
   await assert.rejects(loadEngine({ device: "cuda" }), /Cannot open the device "cuda"/);
+  await assert.rejects(loadEngine({ threads: 100_000 }), /threads is 100000, expected at most 1024$/);
   await assert.rejects(
     loadEngine({ target: new URL("../fixtures/pair/drafter-sedd/", import.meta.url), tokenizer: undefined }),
     /diffusion model, expected an autoregressive one/,

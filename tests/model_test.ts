@@ -144,6 +144,17 @@ const refusals: [name: string, fields: Json, message: RegExp][] = [
   ],
   [
     "gpt2-tiny",
+    { n_layer: 1 },
+    /has a tensor "transformer\.h\.1\.ln_1\.weight", expected no more than the 1 layers that config\.json tells$/,
+  ],
+  ["sedd-tiny", { "model.n_blocks": 1 }, /has a tensor "blocks\.1\.attn_qkv\.weight", expected no more/],
+  [
+    "gpt2-tiny",
+    { n_embd: [Array(1e5).fill(1)] },
+    /"n_embd" of config\.json is \[\[1,1,.{74}…, expected a positive/,
+  ],
+  [
+    "gpt2-tiny",
     { tie_word_embeddings: false },
     /tensor "lm_head\.weight" is missing, expected shape \[320, 64\]$/,
   ],
@@ -316,6 +327,26 @@ Deno.test("weights that are no numbers are refused, whichever tensor holds them 
         message: `Cannot load checkpoint "memory": tensor "${name}" holds ${value}, expected finite numbers`,
       });
     }
+  }
+});
+
+Deno.test("weights that would overflow as they are to be held are refused, and held as others", async () => {
+  using backend = createReferenceBackend();
+  const large = await altered("gpt2-tiny", {}, (all) =>
+    all.map((tensor) => {
+      if (tensor.name !== "transformer.h.0.mlp.c_fc.weight") return tensor;
+      const data = (tensor.data as Float32Array).slice();
+      data[5] = -65536;
+      return { ...tensor, data };
+    }));
+  await assert.rejects(loadModel(large, backend, { dtype: "f16" }), {
+    name: "CheckpointError",
+    message:
+      'Cannot load checkpoint "memory": tensor "transformer.h.0.mlp.c_fc.weight" holds -65536, expected at ' +
+      "most 65504 in magnitude, which is what f16 holds; f32 would do",
+  });
+  for (const dtype of ["f32", "bf16", "int8"] as const) {
+    (await loadModel(large, backend, { dtype })).model[Symbol.dispose]();
   }
 });
 
@@ -516,7 +547,8 @@ for (const [name, open] of presentBackends()) {
     assertSame(last.read(), whole[1], "block 1, in chunks");
 
     // the first block's output is that of the same model without the second
-    using short = await loadGpt2(await altered("gpt2-tiny", { n_layer: 1 }), backend);
+    const withoutSecond = (all: TensorData[]) => all.filter(({ name }) => !name.includes("h.1."));
+    using short = await loadGpt2(await altered("gpt2-tiny", { n_layer: 1 }, withoutSecond), backend);
     using fresh = short.newCache();
     short.forward(tokens, fresh, { hidden: { layers: [0], out: [last] } });
     assertSame(last.read(), whole[0], "block 0");

@@ -217,3 +217,75 @@ Deno.test("loadTokenizer: from a file, its folder, or a folder beside it", async
     await Deno.remove(folder, { recursive: true });
   }
 });
+
+Deno.test("loadTokenizer: what the library would take, and trip over later, is refused", async () => {
+  const sound = {
+    added_tokens: [{ id: 2, content: "<|endoftext|>", special: true }],
+    pre_tokenizer: null as unknown,
+    normalizer: null,
+    post_processor: null,
+    decoder: null,
+    model: { type: "BPE", vocab: { a: 0, b: 1, ab: 3 } as unknown, merges: [["a", "b"]] as unknown },
+  };
+  const { model } = sound;
+  const split = (Regex: unknown) => ({
+    type: "Split",
+    pattern: { Regex },
+    behavior: "Isolated",
+    invert: false,
+  });
+  const cases: [object, RegExp][] = [
+    [{ ...sound, model: 3 }, /"model" is 3, expected an object$/],
+    [
+      { ...sound, model: { ...model, vocab: [["a", 0]] } },
+      /"model.vocab" is \[\["a",0\]\], expected an object of/,
+    ],
+    [
+      { ...sound, model: { ...model, vocab: { a: -1 } } },
+      /the id of token "a" is -1, expected a non-negative integer$/,
+    ],
+    [{ ...sound, model: { ...model, vocab: { a: "0" } } }, /the id of token "a" is "0"/],
+    [
+      { ...sound, model: { ...model, merges: ["a c"] } },
+      /a merge is "a c", expected two tokens of the vocabulary that/,
+    ],
+    [{ ...sound, model: { ...model, merges: [["b", "a"]] } }, /a merge is \["b","a"\], expected/],
+    [{ ...sound, added_tokens: [{ id: 1.5, content: "x" }] }, /an entry of "added_tokens" is \{"id":1.5,/],
+    [
+      { ...sound, pre_tokenizer: split("(a+)+$") },
+      /a pattern is "\(a\+\)\+\$", expected one in which no group is rep/,
+    ],
+    [
+      { ...sound, pre_tokenizer: { type: "Sequence", pretokenizers: [split("(?:a|a){2,}")] } },
+      /no group is repeated$/,
+    ],
+    [{ ...sound, pre_tokenizer: split(7) }, /a pattern is 7, expected/],
+    [
+      { ...sound, decoder: { type: "none such" } },
+      /^Cannot load tokenizer ".*": "Unknown Decoder type: none such"$/,
+    ],
+  ];
+  const folder = await Deno.makeTempDir(), path = join(folder, "tokenizer.json");
+  const write = (json: object) => Deno.writeTextFile(path, JSON.stringify(json));
+  try {
+    await write({ ...sound, pre_tokenizer: split("\\)+|a?b*| ?\\p{L}+") });
+    const loaded = await loadTokenizer(folder);
+    assert.deepEqual(encodeText(loaded, "ab<|endoftext|>"), [3, 2]);
+    await write({ ...sound, model: { type: "WordPiece", unk_token: "[UNK]", vocab: { a: 0 } } });
+    const pieces = await loadTokenizer(folder);
+    assert.throws(() => encodeText(pieces, "b"), {
+      name: "CheckpointError",
+      message: `Cannot encode with tokenizer "${path}": it has no token for "[UNK]"`,
+    });
+    for (const [json, message] of cases) {
+      await write(json);
+      await assert.rejects(loadTokenizer(folder), (error: unknown) => {
+        assert(error instanceof CheckpointError, `not a CheckpointError: ${error}`);
+        assert.match(error.message, message);
+        return true;
+      });
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});

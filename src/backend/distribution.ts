@@ -9,6 +9,24 @@
 
 import type { Sampling } from "./backend.ts";
 
+/** Logits that stand for no law: what computed them is damaged, or overflowed. */
+export class LogitsError extends RangeError {
+  /** Its name, for callers that catch by name. */
+  override readonly name: string = "LogitsError";
+  /** What is wrong with the logits, to be said again by whoever knows more of them. */
+  readonly fault: string;
+
+  /**
+   * An error that says what is wrong, and what failed for it.
+   * @param fault what is wrong with the logits
+   * @param doing what failed for it
+   */
+  constructor(fault: string, doing: string = "make a distribution") {
+    super(`Cannot ${doing}: ${fault}`);
+    this.fault = fault;
+  }
+}
+
 /**
  * Throws unless the settings make sense.
  * @throws {RangeError} if `temperature` is not a finite number ≥ 0, `topK` not an integer ≥ 0, or `topP` not
@@ -34,8 +52,8 @@ export function checkSampling(sampling: Sampling): void {
  *
  * @param p receives the law, [V]
  * @param logits [≥ V], natural; the first V count; −∞ is a token that is never drawn
- * @throws {RangeError} if the settings make no sense (see {@linkcode checkSampling}), or a logit that counts is
- * NaN or +∞, or all are −∞
+ * @throws {RangeError} if the settings make no sense (see {@linkcode checkSampling})
+ * @throws {LogitsError} if a logit that counts is NaN or +∞, or all are −∞
  */
 export function writeDistribution(p: Float32Array, logits: Float32Array, sampling: Sampling): void {
   checkSampling(sampling);
@@ -64,12 +82,12 @@ function argmax(logits: Float32Array, count: number): number {
   let best = 0;
   for (let v = 0; v < count; v++) {
     if (Number.isNaN(logits[v])) {
-      throw new RangeError(`Cannot make a distribution: the logit of token ${v} is not a number`);
+      throw new LogitsError(`the logit of token ${v} is not a number`);
     }
     if (logits[v] > logits[best]) best = v;
   }
   if (!Number.isFinite(logits[best])) {
-    throw new RangeError(`Cannot make a distribution: the largest logit is ${logits[best]}`);
+    throw new LogitsError(`the largest logit is ${logits[best]}`);
   }
   return best;
 }

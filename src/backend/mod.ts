@@ -22,7 +22,7 @@ export type {
   Vector,
 } from "./backend.ts";
 export { BackendUnavailableError, createBackend, type Device, devices } from "./create.ts";
-export { checkSampling, writeDistribution } from "./distribution.ts";
+export { checkSampling, LogitsError, writeDistribution } from "./distribution.ts";
 export { philox, race, toExponential, toUniform } from "./philox.ts";
 export { createReferenceBackend } from "./reference.ts";
 export { createWasmBackend, type WasmOptions } from "./wasm/backend.ts";

@@ -4,9 +4,9 @@
  * @module
  */
 
-import type { EngineOptions, GenerateOptions } from "../engine.ts";
+import { type Engine, type EngineOptions, type GenerateOptions, loadEngine } from "../engine.ts";
 import { type CommandLine, describeOption, type OptionName, UsageError, type Values } from "./args.ts";
-import type { Terminal } from "./terminal.ts";
+import { printable, type Terminal } from "./terminal.ts";
 
 /** A command of the command line. */
 export interface Command {
@@ -62,7 +62,12 @@ const PERMISSIONS = [
 /** What the exit codes mean, for the help. */
 const EXIT_CODES = [
   "Exit codes:",
-  "  0 done, 1 failed, 2 not understood, 130 interrupted, 141 standard output was closed",
+  "    0  done",
+  "    1  failed; one line on standard error says why",
+  "    2  the command line was not understood; nothing was done",
+  "  130  interrupted by Ctrl-C (SIGINT)",
+  "  141  whoever read the output closed it, as head does",
+  "  143  terminated (SIGTERM)",
 ];
 
 /** The help of a command. */
@@ -108,6 +113,25 @@ export function programHelp(commands: readonly Command[]): string {
     "",
     ...EXIT_CODES,
   ].join("\n");
+}
+
+/** Milliseconds of loading that need no word. */
+const PATIENCE_MS = 1000;
+
+/** Loads, and shows to a person who has waited for a while how far it is. */
+export async function load(options: EngineOptions, { err }: Terminal): Promise<Engine> {
+  const began = performance.now();
+  try {
+    return await loadEngine({
+      ...options,
+      onProgress({ folder, loaded, total }) {
+        if (performance.now() - began < PATIENCE_MS) return;
+        err.progress(printable(`loading ${folder}: ${Math.floor(100 * loaded / total)} %`));
+      },
+    });
+  } finally {
+    err.progress("");
+  }
 }
 
 /**
@@ -165,4 +189,19 @@ export async function readText(words: readonly string[], what: string, terminal:
     : words[0];
   if (text === "") throw new UsageError(`the ${what} is empty`);
   return text;
+}
+
+/**
+ * What a command works on: the ids of `--tokens`, else a text as {@linkcode readText} finds it.
+ * @throws {UsageError} if both are given, and as {@linkcode readText}
+ */
+export async function readTokensOrText(
+  { words, values }: CommandLine,
+  what: string,
+  terminal: Terminal,
+): Promise<number[] | string> {
+  if (values.tokens !== undefined && words.length > 0) {
+    throw new UsageError(`both a ${what} and --tokens are given, expected one of them`);
+  }
+  return values.tokens ?? await readText(words, what, terminal);
 }

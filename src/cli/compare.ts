@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type Engine, loadEngine } from "../engine.ts";
+import type { Engine } from "../engine.ts";
 import { embeddedDrafters } from "../pair.ts";
 import type { Values } from "./args.ts";
 import {
@@ -13,6 +13,7 @@ import {
   DECODE_OPTIONS,
   engineOptions,
   generateOptions,
+  load,
   MODEL_OPTIONS,
   readText,
 } from "./command.ts";
@@ -51,7 +52,7 @@ export const compare: Command = {
   ],
   async run({ words, values }, terminal) {
     const prompts = await Promise.all(words.map((word) => readText([word], "PROMPT", terminal)));
-    using engine = await loadAll(values);
+    using engine = await loadAll(values, terminal);
     await report(engine, prompts.length > 0 ? prompts : PROMPTS, values.repetitions ?? 3, values, terminal);
   },
 };
@@ -69,7 +70,7 @@ export const demo: Command = {
   examples: ["demo", 'demo "The last train had gone, and" --temperature 0.8'],
   async run({ words, values }, terminal) {
     const prompt = words.length > 0 ? await readText(words, "PROMPT", terminal) : PROMPTS[0];
-    using engine = await loadAll(values);
+    using engine = await loadAll(values, terminal);
     await show(engine, prompt, generateOptions(values), terminal, true);
     terminal.out.line();
     await report(engine, words.length > 0 ? [prompt, ...PROMPTS] : PROMPTS, 1, values, terminal);
@@ -77,10 +78,10 @@ export const demo: Command = {
 };
 
 /** An engine with all the embedded drafters, unless told otherwise. */
-function loadAll(values: Values): Promise<Engine> {
+function loadAll(values: Values, terminal: Terminal): Promise<Engine> {
   const options = engineOptions(values);
   const embedded = values.target === undefined && values.drafter === undefined;
-  return loadEngine(embedded ? { ...options, drafter: embeddedDrafters } : options);
+  return load(embedded ? { ...options, drafter: embeddedDrafters } : options, terminal);
 }
 
 /**

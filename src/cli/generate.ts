@@ -5,17 +5,18 @@
  */
 
 import type { Statistics } from "../decode/metrics.ts";
-import { type Engine, type GenerateOptions, type Generation, loadEngine } from "../engine.ts";
+import type { Engine, GenerateOptions, Generation, Piece } from "../engine.ts";
 import { UsageError } from "./args.ts";
 import {
   type Command,
   DECODE_OPTIONS,
   engineOptions,
   generateOptions,
+  load,
   MODEL_OPTIONS,
-  readText,
+  readTokensOrText,
 } from "./command.ts";
-import type { Output, Terminal } from "./terminal.ts";
+import { type Output, printable, type Terminal } from "./terminal.ts";
 
 /** The command. */
 export const generate: Command = {
@@ -24,20 +25,22 @@ export const generate: Command = {
   summary: "Continue a text, as fast as the drafter allows and with the law of the target alone.",
   details: [
     'Without PROMPT, or with "-", the text is read from standard input, and a newline at its end is dropped.',
+    "With --tokens, token ids go in and token ids come out, and the target needs no tokenizer.",
     "--show-draft tells accepted tokens (drafted, and kept by the target) from corrected ones (the target's own,",
     "in place of a rejected one) and bonus ones (the target's own, after a draft that was kept as a whole).",
     "--json prints {text, tokens, stats}.",
   ],
-  options: [...MODEL_OPTIONS, ...DECODE_OPTIONS, "stop", "show-draft", "color", "json"],
+  options: [...MODEL_OPTIONS, ...DECODE_OPTIONS, "stop", "tokens", "show-draft", "color", "json"],
   examples: [
     'generate "It was a dark and stormy night" --show-draft',
     "generate --max-tokens 50 --seed 7 --json < prompt.txt",
     "generate --target ./gpt2-xl --drafter ./sedd-small --gamma 8 --temperature 0 - < prompt.txt",
   ],
-  async run({ words, values }, terminal) {
+  async run(line, terminal) {
+    const { values } = line;
     if ((values.drafter?.length ?? 0) > 1) throw new UsageError("--drafter names several, expected one");
-    const prompt = await readText(words, "PROMPT", terminal);
-    using engine = await loadEngine(engineOptions(values));
+    const prompt = await readTokensOrText(line, "PROMPT", terminal);
+    using engine = await load(engineOptions(values), terminal);
     const options = generateOptions(values);
     if (values.json) {
       terminal.out.line(JSON.stringify(await engine.generate(prompt, options), null, 2));
@@ -48,20 +51,31 @@ export const generate: Command = {
 };
 
 /**
- * Streams a text to standard output.
+ * Streams a text to standard output, or token ids if that is what the prompt is.
  * @param draft whether to tell the tokens' origins by colour, between a legend and statistics on standard error
  */
 export async function show(
   engine: Engine,
-  prompt: string,
+  prompt: string | readonly number[],
   options: GenerateOptions,
   { out, err }: Terminal,
   draft: boolean,
 ): Promise<Generation> {
+  // what a terminal would take for a command, a model may well say
+  const safe = (text: string) => out.isTerminal ? printable(text) : text;
+  let separator = "";
+  const shown = ({ token, text }: Piece) => {
+    if (typeof prompt === "string") return safe(text);
+    const id = `${separator}${token}`;
+    separator = ",";
+    return id;
+  };
   if (draft) {
     err.line(legend(err));
     // to a person the text continues the prompt; elsewhere it stands alone
-    if (out.isTerminal) out.write(out.styled("dim", prompt));
+    if (out.isTerminal) {
+      out.write(out.styled("dim", typeof prompt === "string" ? safe(prompt) : `${prompt.join(",")},`));
+    }
   }
   const stream = engine.stream(prompt, options);
   try {
@@ -72,7 +86,8 @@ export async function show(
         if (draft) err.line(describe(value.stats));
         return value;
       }
-      for (const { text, origin } of value.pieces) {
+      for (const piece of value.pieces) {
+        const text = shown(piece), { origin } = piece;
         out.write(draft && origin !== "target" ? out.styled(origin, text) : text);
       }
     }

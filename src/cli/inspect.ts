@@ -70,10 +70,9 @@ async function examine(checkpoint: Checkpoint, targetFolder: string | undefined)
   const loaded = await loadUnread(checkpoint, plan, target);
   const { shape } = loaded.model;
   const tensors = checkpoint.tensors();
-  const type = checkpoint.config.model_type;
   return {
     folder: checkpoint.origin,
-    architecture: typeof type === "string" ? type : "sedd",
+    architecture: loaded.kind === "diffusion" ? "sedd" : String(checkpoint.config.model_type),
     use: loaded.kind === "causal" ? "a target, or an autoregressive drafter" : describeDrafter(loaded.model),
     ...shape,
     parameters: tensors.reduce((sum, tensor) => sum + tensor.shape.reduce((product, n) => product * n, 1), 0),

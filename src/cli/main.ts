@@ -11,11 +11,14 @@ import { compare, demo } from "./compare.ts";
 import { generate } from "./generate.ts";
 import { inspect } from "./inspect.ts";
 import { score } from "./score.ts";
-import { systemTerminal, type Terminal } from "./terminal.ts";
+import { printable, systemTerminal, type Terminal } from "./terminal.ts";
 
 const COMMANDS: readonly Command[] = [generate, compare, score, inspect, demo];
 
-/** Exit codes: those of shells and of the tools around them. */
+/** The longest message: one that quotes a file need not quote all of it. */
+const MESSAGE_LENGTH = 1000;
+
+/** Exit codes: those of shells and of the tools around them; `command.ts` explains them. */
 const Exit = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143, closedPipe: 141 } as const;
 
 /**
@@ -63,8 +66,13 @@ function fail(error: unknown, { err }: Terminal): number {
   // whoever read the output has had enough, which is not worth a word
   if (error instanceof Deno.errors.BrokenPipe) return Exit.closedPipe;
   const message = error instanceof Error ? error.message : String(error);
-  err.endLine();
-  err.line(`error: ${message.replace(/\s*\n\s*/g, " ")}`);
+  const line = printable(message.replace(/\s*[\r\n]\s*/g, " "));
+  try {
+    err.endLine();
+    err.line(`error: ${line.length > MESSAGE_LENGTH ? `${line.slice(0, MESSAGE_LENGTH)}…` : line}`);
+  } catch {
+    // nobody can be told; the exit code still says it
+  }
   return error instanceof UsageError ? Exit.usage : Exit.failed;
 }
 

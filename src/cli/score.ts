@@ -4,11 +4,9 @@
  * @module
  */
 
-import { loadEngine } from "../engine.ts";
 import { decodeTokens } from "../hub/tokenizer.ts";
-import { UsageError } from "./args.ts";
-import { type Command, readText } from "./command.ts";
-import { table } from "./terminal.ts";
+import { type Command, load, readTokensOrText } from "./command.ts";
+import { printable, table } from "./terminal.ts";
 
 /** The command. */
 export const score: Command = {
@@ -22,20 +20,18 @@ export const score: Command = {
   ],
   options: ["tokens", "target", "device", "dtype", "threads", "json"],
   examples: ['score "It was a dark and stormy night"', "score --target ./gpt2 --tokens 464,3290,318 --json"],
-  async run({ words, values }, terminal) {
-    if (values.tokens !== undefined && words.length > 0) {
-      throw new UsageError("both a TEXT and --tokens are given, expected one of them");
-    }
-    const text = values.tokens ?? await readText(words, "TEXT", terminal);
+  async run(line, terminal) {
+    const { values } = line;
+    const text = await readTokensOrText(line, "TEXT", terminal);
     const { target, device, dtype, threads } = values;
-    using engine = await loadEngine({ target, drafter: null, device, dtype, threads });
+    using engine = await load({ target, drafter: null, device, dtype, threads }, terminal);
     const result = await engine.score(text);
     if (values.json) {
       terminal.out.line(JSON.stringify(result, null, 2));
       return;
     }
     const rows = result.tokens.map((token, i) => [
-      values.tokens ? "" : JSON.stringify(decodeTokens(engine.tokenizer, [token])),
+      values.tokens ? "" : printable(JSON.stringify(decodeTokens(engine.tokenizer, [token]))),
       String(token),
       result.logprobs[i]?.toFixed(4) ?? "",
     ]);

@@ -13,6 +13,9 @@ export interface Sink {
   isTerminal(): boolean;
 }
 
+/** The most bytes of standard input: no context holds as much, and what never ends should end some time. */
+const MAX_INPUT = 16 << 20;
+
 /** How a piece of text is set. */
 export type Style = "accepted" | "corrected" | "bonus" | "dim";
 
@@ -45,11 +48,21 @@ export class Output {
     this.color = color ?? (this.isTerminal && !Deno.noColor);
   }
 
-  /** Writes a text as it is. */
+  /**
+   * Writes a text as it is.
+   * @throws {Deno.errors.BrokenPipe} if whoever read it is gone
+   * @throws {Error} if it cannot be written, as to a full disk
+   */
   write(text: string): void {
     if (text === "") return;
     let bytes = this.#encoder.encode(text);
-    while (bytes.length > 0) bytes = bytes.subarray(this.#sink.writeSync(bytes));
+    try {
+      while (bytes.length > 0) bytes = bytes.subarray(this.#sink.writeSync(bytes));
+    } catch (error) {
+      this.#open = false; // a line that cannot be written cannot be ended
+      if (error instanceof Deno.errors.BrokenPipe) throw error;
+      throw new Error(`Cannot write the output: ${(error as Error).message}`, { cause: error });
+    }
     this.#open = !text.endsWith("\n");
   }
 
@@ -70,7 +83,7 @@ export class Output {
 
   /** Shows a line that the next one replaces, and an empty one removes; only to a person. */
   progress(text: string): void {
-    if (this.isTerminal) this.write(`\r\x1b[K${text}`);
+    if (this.isTerminal && (text !== "" || this.#open)) this.write(`\r\x1b[K${text}`);
     if (text === "") this.#open = false;
   }
 }
@@ -81,7 +94,10 @@ export interface Terminal {
   readonly out: Output;
   /** What is said about them. */
   readonly err: Output;
-  /** All of standard input. */
+  /**
+   * All of standard input.
+   * @throws {Error} if it cannot be read, has more than 16 MiB, or is not UTF-8
+   */
   input(): Promise<string>;
 }
 
@@ -94,11 +110,47 @@ export function systemTerminal(color?: boolean): Terminal {
   return {
     out: new Output(Deno.stdout, color),
     err,
-    input() {
+    async input() {
       if (Deno.stdin.isTerminal()) err.line("Reading a text from standard input; end it with Ctrl-D");
-      return new Response(Deno.stdin.readable).text();
+      try {
+        return await readInput(Deno.stdin.readable);
+      } catch (error) {
+        throw new Error(`Cannot read standard input: ${(error as Error).message}`, { cause: error });
+      }
     },
   };
+}
+
+/**
+ * All of an input as text.
+ * @throws {RangeError} if it has more than 16 MiB
+ * @throws {TypeError} if it is not UTF-8
+ */
+export async function readInput(input: AsyncIterable<Uint8Array>): Promise<string> {
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  let text = "", size = 0;
+  const decode = (bytes?: Uint8Array) => {
+    try {
+      return decoder.decode(bytes, { stream: bytes !== undefined });
+    } catch {
+      throw new TypeError("it is not UTF-8 text");
+    }
+  };
+  for await (const bytes of input) {
+    size += bytes.length;
+    if (size > MAX_INPUT) throw new RangeError(`it has more than ${MAX_INPUT} bytes, expected at most that`);
+    text += decode(bytes);
+  }
+  return text + decode();
+}
+
+/** A text without what a terminal takes for a command: control characters in sight, but for tabs and newlines. */
+export function printable(text: string): string {
+  return text.replace(
+    // deno-lint-ignore no-control-regex
+    /[\0-\x08\x0b-\x1f\x7f-\x9f]/g,
+    (control) => control < "\x20" ? String.fromCharCode(0x2400 + control.charCodeAt(0)) : "\ufffd",
+  );
 }
 
 /**

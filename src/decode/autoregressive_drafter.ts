@@ -29,7 +29,7 @@ export class AutoregressiveDrafter implements Drafter {
     this.vocabSize = model.shape.vocabSize;
     this.#model = model;
     this.#text = new CachedText(model.newCache());
-    this.#q = new DeviceDistributions(backend, this.vocabSize);
+    this.#q = new DeviceDistributions(backend, this.vocabSize, `the drafter (${this.name})`);
   }
 
   /** Drafts up to γ tokens, fewer at the end of its context. */

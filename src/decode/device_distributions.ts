@@ -5,20 +5,26 @@
  */
 
 import type { Activation, Backend, NoiseKey, Sampling, TokenBuffer } from "../backend/backend.ts";
+import { LogitsError } from "../backend/distribution.ts";
 import type { Distributions, Law } from "./distributions.ts";
 
 /** A growing buffer of laws, [rows, V], filled from logits. */
 export class DeviceDistributions implements Distributions, Disposable {
   readonly #backend: Backend;
   readonly #vocabSize: number;
+  readonly #model: string;
   readonly #drawn: TokenBuffer;
   #laws: Activation | undefined;
   #rows = 0;
 
-  /** @param vocabSize V; further columns of the logits (a mask) are left out */
-  constructor(backend: Backend, vocabSize: number) {
+  /**
+   * @param vocabSize V; further columns of the logits (a mask) are left out
+   * @param model what computes the logits, for messages
+   */
+  constructor(backend: Backend, vocabSize: number, model: string) {
     this.#backend = backend;
     this.#vocabSize = vocabSize;
+    this.#model = model;
     this.#drawn = backend.tokens(1);
   }
 
@@ -41,9 +47,17 @@ export class DeviceDistributions implements Distributions, Disposable {
    * Writes the laws of consecutive rows.
    * @param start first row written
    * @param logits [n, ≥ V]
+   * @throws {LogitsError} if they stand for no law; the message names the model
    */
   fill(start: number, logits: Activation, sampling: Sampling): void {
-    this.#backend.distribution(this.#slice(start, logits.rows), logits, sampling);
+    try {
+      this.#backend.distribution(this.#slice(start, logits.rows), logits, sampling);
+    } catch (error) {
+      if (error instanceof LogitsError) {
+        throw new LogitsError(`${error.fault}, as ${this.#model} computed it; its weights may be damaged`);
+      }
+      throw error;
+    }
   }
 
   /** Makes row j a point mass. */

@@ -102,7 +102,7 @@ export class DiffusionDrafter implements Drafter {
     this.leftToRight = (this.#steps === 1 || this.#order === "left-to-right") && !this.#hotStart;
     this.name = `diffusion (${PREFIXES[model.prefixAttention]}${model.hasMarkovHead ? ", Markov head" : ""})`;
     this.#text = new CachedText(model.newCache(Math.min(FIRST_CAPACITY, model.shape.contextLength)));
-    this.#q = new DeviceDistributions(backend, this.vocabSize);
+    this.#q = new DeviceDistributions(backend, this.vocabSize, `the drafter (${this.name})`);
   }
 
   /**

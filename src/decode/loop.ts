@@ -6,6 +6,7 @@
  */
 
 import type { Sampling } from "../backend/backend.ts";
+import { LogitsError } from "../backend/distribution.ts";
 import type { Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
 import { PhiloxSource, type RandomSource } from "./random.ts";
@@ -99,6 +100,7 @@ export interface StepRequest {
  * @param step finds the tokens of one round
  * @throws {RangeError} if the prompt is empty, fills the context or holds a token outside the vocabulary, or
  * `maxTokens` is not a positive integer
+ * @throws {LogitsError} if a model computes what is no number; the message says which, and after how many tokens
  */
 export async function* decode(
   target: Target,
@@ -151,6 +153,9 @@ export async function* decode(
         finishReason,
       };
     }
+  } catch (error) {
+    if (!(error instanceof LogitsError)) throw error;
+    throw new LogitsError(error.fault, `decode after ${length} tokens`);
   } finally {
     target.truncate(seen);
   }

@@ -36,7 +36,7 @@ export class ModelTarget implements Target, Disposable {
     this.#model = model;
     this.#backend = backend;
     this.#text = new CachedText(model.newCache());
-    this.#laws = new DeviceDistributions(backend, this.vocabSize);
+    this.#laws = new DeviceDistributions(backend, this.vocabSize, "the target");
   }
 
   /** Laws of the token that follows each of the last `rows` tokens; overwritten by the next call. */

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { LogitsError } from "../backend/distribution.ts";
 import type { CausalModel } from "../model/model.ts";
 import { takeTurns } from "./event_loop.ts";
 
@@ -25,8 +26,8 @@ export interface Score {
  *
  * @param tokens 1 … context length of them
  * @param signal ends it with the signal's reason
- * @throws {RangeError} if there are none, too many, or one is outside the vocabulary; or if the
- * model computes logits that are not finite
+ * @throws {RangeError} if there are none, too many, or one is outside the vocabulary
+ * @throws {LogitsError} if the model computes logits that are not finite
  */
 export async function scoreTokens(
   model: CausalModel,
@@ -51,9 +52,7 @@ export async function scoreTokens(
     for (let r = 0; r < piece.length && start + r + 1 < ids.length; r++) {
       const logprob = logSoftmax(logits.slice(r, 1).read(), ids[start + r + 1]);
       if (!Number.isFinite(logprob)) {
-        throw new RangeError(
-          `Cannot score a text: the model's logits after token ${start + r} are not all finite`,
-        );
+        throw new LogitsError(`the logits after token ${start + r} are not all finite`, "score a text");
       }
       logprobs.push(logprob);
       sum += logprob;

@@ -10,10 +10,10 @@
  */
 
 import { join } from "node:path";
-import { CheckpointError, type Weights } from "../model/weights.ts";
+import { brief, CheckpointError, type Weights } from "../model/weights.ts";
 import { type ByteSource, fileSource, kindOf, memorySource, readGzip, toPath } from "./files.ts";
 import { isRecord, readJson } from "./json.ts";
-import { CHUNK_BYTES, Safetensors, type TensorInfo } from "./safetensors.ts";
+import { CHUNK_BYTES, dataStart, declaredSize, Safetensors, type TensorInfo } from "./safetensors.ts";
 
 const SINGLE = "model.safetensors";
 const COMPRESSED = "model.safetensors.gz";
@@ -70,7 +70,9 @@ export class Checkpoint implements Weights, Disposable {
         const other = entries.get(name);
         if (other !== undefined) {
           throw new CheckpointError(
-            `Cannot load checkpoint "${origin}": tensor "${name}" is in "${other.file.path}" and in "${file.path}"`,
+            `Cannot load checkpoint "${origin}": tensor ${
+              brief(name)
+            } is in "${other.file.path}" and in "${file.path}"`,
           );
         }
         entries.set(name, { file, tensor });
@@ -303,26 +305,29 @@ async function openShards(origin: string, files: Safetensors[]): Promise<void> {
     if (typeof shard !== "string" || !/^[^/\\:\0]+\.safetensors$/.test(shard)) {
       throw fault(
         path,
-        `tensor "${name}" is in ${JSON.stringify(shard)}, expected the name of a safetensors file`,
+        `tensor ${brief(name)} is in ${brief(shard)}, expected the name of a safetensors file`,
       );
     }
     let file = shards.get(shard);
     if (file === undefined) {
       const shardPath = join(origin, shard);
-      if (await kindOf(shardPath) !== "file") throw fault(path, `shard "${shard}" is missing`);
+      if (await kindOf(shardPath) !== "file") throw fault(path, `shard ${brief(shard)} is missing`);
       file = await Safetensors.open(await fileSource(shardPath), shardPath);
       shards.set(shard, file);
       files.push(file);
     }
-    if (!file.tensors.has(name)) throw fault(path, `tensor "${name}" is missing from shard "${shard}"`);
+    if (!file.tensors.has(name)) throw fault(path, `tensor ${brief(name)} is missing from shard "${shard}"`);
   }
 }
 
+/** A decompressed file, of which no more is decompressed than its own header says there is, and a byte. */
 async function compressedSource(path: string): Promise<ByteSource> {
   try {
-    return memorySource(await readGzip(path));
+    const header = await readGzip(path, dataStart(await readGzip(path, 8), path));
+    return memorySource(await readGzip(path, declaredSize(header, path) + 1));
   } catch (error) {
     if (error instanceof TypeError) throw fault(path, `it is not a whole gzip file (${error.message})`);
+    if (error instanceof RangeError) throw fault(path, `it does not fit the memory (${error.message})`);
     throw error;
   }
 }

@@ -64,21 +64,28 @@ export function toPath(location: string | URL): string {
   return location instanceof URL ? fileURLToPath(location) : location;
 }
 
-/**
- * Reads a whole text file as UTF-8.
- * @throws {Deno.errors.NotFound} if there is none
- * @throws {Deno.errors.NotCapable} if the permission to read it is missing
- */
-export function readText(path: string): Promise<string> {
-  return readable(path, () => Deno.readTextFile(path));
-}
+/** A deflated byte stands for no more than this many: what is said to be more is not there. */
+const MAX_DEFLATION = 1032;
 
-/** Reads a whole gzip file, decompressed. Errors as {@linkcode readText}; `TypeError` if it is not whole gzip. */
-export async function readGzip(path: string): Promise<Uint8Array<ArrayBuffer>> {
+/**
+ * What a gzip file holds, decompressed; of more than `most` bytes only the first `most`. Takes no more memory than
+ * that, nor than the file can hold.
+ * @throws {TypeError} if it is not gzip, or ends early
+ * @throws {RangeError} if the memory does not suffice
+ * @throws {Deno.errors.NotFound} and {Deno.errors.NotCapable} as {@linkcode fileSource}
+ */
+export async function readGzip(path: string, most: number): Promise<Uint8Array<ArrayBuffer>> {
   const file = await readable(path, () => Deno.open(path));
-  return new Uint8Array(
-    await new Response(file.readable.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer(),
-  );
+  const { size } = await file.stat();
+  const out = new Uint8Array(Math.min(most, MAX_DEFLATION * size));
+  let filled = 0;
+  for await (const chunk of file.readable.pipeThrough(new DecompressionStream("gzip"))) {
+    const part = chunk.subarray(0, out.length - filled);
+    out.set(part, filled);
+    filled += part.length;
+    if (filled === out.length) break;
+  }
+  return out.subarray(0, filled);
 }
 
 /**
@@ -95,7 +102,7 @@ export async function kindOf(path: string): Promise<"file" | "folder" | undefine
   }
 }
 
-/** Runs an access to `path`; if it is refused, by Deno or by the system, the message says by whom. */
+/** Runs an access to `path`; if it fails, the message says on what, and if it is refused, by whom. */
 async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
   try {
     return await access();
@@ -112,6 +119,7 @@ async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
         { cause: error },
       );
     }
-    throw error;
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) throw error;
+    throw new Error(`Cannot read "${path}": ${(error as Error).message}`, { cause: error });
   }
 }

@@ -7,9 +7,9 @@
  * @module
  */
 
-import { CheckpointError } from "../model/weights.ts";
+import { brief, CheckpointError } from "../model/weights.ts";
 import type { ByteSource } from "./files.ts";
-import { isRecord } from "./json.ts";
+import { isRecord, parseObject } from "./json.ts";
 
 /** Bytes per element of the dtypes a header may name; not all of them can be read as f32. */
 const ELEMENT_BYTES: ReadonlyMap<string, number> = new Map(Object.entries({
@@ -40,8 +40,14 @@ const CONVERSIONS: ReadonlyMap<string, (out: Float32Array, raw: ArrayBuffer) => 
   }),
 );
 
-/** The longest header that is read, the limit of the reference implementation. */
-const MAX_HEADER_BYTES = 100_000_000;
+/**
+ * The longest header that is read: some fifty times what the models here have. The reference implementation takes
+ * 100 MB, which hostile JSON makes last half a minute and take gigabytes.
+ */
+const MAX_HEADER_BYTES = 8_000_000;
+
+/** The most axes of a tensor. */
+const MAX_AXES = 16;
 
 /** The most bytes requested of a file at once, and the most f32 handed on in one chunk of rows. */
 export const CHUNK_BYTES: number = 1 << 20;
@@ -130,86 +136,89 @@ export class Safetensors implements Disposable {
   }
 }
 
-/** Reads the header: every tensor known, in range, of the size its shape says, and none overlapping another. */
+/** Reads the header, which must account for the whole file. */
 async function readHeader(source: ByteSource, path: string): Promise<Map<string, TensorInfo>> {
-  if (source.size < 8) throw fault(path, `the file has ${source.size} bytes, expected at least 8`);
-  const prefix = new Uint8Array(8);
+  const prefix = new Uint8Array(Math.min(8, source.size));
   await source.read(prefix, 0);
-  const length = new DataView(prefix.buffer).getBigUint64(0, true);
-  if (length > MAX_HEADER_BYTES) {
-    throw fault(path, `the header's length is ${length} bytes, expected at most ${MAX_HEADER_BYTES}`);
-  }
-  const dataStart = 8 + Number(length);
-  if (dataStart > source.size) {
-    throw fault(path, `the file has ${source.size} bytes, expected at least ${dataStart} for its header`);
-  }
-  const bytes = new Uint8Array(Number(length));
-  await source.read(bytes, 8);
-  const header = parseHeader(bytes, path);
-
-  const tensors = new Map<string, TensorInfo>();
-  for (const [name, entry] of Object.entries(header)) {
-    if (name !== "__metadata__") tensors.set(name, parseEntry(name, entry, dataStart, path));
-  }
-  let end = dataStart;
-  for (const tensor of [...tensors.values()].sort((a, b) => a.start - b.start || a.bytes - b.bytes)) {
-    if (tensor.start !== end) {
-      throw fault(
-        path,
-        `tensor "${tensor.name}" begins at byte ${tensor.start - dataStart} of the data, expected ${
-          end - dataStart
-        }: tensors must neither overlap nor leave gaps`,
-      );
-    }
-    end += tensor.bytes;
-  }
+  const start = dataStart(prefix, path);
+  const head = new Uint8Array(Math.min(start, source.size));
+  await source.read(head, 0);
+  const { tensors, end } = parseHead(head, path);
   if (end !== source.size) {
     const cut = tensors.values().find((tensor) => tensor.start + tensor.bytes > source.size);
     throw fault(
       path,
       `the file has ${source.size} bytes, expected ${end}: ` +
-        (cut === undefined ? "it goes on after its last tensor" : `tensor "${cut.name}" is cut off`),
+        (cut === undefined ? "it goes on after its last tensor" : `tensor ${brief(cut.name)} is cut off`),
     );
   }
   return tensors;
 }
 
-/** The header's bytes as a JSON object without duplicate names. */
-function parseHeader(bytes: Uint8Array, path: string): Record<string, unknown> {
-  let text: string, header: unknown;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    header = JSON.parse(text);
-  } catch (error) {
-    throw fault(path, `the header is not valid JSON (${(error as Error).message})`);
+/**
+ * Where a file's header ends, as its first 8 bytes say.
+ * @throws {CheckpointError} if there are fewer, or that is more than a header may have
+ */
+export function dataStart(prefix: Uint8Array, path: string): number {
+  if (prefix.length < 8) throw fault(path, `the file has ${prefix.length} bytes, expected at least 8`);
+  const length = new DataView(prefix.buffer, prefix.byteOffset).getBigUint64(0, true);
+  if (length > MAX_HEADER_BYTES) {
+    throw fault(path, `the header's length is ${length} bytes, expected at most ${MAX_HEADER_BYTES}`);
   }
-  if (!isRecord(header)) throw fault(path, "the header is not a JSON object");
-  // JSON.parse keeps the last of two equal names without a word
-  const names = topLevelNames(text);
-  if (names.length !== Object.keys(header).length) {
-    const seen = new Set<string>();
-    const twice = names.find((name) => seen.size === seen.add(name).size);
-    throw fault(path, `the header names tensor "${twice}" twice`);
+  return 8 + Number(length);
+}
+
+/**
+ * How many bytes a file must have, as its header says.
+ * @param head the file up to where its header ends
+ * @throws {CheckpointError} if that is cut off, or impossible in any way
+ */
+export function declaredSize(head: Uint8Array, path: string): number {
+  return parseHead(head, path).end;
+}
+
+/** The tensors of a header, each of the size its shape says, none overlapping another, and where the last ends. */
+function parseHead(head: Uint8Array, path: string): { tensors: Map<string, TensorInfo>; end: number } {
+  const start = dataStart(head.subarray(0, 8), path);
+  if (head.length < start) {
+    throw fault(path, `the file has ${head.length} bytes, expected at least ${start} for its header`);
   }
-  return header;
+  const header = parseObject(head.subarray(8), "the header", (what) => fault(path, what));
+  const tensors = new Map<string, TensorInfo>();
+  for (const [name, entry] of Object.entries(header)) {
+    if (name !== "__metadata__") tensors.set(name, parseEntry(name, entry, start, path));
+  }
+  let end = start;
+  for (const tensor of [...tensors.values()].sort((a, b) => a.start - b.start || a.bytes - b.bytes)) {
+    if (tensor.start !== end) {
+      throw fault(
+        path,
+        `tensor ${brief(tensor.name)} begins at byte ${tensor.start - start} of the data, expected ${
+          end - start
+        }: tensors must neither overlap nor leave gaps`,
+      );
+    }
+    end += tensor.bytes;
+  }
+  return { tensors, end };
 }
 
 /** One entry of the header, checked on its own. */
 function parseEntry(name: string, entry: unknown, dataStart: number, path: string): TensorInfo {
-  const wrong = (what: string) => fault(path, `tensor "${name}" ${what}`);
+  const wrong = (what: string) => fault(path, `tensor ${brief(name)} ${what}`);
   if (!isRecord(entry)) throw wrong("is not described by a JSON object");
   const { dtype, shape, data_offsets: offsets } = entry;
   const size = typeof dtype === "string" ? ELEMENT_BYTES.get(dtype) : undefined;
   if (size === undefined) {
     throw wrong(
-      `has dtype ${JSON.stringify(dtype)}, expected one of ${[...ELEMENT_BYTES.keys()].join(", ")}`,
+      `has dtype ${brief(dtype)}, expected one of ${[...ELEMENT_BYTES.keys()].join(", ")}`,
     );
   }
-  if (!isNaturals(shape)) {
-    throw wrong(`has shape ${JSON.stringify(shape)}, expected a list of non-negative integers`);
+  if (!isNaturals(shape) || shape.length > MAX_AXES) {
+    throw wrong(`has shape ${brief(shape)}, expected a list of at most ${MAX_AXES} non-negative integers`);
   }
   if (!isNaturals(offsets) || offsets.length !== 2 || offsets[0] > offsets[1]) {
-    throw wrong(`has data_offsets ${JSON.stringify(offsets)}, expected [begin, end]`);
+    throw wrong(`has data_offsets ${brief(offsets)}, expected [begin, end]`);
   }
   const found = offsets[1] - offsets[0];
   const expected = shape.reduce((product, n) => product * n, size);
@@ -217,20 +226,6 @@ function parseEntry(name: string, entry: unknown, dataStart: number, path: strin
     throw wrong(`of shape [${shape.join(", ")}] and dtype ${dtype} has ${found} bytes, expected ${expected}`);
   }
   return { name, dtype: dtype as string, shape, bytes: found, start: dataStart + offsets[0] };
-}
-
-/** The names of a valid JSON object at its top level, in order, duplicates included. */
-function topLevelNames(json: string): string[] {
-  const names: string[] = [];
-  let depth = 0;
-  for (const [token, name] of json.matchAll(/[{}[\]]|("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?/g)) {
-    if (name !== undefined) {
-      if (depth === 1 && token.endsWith(":")) names.push(JSON.parse(name));
-    } else {
-      depth += token === "{" || token === "[" ? 1 : -1;
-    }
-  }
-  return names;
 }
 
 function isNaturals(value: unknown): value is number[] {

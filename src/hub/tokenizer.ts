@@ -8,9 +8,9 @@
 
 import { Tokenizer as TokenizerCore } from "@huggingface/tokenizers";
 import { dirname, join } from "node:path";
-import { CheckpointError } from "../model/weights.ts";
+import { brief, CheckpointError } from "../model/weights.ts";
 import { kindOf, toPath } from "./files.ts";
-import { readJson } from "./json.ts";
+import { isRecord, readJson } from "./json.ts";
 
 /**
  * What the engine asks of a tokenizer. {@linkcode loadTokenizer} gives one; what `AutoTokenizer.from_pretrained`
@@ -43,7 +43,7 @@ export function encodeText(tokenizer: Tokenizer, text: string): number[] {
 }
 
 /** Text of token ids, exactly: special tokens by name, spaces as they are. No ids: the empty text. */
-export function decodeTokens(tokenizer: Tokenizer, ids: ArrayLike<number>): string {
+export function decodeTokens(tokenizer: Pick<Tokenizer, "decode">, ids: ArrayLike<number>): string {
   if (ids.length === 0) return "";
   return tokenizer.decode(Array.from(ids), {
     skip_special_tokens: false,
@@ -67,7 +67,7 @@ const CONTEXT = 4;
  * a few, however long the text.
  */
 export class TextStream {
-  readonly #tokenizer: Tokenizer;
+  readonly #tokenizer: Pick<Tokenizer, "decode">;
   /** The last tokens pushed, at most {@linkcode CONTEXT}. */
   #recent: number[] = [];
 
@@ -75,7 +75,7 @@ export class TextStream {
    * An empty text.
    * @param tokenizer whose tokens will be pushed
    */
-  constructor(tokenizer: Tokenizer) {
+  constructor(tokenizer: Pick<Tokenizer, "decode">) {
     this.#tokenizer = tokenizer;
   }
 
@@ -119,18 +119,99 @@ export async function loadTokenizer(location: string | URL): Promise<Tokenizer> 
     const configPath = join(dirname(path), "tokenizer_config.json");
     const config = await kindOf(configPath) === "file" ? await readJson(configPath) : {};
     const json = await readJson(path);
-    let core: TokenizerCore;
-    try {
-      core = new TokenizerCore(json, config);
-    } catch (error) {
-      throw new CheckpointError(`Cannot load tokenizer "${path}": ${(error as Error).message}`, {
-        cause: error,
-      });
-    }
+    checkTokenizer(json, path);
+    // what the library makes of a file that is not as it expects shows in any of its methods
+    const attempt = <T>(doing: string, body: () => T): T => {
+      try {
+        return body();
+      } catch (error) {
+        throw new CheckpointError(`Cannot ${doing} "${path}": ${brief((error as Error).message)}`, {
+          cause: error,
+        });
+      }
+    };
+    const core = attempt("load tokenizer", () => new TokenizerCore(json, config));
     return {
-      encode: (text, options) => core.encode(text, options).ids,
-      decode: (ids, options) => core.decode(ids, options),
+      encode(text, options) {
+        const { ids, tokens } = attempt("encode with tokenizer", () => core.encode(text, options));
+        const unknown = ids.findIndex((id: number | undefined) => id === undefined);
+        if (unknown < 0) return ids;
+        throw new CheckpointError(
+          `Cannot encode with tokenizer "${path}": it has no token for ${brief(tokens[unknown])}`,
+        );
+      },
+      decode: (ids, options) => attempt("decode with tokenizer", () => core.decode(ids, options)),
     };
   }
   throw new CheckpointError(`Cannot load tokenizer "${given}": there is no "${candidates.join('" or "')}"`);
+}
+
+/**
+ * Throws unless ids are ids, tokens text, and every pattern one that ends: the library takes anything.
+ * @throws {CheckpointError} naming what is not as expected
+ */
+function checkTokenizer(
+  { model, added_tokens: added = [], ...rest }: Record<string, unknown>,
+  path: string,
+): void {
+  const expect = (right: boolean, what: string, found: unknown, expected: string) => {
+    if (right) return;
+    throw new CheckpointError(
+      `Cannot load tokenizer "${path}": ${what} is ${brief(found)}, expected ${expected}`,
+    );
+  };
+  const isId = (id: unknown) => Number.isSafeInteger(id) && id as number >= 0;
+  expect(isRecord(model), '"model"', model, "an object");
+  const { vocab, merges = [], continuing_subword_prefix: prefix } = model as Record<string, unknown>;
+  expect(isRecord(vocab), '"model.vocab"', vocab, "an object of tokens with their ids");
+  const ids = new Map(Object.entries(vocab as object));
+  for (const [token, id] of ids) {
+    expect(isId(id), `the id of token ${brief(token)}`, id, "a non-negative integer");
+  }
+  if (JSON.stringify(rest.pre_tokenizer ?? null).includes('"ByteLevel"')) {
+    // a byte without a token would be left out of a text without a word
+    const lacking = byteLetters().find((letter) => !ids.has(letter));
+    expect(lacking === undefined, '"model.vocab"', `without ${lacking}`, "a token for each byte");
+  }
+  expect(Array.isArray(merges), '"model.merges"', merges, "a list");
+  for (const merge of merges as unknown[]) {
+    const parts: unknown = typeof merge === "string" ? merge.split(" ") : merge;
+    const right = Array.isArray(parts) && parts.length === 2 && parts.every((part) => ids.has(part)) &&
+      ids.has(parts[0] + parts[1].slice(typeof prefix === "string" ? prefix.length : 0));
+    expect(right, "a merge", merge, "two tokens of the vocabulary that make a third");
+  }
+  expect(Array.isArray(added), '"added_tokens"', added, "a list");
+  for (const token of added as unknown[]) {
+    const right = isRecord(token) && isId(token.id) && typeof token.content === "string" &&
+      token.content !== "";
+    expect(right, 'an entry of "added_tokens"', token, 'an "id" and a "content"');
+  }
+  checkPatterns(rest, (pattern) => {
+    // (a+)+ and its kin take for ever on some texts; the patterns of published tokenizers have none
+    const repeated = typeof pattern === "string" && /(?<!\\)\)(?:[*+]|\{\d*,)/.test(pattern);
+    expect(
+      typeof pattern === "string" && !repeated,
+      "a pattern",
+      pattern,
+      "one in which no group is repeated",
+    );
+  });
+}
+
+/** The letters that stand for the 256 bytes in byte-level vocabularies (Radford et al. 2019, `bytes_to_unicode`). */
+function byteLetters(): string[] {
+  const codes = Array.from({ length: 256 }, (_, byte) => byte);
+  const printable = (byte: number) => byte > 32 && byte < 127 || byte > 160 && byte !== 173;
+  const others = codes.filter((byte) => !printable(byte)).length;
+  return [...codes.filter(printable), ...codes.slice(0, others).map((n) => 256 + n)]
+    .map((code) => String.fromCharCode(code));
+}
+
+/** Hands over every regular expression in what surrounds a tokenizer's model. */
+function checkPatterns(value: unknown, check: (pattern: unknown) => void): void {
+  if (typeof value !== "object" || value === null) return;
+  for (const [name, inner] of Object.entries(value)) {
+    if (name === "Regex") check(inner);
+    else checkPatterns(inner, check);
+  }
 }

@@ -9,7 +9,7 @@ import type { Block } from "./block.ts";
 import { CausalTransformer } from "./causal.ts";
 import type { CausalModel, ModelShape } from "./model.ts";
 import { type LoadOptions, Uploads } from "./uploads.ts";
-import type { Weights } from "./weights.ts";
+import { checkLast, type Weights } from "./weights.ts";
 
 /** Names under which Hugging Face knows the tanh form of GELU, the only one here. */
 export const TANH_GELU = ["gelu_new", "gelu_pytorch_tanh"] as const;
@@ -44,6 +44,7 @@ export function loadCausal(
   const { shape, epsilon, tied } = architecture;
   const { vocabSize, contextLength, width } = shape;
   const body = weights.has("transformer.wte.weight") ? "transformer." : "";
+  checkLast(weights, `${body}h.${shape.layers}.ln_1.weight`, shape.layers);
   return Uploads.collect(weights, backend, options.dtype, async (uploads) => {
     const norm = async (name: string) => ({
       gain: await uploads.vector(`${name}.weight`, width),

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { CheckpointError, type Weights } from "./weights.ts";
+import { brief, CheckpointError, type Weights } from "./weights.ts";
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -80,7 +80,7 @@ export class Config {
 
   /** The error for a field that has the wrong value. */
   fault(name: string, expected: string): CheckpointError {
-    const found = this.has(name) ? `is ${JSON.stringify(this.#fields[name])}` : "is missing";
+    const found = this.has(name) ? `is ${brief(this.#fields[name])}` : "is missing";
     return new CheckpointError(
       `Cannot load checkpoint "${this.#origin}": field "${this.#path}${name}" of config.json ${found}, expected ${expected}`,
     );

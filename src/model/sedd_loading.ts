@@ -17,7 +17,7 @@ import { type MarkovHead, Sedd, type SeddModel, type StaticBlock } from "./sedd.
 import { Conditioning, EPSILON } from "./sedd_conditioning.ts";
 import { loadPrefix, sharedTarget, targetLayers } from "./target_prefix.ts";
 import { type LoadOptions, Uploads } from "./uploads.ts";
-import type { Weights } from "./weights.ts";
+import { checkLast, type Weights } from "./weights.ts";
 
 /** Whether a checkpoint is a drafter that cannot be loaded without its target. */
 export function needsTarget(weights: Weights): boolean {
@@ -52,6 +52,7 @@ export async function loadSedd(
     width,
     heads,
   };
+  checkLast(weights, `blocks.${shape.layers}.attn_qkv.weight`, shape.layers);
   const specdiff = config.object("specdiff", {});
   const rank = specdiff.has("markov_head") ? specdiff.object("markov_head").size("rank") : undefined;
   const prefixAttention = prefixOf(specdiff);

@@ -10,6 +10,9 @@ import type { CausalModel } from "./model.ts";
 import { checkBeforeReading } from "./plan.ts";
 import { CheckpointError, type Weights } from "./weights.ts";
 
+/** The largest magnitudes that do not overflow where f32 would not. */
+const LARGEST: Partial<Readonly<Record<Dtype, number>>> = { f16: 65504, bf16: 0xff * 2 ** 120 };
+
 /** How a model is loaded. */
 export interface LoadOptions {
   /** How the device holds the matrices. @default {"f32"} */
@@ -63,13 +66,13 @@ export class Uploads implements Disposable {
 
   /** A matrix stored [outputs, inputs]. */
   matrix(name: string, outputs: number, inputs: number, dtype: Dtype = this.#dtype): Promise<Matrix> {
-    return this.#upload(outputs, inputs, this.#rows(name, outputs, inputs), dtype);
+    return this.#upload(outputs, inputs, this.#rows(name, outputs, inputs, dtype), dtype);
   }
 
   /** A matrix stored [inputs, outputs], as Conv1D does. */
   conv1d(name: string, outputs: number, inputs: number): Promise<Matrix> {
     const chunks = this.#weights.transposed(name, [inputs, outputs]);
-    return this.#upload(outputs, inputs, this.#finite(name, chunks));
+    return this.#upload(outputs, inputs, this.#checked(name, chunks, this.#dtype));
   }
 
   /** Matrices stored [outputs, inputs] each, one below the other. */
@@ -113,14 +116,20 @@ export class Uploads implements Disposable {
   }
 
   /** Rows of a matrix stored [outputs, inputs]. */
-  #rows(name: string, outputs: number, inputs: number): AsyncGenerator<Float32Array> {
-    return this.#finite(name, this.#weights.rows(name, [outputs, inputs]));
+  #rows(name: string, outputs: number, inputs: number, dtype = this.#dtype): AsyncGenerator<Float32Array> {
+    return this.#checked(name, this.#weights.rows(name, [outputs, inputs]), dtype);
   }
 
   /** The chunks as they come, each checked: held as int8, what is no number would silently become one. */
-  async *#finite(name: string, chunks: AsyncIterable<Float32Array>): AsyncGenerator<Float32Array> {
+  async *#checked(
+    name: string,
+    chunks: AsyncIterable<Float32Array>,
+    dtype: Dtype,
+  ): AsyncGenerator<Float32Array> {
+    const largest = LARGEST[dtype];
     for await (const chunk of chunks) {
       this.#checkFinite(name, chunk);
+      if (largest !== undefined) this.#checkRange(name, chunk, dtype, largest);
       yield chunk;
     }
   }
@@ -132,6 +141,15 @@ export class Uploads implements Disposable {
     const stranger = values.find((value) => !Number.isFinite(value));
     throw new CheckpointError(
       `Cannot load checkpoint "${this.#weights.origin}": tensor "${name}" holds ${stranger}, expected finite numbers`,
+    );
+  }
+
+  #checkRange(name: string, values: Float32Array, dtype: Dtype, largest: number): void {
+    const stranger = values.find((value) => Math.abs(value) > largest);
+    if (stranger === undefined) return;
+    throw new CheckpointError(
+      `Cannot load checkpoint "${this.#weights.origin}": tensor "${name}" holds ${stranger}, expected at most ` +
+        `${largest} in magnitude, which is what ${dtype} holds; f32 would do`,
     );
   }
 

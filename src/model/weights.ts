@@ -39,3 +39,30 @@ export class CheckpointError extends Error {
   /** Its name, for callers that catch by name. */
   override readonly name: string = "CheckpointError";
 }
+
+/**
+ * Throws if there is a block after the last: without it, the model would be another, and nobody would know.
+ * @param name of a tensor of that block
+ * @param layers how many the configuration says there are
+ */
+export function checkLast(weights: Weights, name: string, layers: number): void {
+  if (!weights.has(name)) return;
+  throw new CheckpointError(
+    `Cannot load checkpoint "${weights.origin}": it has a tensor "${name}", expected no more than the ${layers} ` +
+      "layers that config.json tells",
+  );
+}
+
+/** The most characters of a value that a message shows. */
+const BRIEF = 80;
+
+/** A value of a file as a message shows it: JSON, cut where it is long. */
+export function brief(value: unknown): string {
+  let json: string;
+  try {
+    json = JSON.stringify(value) ?? String(value);
+  } catch {
+    return "a value too deeply nested to be shown";
+  }
+  return json.length > BRIEF ? `${json.slice(0, BRIEF)}…` : json;
+}

@@ -45,17 +45,25 @@ export interface WasmOptions {
   readonly simd?: "relaxed" | "plain" | undefined;
 }
 
+/** More threads than any machine's cores help nobody, and each takes megabytes before it does anything. */
+const MAX_THREADS = 1024;
+
 /** Rows of one head that attend together: as many as share the keys while those are near. At most 24. */
 const ATTENTION_BLOCK = 24;
 
 /**
  * Starts the CPU backend. Dispose it to end its threads: a program with live threads does not end by itself.
- * @throws {RangeError} if `threads` is not a positive integer
+ * @throws {RangeError} if `threads` is not a positive integer, or more than 1024
  * @throws {Error} if the runtime has no WebAssembly SIMD, or a thread does not start
  */
 export async function createWasmBackend(options: WasmOptions = {}): Promise<Backend> {
   const { threads = navigator.hardwareConcurrency } = options;
   check.checkSizes("start the WebAssembly backend", { threads });
+  if (threads > MAX_THREADS) {
+    throw new RangeError(
+      `Cannot start the WebAssembly backend: threads is ${threads}, expected at most ${MAX_THREADS}`,
+    );
+  }
   const bytes = { relaxed: Uint8Array.fromBase64(relaxed), plain: Uint8Array.fromBase64(plain) };
   const simd = options.simd ?? (WebAssembly.validate(bytes.relaxed) ? "relaxed" : "plain");
   if (!WebAssembly.validate(bytes[simd])) {
