@@ -1,5 +1,5 @@
 /**
- * What most people import: models loaded from folders, text out, faster, with the target's law.
+ * What most people import: models loaded from folders or by name, text out, faster, with the target's law.
  *
  * Deliberately thin: it wires hub, models, drafters and the decoding loops together. Everything it does can
  * be done with the lower entry points (`./backend`, `./model`, `./decode`, `./hub`).
@@ -22,6 +22,8 @@ import { PhiloxSource } from "./decode/random.ts";
 import { type Score, scoreTokens } from "./decode/score.ts";
 import { speculate } from "./decode/speculative.ts";
 import { openCheckpoint } from "./hub/checkpoint.ts";
+import { locateModel } from "./hub/models.ts";
+import type { HubOptions } from "./hub/options.ts";
 import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tokenizer.ts";
 import { type LoadedModel, loadModel } from "./model/load.ts";
 import type { CausalModel } from "./model/model.ts";
@@ -33,12 +35,16 @@ const DEFAULT_GAMMA = 4;
 
 /** What {@linkcode loadEngine} loads, and where it runs. */
 export interface EngineOptions {
-  /** A folder with `config.json` and `model.safetensors`. @default the embedded English target */
+  /**
+   * A folder with `config.json` and `model.safetensors`, or the name of a model on a hub: `owner/name[@revision]`,
+   * which is fetched into the cache if it is not there. A folder that exists is meant before a model of that name.
+   * @default the embedded English target
+   */
   readonly target?: string | URL | undefined;
   /**
-   * Drafters to load, the first of which {@linkcode Engine.generate} uses unless told otherwise: a folder (of
-   * a SEDD or of a smaller causal model with the same vocabulary), the name of an embedded drafter
-   * (`sedd-causal`, `sedd`, `gpt2`), or `ngram`. `null`: none.
+   * Drafters to load, the first of which {@linkcode Engine.generate} uses unless told otherwise: a folder or a
+   * name as for the target (of a SEDD or of a smaller causal model with the same vocabulary), the name of an
+   * embedded drafter (`sedd-causal`, `sedd`, `gpt2`), or `ngram`. `null`: none.
    * @default `sedd-causal` with the embedded target, none with any other
    */
   readonly drafter?: string | URL | readonly (string | URL)[] | null | undefined;
@@ -52,6 +58,8 @@ export interface EngineOptions {
   readonly drafterDtype?: Dtype | undefined;
   /** Threads of the CPU backend. The text does not depend on it. @default the machine's cores */
   readonly threads?: number | undefined;
+  /** For models by name: the cache, the hub, and a look at the download. @default as the environment says */
+  readonly hub?: HubOptions | undefined;
 }
 
 /** How a text is generated. */
@@ -129,12 +137,15 @@ interface LoadedDrafter {
  * ```
  *
  * @throws {CheckpointError} if a checkpoint cannot be loaded
+ * @throws {HubError} if a model by name cannot be fetched
  * @throws {TypeError} if a drafter's vocabulary is not the target's
  */
 export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
   const backend = await createBackend(options.device ?? "auto", { threads: options.threads });
   try {
-    const folder = options.target ?? embeddedTarget();
+    const folder = options.target === undefined
+      ? embeddedTarget()
+      : await locateModel(options.target, options.hub);
     const target = await load(folder, backend, options.dtype ?? "f32");
     if (target.kind !== "causal") {
       throw new TypeError(
@@ -144,7 +155,7 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
     const tokenizer = options.tokenizer ?? await loadTokenizer(folder).catch((error: Error) => error);
     const drafters = new Map<string, LoadedDrafter>();
     for (const [name, choice] of new Map(choices(options).map((choice) => [String(choice), choice]))) {
-      drafters.set(name, await loadDrafter(choice, target.model, backend, options.drafterDtype ?? "int8"));
+      drafters.set(name, await loadDrafter(choice, target.model, backend, options));
     }
     return new Engine(backend, target.model, target.stopTokens, tokenizer, drafters);
   } catch (error) {
@@ -341,15 +352,15 @@ async function loadDrafter(
   choice: string | URL,
   target: CausalModel,
   backend: Backend,
-  dtype: Dtype,
+  options: EngineOptions,
 ): Promise<LoadedDrafter> {
   const { vocabSize } = target.shape;
   if (choice === "ngram") {
     return { gamma: DEFAULT_GAMMA, create: () => new NgramDrafter(vocabSize), dispose: () => {} };
   }
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
-  const folder = embedded?.folder ?? choice;
-  const loaded = await load(folder, backend, dtype);
+  const folder = embedded?.folder ?? await locateModel(choice, options.hub);
+  const loaded = await load(folder, backend, options.drafterDtype ?? "int8");
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {
     model[Symbol.dispose]();

@@ -51,7 +51,7 @@ export const compare: Command = {
   ],
   async run({ words, values }, terminal) {
     const prompts = await Promise.all(words.map((word) => readText([word], "PROMPT", terminal)));
-    using engine = await loadAll(values);
+    using engine = await loadAll(values, terminal);
     await report(engine, prompts.length > 0 ? prompts : PROMPTS, values.repetitions ?? 3, values, terminal);
   },
 };
@@ -69,7 +69,7 @@ export const demo: Command = {
   examples: ["demo", 'demo "The last train had gone, and" --temperature 0.8'],
   async run({ words, values }, terminal) {
     const prompt = words.length > 0 ? await readText(words, "PROMPT", terminal) : PROMPTS[0];
-    using engine = await loadAll(values);
+    using engine = await loadAll(values, terminal);
     await show(engine, prompt, generateOptions(values), terminal, true);
     terminal.out.line();
     await report(engine, words.length > 0 ? [prompt, ...PROMPTS] : PROMPTS, 1, values, terminal);
@@ -77,8 +77,8 @@ export const demo: Command = {
 };
 
 /** An engine with all the embedded drafters, unless told otherwise. */
-function loadAll(values: Values): Promise<Engine> {
-  const options = engineOptions(values);
+function loadAll(values: Values, terminal: Terminal): Promise<Engine> {
+  const options = engineOptions(values, terminal);
   const embedded = values.target === undefined && values.drafter === undefined;
   return loadEngine(embedded ? { ...options, drafter: embeddedDrafters } : options);
 }

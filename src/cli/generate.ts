@@ -33,11 +33,12 @@ export const generate: Command = {
     'generate "It was a dark and stormy night" --show-draft',
     "generate --max-tokens 50 --seed 7 --json < prompt.txt",
     "generate --target ./gpt2-xl --drafter ./sedd-small --gamma 8 --temperature 0 - < prompt.txt",
+    'generate --target openai-community/gpt2 --drafter louaaron/sedd-small "In a shocking finding,"',
   ],
   async run({ words, values }, terminal) {
     if ((values.drafter?.length ?? 0) > 1) throw new UsageError("--drafter names several, expected one");
     const prompt = await readText(words, "PROMPT", terminal);
-    using engine = await loadEngine(engineOptions(values));
+    using engine = await loadEngine(engineOptions(values, terminal));
     const options = generateOptions(values);
     if (values.json) {
       terminal.out.line(JSON.stringify(await engine.generate(prompt, options), null, 2));

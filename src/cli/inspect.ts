@@ -8,7 +8,8 @@
 
 import type { Dtype } from "../backend/backend.ts";
 import { type Checkpoint, openCheckpoint } from "../hub/checkpoint.ts";
-import type { TensorInfo } from "../hub/safetensors.ts";
+import { locateModel } from "../hub/models.ts";
+import type { TensorInfo } from "../hub/tensor_file.ts";
 import { loadTokenizer } from "../hub/tokenizer.ts";
 import { loadModel } from "../model/load.ts";
 import type { ModelShape } from "../model/model.ts";
@@ -17,7 +18,8 @@ import { CheckpointError } from "../model/weights.ts";
 import { embeddedDrafter, embeddedTarget } from "../pair.ts";
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
-import { table } from "./terminal.ts";
+import { showDownloads } from "./downloads.ts";
+import { megabytes, table } from "./terminal.ts";
 
 /** What `inspect --json` prints. */
 interface Inspection extends ModelShape {
@@ -44,16 +46,20 @@ export const inspect: Command = {
   words: "[FOLDER]",
   summary: "What a checkpoint is, and what it needs.",
   details: [
-    "FOLDER may be the name of an embedded drafter (sedd-causal, sedd, gpt2); without it, the embedded target's.",
+    "FOLDER may be the name of an embedded drafter (sedd-causal, sedd, gpt2) or of a model on a hub (owner/name);",
+    "without it, the embedded target's.",
     "Checks its configuration and the name, shape and dtype of every tensor the model asks for.",
     "--json prints one object, with all tensors.",
   ],
   options: ["json"],
   examples: ["inspect", "inspect sedd-causal", "inspect ./gpt2 --json"],
-  async run({ words, values }, { out }) {
+  async run({ words, values }, { out, err }) {
     if (words.length > 1) throw new UsageError(`${words.length} words are given, expected one FOLDER`);
-    const [folder = embeddedTarget()] = words;
-    using checkpoint = await openCheckpoint(embeddedDrafter(String(folder))?.folder ?? folder);
+    const [word] = words;
+    const folder = word === undefined
+      ? embeddedTarget()
+      : embeddedDrafter(word)?.folder ?? await locateModel(word, { onDownload: showDownloads(err) });
+    using checkpoint = await openCheckpoint(folder);
     const inspection = await examine(checkpoint);
     if (values.json) out.line(JSON.stringify(inspection, null, 2));
     else for (const line of render(inspection)) out.line(line);
@@ -120,8 +126,4 @@ function render(found: Inspection): string[] {
     ["weights need", weights.join(", ")],
     ["a text needs", `${megabytes(found.cacheBytes)} of keys and values where it fills the context`],
   ], 2);
-}
-
-function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
 }

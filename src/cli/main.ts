@@ -10,10 +10,11 @@ import { type Command, commandHelp, programHelp } from "./command.ts";
 import { compare, demo } from "./compare.ts";
 import { generate } from "./generate.ts";
 import { inspect } from "./inspect.ts";
+import { models } from "./models.ts";
 import { score } from "./score.ts";
 import { systemTerminal, type Terminal } from "./terminal.ts";
 
-const COMMANDS: readonly Command[] = [generate, compare, score, inspect, demo];
+const COMMANDS: readonly Command[] = [generate, compare, score, inspect, models, demo];
 
 /** Exit codes: those of shells and of the tools around them. */
 const Exit = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143, closedPipe: 141 } as const;

@@ -7,7 +7,7 @@
 import { loadEngine } from "../engine.ts";
 import { decodeTokens } from "../hub/tokenizer.ts";
 import { UsageError } from "./args.ts";
-import { type Command, readText } from "./command.ts";
+import { type Command, engineOptions, readText } from "./command.ts";
 import { table } from "./terminal.ts";
 
 /** The command. */
@@ -27,8 +27,7 @@ export const score: Command = {
       throw new UsageError("both a TEXT and --tokens are given, expected one of them");
     }
     const text = values.tokens ?? await readText(words, "TEXT", terminal);
-    const { target, device, dtype, threads } = values;
-    using engine = await loadEngine({ target, drafter: null, device, dtype, threads });
+    using engine = await loadEngine({ ...engineOptions(values, terminal), drafter: null });
     const result = await engine.score(text);
     if (values.json) {
       terminal.out.line(JSON.stringify(result, null, 2));
