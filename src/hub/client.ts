@@ -397,8 +397,12 @@ function retryAfter(text: string | null): number {
   return Math.max(0, ms || 0);
 }
 
-/** What an error says at the bottom of its causes, where `fetch` puts what happened; without the URL, which may be secret. */
+/** What an error says at the bottom of its causes, where `fetch` puts what happened; without URLs, which may be secret. */
 function deepest(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  return error.cause === undefined ? error.message.replace(/ for url \(\S*\)/, "") : deepest(error.cause);
+  if (error.cause !== undefined) return deepest(error.cause);
+  return error.message.replace(/^error sending request.*?: (?=client error)/, "").replace(
+    /https?:\/\/[^\s)]+/g,
+    "URL",
+  );
 }

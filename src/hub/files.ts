@@ -1,7 +1,7 @@
 /**
- * The hub's only door to the file system: a source of bytes that is read in ranges, and a few questions about
- * paths. It deliberately knows no tensor format, and nothing else in `src/hub` touches `Deno`, so that another
- * runtime needs another version of this file alone.
+ * The hub's door to the files it reads: a source of bytes that is read in ranges, and a few questions about paths.
+ * It deliberately knows no tensor format. For folders nothing else in `src/hub` touches `Deno`, so that another
+ * runtime needs another version of this file alone; models by name also need `cache.ts`, which writes.
  *
  * @module
  */
