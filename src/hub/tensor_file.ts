@@ -68,6 +68,8 @@ export class TensorFile implements Disposable {
   #lastRead: Promise<void> = Promise.resolve();
 
   /**
+   * What the opening of a format ends with; most people want a `Checkpoint`.
+   *
    * @param source owned by the file from here on
    * @param path what messages call it
    * @param tensors proved to lie within `source`, each of the size its shape says
