@@ -318,7 +318,7 @@ Deno.test("what is not what the hub promised is refused, and never gets its fina
   const cases: [Answer, RegExp][] = [
     [
       { status: 200, body: spoilt },
-      /what arrived has the hash [0-9a-f]{64}, expected [0-9a-f]{64}; it was removed$/,
+      /what arrived of "model.safetensors" has the hash [0-9a-f]{64}, expected [0-9a-f]{64}; it was removed$/,
     ],
     [
       { status: 200, body: longer },

@@ -19,8 +19,9 @@
 
 import { createHash, type Hash } from "node:crypto";
 import { basename, dirname, join, relative } from "node:path";
+import { CheckpointError } from "../model/weights.ts";
 import { findWeights, readIndex } from "./checkpoint.ts";
-import { type HubClient, HubError, pause, type RemoteFile } from "./client.ts";
+import { type HubClient, pause, type RemoteFile } from "./client.ts";
 import { kindOf, readText } from "./files.ts";
 import { isCommit } from "./names.ts";
 
@@ -86,8 +87,13 @@ export class ModelCache {
     }
     const weights = await findWeights(folder);
     if (!weights?.endsWith(".index.json")) return weights !== undefined;
-    for (const shard of new Set((await readIndex(join(folder, weights))).values())) {
-      if (await kindOf(join(folder, shard)) !== "file") return false;
+    try {
+      for (const shard of await readShards(join(folder, weights))) {
+        if (await kindOf(join(folder, shard)) !== "file") return false;
+      }
+    } catch (error) {
+      if (error instanceof CheckpointError) return false;
+      throw error;
     }
     return true;
   }
@@ -151,8 +157,8 @@ export class ModelCache {
       await writable(incomplete, () => Deno.remove(incomplete));
       // what an earlier attempt left may have been spoilt since
       if (start > 0) continue;
-      throw new HubError(
-        `Cannot fetch "${file.name}": what arrived has the hash ${found}, expected ${file.hash}; it was removed`,
+      throw client.fault(
+        `what arrived of "${file.name}" has the hash ${found}, expected ${file.hash}; it was removed`,
       );
     }
     await writable(blob, () => Deno.rename(incomplete, blob));
@@ -230,6 +236,11 @@ export class ModelCache {
     const sizes = await Promise.all(paths.map((path) => Deno.stat(path).then(({ size }) => size, () => 0)));
     return sizes.reduce((sum, size) => sum + size, 0);
   }
+}
+
+/** The files that an index names, once each. */
+export async function readShards(index: string): Promise<Set<string>> {
+  return new Set((await readIndex(index)).values());
 }
 
 /**

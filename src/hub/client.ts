@@ -112,7 +112,7 @@ export class HubClient {
       !Number.isSafeInteger(size) || (size as number) < 0 || typeof hash !== "string" ||
       !/^([0-9a-f]{40}|[0-9a-f]{64})$/.test(hash)
     ) {
-      throw this.#fault(`the hub does not say the size and the hash of "${name}" at ${commit}`);
+      throw this.fault(`the hub does not say the size and the hash of "${name}" at ${commit}`);
     }
     return { name, size: size as number, hash };
   }
@@ -159,7 +159,7 @@ export class HubClient {
       ? contentRange(response)
       : { from: 0, size: contentLength(response.headers.get("content-length")) };
     if (from === undefined || from > at) {
-      throw this.#fault(`the server sent "${file.name}" from byte ${from} on, expected from ${at}`);
+      throw this.fault(`the server sent "${file.name}" from byte ${from} on, expected from ${at}`);
     }
     if (size !== undefined && size !== file.size) throw this.#wrongSize(file, `has ${size} bytes`);
     // a server that was asked for a range may send the whole: what is there already is passed over
@@ -182,7 +182,7 @@ export class HubClient {
     for await (const chunk of connection.body(response)) {
       size += chunk.length;
       if (size > MAX_DESCRIPTION_BYTES) {
-        throw this.#fault(`its description has more than ${MAX_DESCRIPTION_BYTES} bytes`);
+        throw this.fault(`its description has more than ${MAX_DESCRIPTION_BYTES} bytes`);
       }
       text += decoder.decode(chunk, { stream: true });
     }
@@ -206,11 +206,11 @@ export class HubClient {
       await response.body?.cancel();
       const next = URL.parse(location, target);
       if (next === null || next.protocol !== "https:" && next.protocol !== home.protocol) {
-        throw this.#fault(`the hub redirects to ${JSON.stringify(location)}, expected an https URL`);
+        throw this.fault(`the hub redirects to ${JSON.stringify(location)}, expected an https URL`);
       }
       target = next;
     }
-    throw this.#fault(`the hub redirects more than ${MAX_REDIRECTS} times`);
+    throw this.fault(`the hub redirects more than ${MAX_REDIRECTS} times`);
   }
 
   /** Whether an answer is what was asked for; if not, why, and what to do. */
@@ -230,23 +230,23 @@ export class HubClient {
     }
     switch (status) {
       case 401:
-        throw this.#fault(
+        throw this.fault(
           token === undefined
             ? "the hub answers 401: it does not exist or is not public; set HF_TOKEN to a token that may read it"
             : "the hub answers 401: it does not exist, or the token may not read it",
         );
       case 403:
-        throw this.#fault(
+        throw this.fault(
           `the hub answers 403: access is restricted; ask for it at ${page}, and set HF_TOKEN to a token that has it`,
         );
       case 404:
-        throw this.#fault(
+        throw this.fault(
           headers.get("x-error-code") === "RepoNotFound"
             ? `the hub answers 404: there is no such model at ${endpoint}`
             : `the hub answers 404: there is no such model, or it has no "${what}"`,
         );
     }
-    throw this.#fault(`the hub answers ${status}, expected 200`);
+    throw this.fault(`the hub answers ${status}, expected 200`);
   }
 
   #parse(text: string): RemoteRevision {
@@ -254,11 +254,11 @@ export class HubClient {
     try {
       value = JSON.parse(text);
     } catch {
-      throw this.#fault("the hub's description of it is not valid JSON");
+      throw this.fault("the hub's description of it is not valid JSON");
     }
     const { sha, siblings } = isRecord(value) ? value : {};
     if (typeof sha !== "string" || !isCommit(sha) || !Array.isArray(siblings)) {
-      throw this.#fault('the hub\'s description of it has no commit "sha" and files "siblings"');
+      throw this.fault('the hub\'s description of it has no commit "sha" and files "siblings"');
     }
     return {
       commit: sha,
@@ -267,14 +267,15 @@ export class HubClient {
   }
 
   #attempts(): Attempts {
-    return new Attempts(this.#options, (what) => this.#fault(what));
+    return new Attempts(this.#options, (what) => this.fault(what));
   }
 
   #wrongSize({ name, size }: RemoteFile, found: string): HubError {
-    return this.#fault(`"${name}" ${found} on the server, expected ${size} bytes as the hub says`);
+    return this.fault(`"${name}" ${found} on the server, expected ${size} bytes as the hub says`);
   }
 
-  #fault(what: string): HubError {
+  /** The error that says why the model cannot be fetched. */
+  fault(what: string): HubError {
     return new HubError(`Cannot fetch "${this.#repository}": ${what}`);
   }
 }

@@ -6,8 +6,8 @@
  */
 
 import { join } from "node:path";
-import { ModelCache, namesIn, SMALL_FILES } from "./cache.ts";
-import { readIndex, WEIGHT_FILES } from "./checkpoint.ts";
+import { ModelCache, namesIn, readShards, SMALL_FILES } from "./cache.ts";
+import { WEIGHT_FILES } from "./checkpoint.ts";
 import { HubClient, HubError } from "./client.ts";
 import { kindOf } from "./files.ts";
 import { DEFAULT_REVISION, type ModelName, parseModelName } from "./names.ts";
@@ -126,8 +126,8 @@ async function fetchModel(name: ModelName, source: string, options: HubOptions):
   const { commit, files } = remote;
   const weights = WEIGHT_FILES.find((file) => files.has(file));
   if (!files.has(SMALL_FILES[0]) || weights === undefined) {
-    throw new HubError(
-      `Cannot fetch "${repository}": it has no ${
+    throw client.fault(
+      `it has no ${
         weights === undefined ? `weights in ${WEIGHT_FILES.join(", ")}` : `file "${SMALL_FILES[0]}"`
       }`,
     );
@@ -137,7 +137,7 @@ async function fetchModel(name: ModelName, source: string, options: HubOptions):
   needed.push(weights);
   if (weights.endsWith(".index.json")) {
     await cache.fetch(client, commit, client.file(remote, weights), signal, () => {});
-    needed.push(...new Set((await readIndex(join(cache.snapshot(commit), weights))).values()));
+    needed.push(...await readShards(join(cache.snapshot(commit), weights)));
   }
 
   const all = needed.map((file) => client.file(remote, file));
