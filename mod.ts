@@ -49,6 +49,8 @@ export type { FinishReason, Origin } from "./src/decode/loop.ts";
 export type { Statistics } from "./src/decode/metrics.ts";
 export type { RevealOrder } from "./src/decode/reveal.ts";
 export type { Score } from "./src/decode/score.ts";
+export { HubError } from "./src/hub/client.ts";
+export type { DownloadProgress, HubOptions } from "./src/hub/options.ts";
 export type { Tokenizer } from "./src/hub/tokenizer.ts";
 export type { CausalModel, HiddenTap, ModelShape } from "./src/model/model.ts";
 export { CheckpointError } from "./src/model/weights.ts";

@@ -1,5 +1,5 @@
 /**
- * What most people import: models loaded from folders, text out, faster, with the target's law.
+ * What most people import: models loaded from folders or by name, text out, faster, with the target's law.
  *
  * Deliberately thin: it wires hub, models, drafters and the decoding loops together. Everything it does can
  * be done with the lower entry points (`./backend`, `./model`, `./decode`, `./hub`).
@@ -23,6 +23,8 @@ import { type Score, scoreTokens } from "./decode/score.ts";
 import { speculate } from "./decode/speculative.ts";
 import { openCheckpoint } from "./hub/checkpoint.ts";
 import { toPath } from "./hub/files.ts";
+import { locateModel } from "./hub/models.ts";
+import type { HubOptions } from "./hub/options.ts";
 import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tokenizer.ts";
 import { type LoadedModel, loadModel } from "./model/load.ts";
 import type { CausalModel } from "./model/model.ts";
@@ -36,12 +38,16 @@ const DEFAULT_GAMMA = 4;
 
 /** What {@linkcode loadEngine} loads, where it runs, and what goes on meanwhile. */
 export interface EngineOptions extends WatchOptions {
-  /** A folder with `config.json` and `model.safetensors`. @default the embedded English target */
+  /**
+   * A folder with `config.json` and `model.safetensors`, or the name of a model on a hub: `owner/name[@revision]`,
+   * which is fetched into the cache if it is not there. A folder that exists is meant before a model of that name.
+   * @default the embedded English target
+   */
   readonly target?: string | URL | undefined;
   /**
-   * Drafters to load, the first of which {@linkcode Engine.generate} uses unless told otherwise: a folder (of
-   * a SEDD or of a smaller causal model with the same vocabulary), the name of an embedded drafter
-   * (`sedd-causal`, `sedd`, `gpt2`), or `ngram`. `null`: none.
+   * Drafters to load, the first of which {@linkcode Engine.generate} uses unless told otherwise: a folder or a
+   * name as for the target (of a SEDD or of a smaller causal model with the same vocabulary), the name of an
+   * embedded drafter (`sedd-causal`, `sedd`, `gpt2`), or `ngram`. `null`: none.
    * @default `sedd-causal` with the embedded target, none with any other
    */
   readonly drafter?: string | URL | readonly (string | URL)[] | null | undefined;
@@ -55,6 +61,8 @@ export interface EngineOptions extends WatchOptions {
   readonly drafterDtype?: Dtype | undefined;
   /** Threads of the CPU backend. The text does not depend on it. @default the machine's cores */
   readonly threads?: number | undefined;
+  /** For models by name: the cache, the hub, and a look at the download. @default as the environment says */
+  readonly hub?: HubOptions | undefined;
 }
 
 /** How a text is generated. */
@@ -138,6 +146,7 @@ interface LoadedDrafter {
  * ```
  *
  * @throws {CheckpointError} if a checkpoint cannot be loaded
+ * @throws {HubError} if a model by name cannot be fetched
  * @throws {TypeError} if a drafter's vocabulary is not the target's
  * @throws the signal's reason once it is aborted; nothing stays loaded then
  */
@@ -145,7 +154,9 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
   options.signal?.throwIfAborted();
   const backend = await createBackend(options.device ?? "auto", { threads: options.threads });
   try {
-    const folder = options.target ?? embeddedTarget();
+    const folder = options.target === undefined
+      ? embeddedTarget()
+      : await locateModel(options.target, { signal: options.signal, ...options.hub });
     const target = await load(folder, backend, { dtype: options.dtype }, options);
     if (target.kind !== "causal") {
       throw new TypeError(
@@ -366,7 +377,7 @@ async function loadDrafter(
     return { gamma: DEFAULT_GAMMA, create: () => new NgramDrafter(vocabSize), dispose: () => {} };
   }
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
-  const folder = embedded?.folder ?? choice;
+  const folder = embedded?.folder ?? await locateModel(choice, { signal: options.signal, ...options.hub });
   const loaded = await load(folder, backend, { dtype: options.drafterDtype ?? "int8", target }, options);
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {

@@ -279,7 +279,7 @@ Deno.test("help and version go to standard output", async () => {
     run(["--version"]),
   ]);
   assert.equal(program.code, 0);
-  for (const name of ["generate", "compare", "score", "inspect", "demo"]) {
+  for (const name of ["generate", "compare", "score", "inspect", "models", "demo"]) {
     assert.ok(program.out.includes(`\n  ${name} `), name);
   }
   assert.equal(generate.code, 0);
@@ -301,6 +301,11 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
     ["score", "--gamma", "2", PROMPT],
     ["score", "--tokens", "1,2", PROMPT],
     ["inspect", "fixtures/pair/target", "fixtures/pair/drafter-sedd"],
+    ["models"],
+    ["models", "fetch", "owner/name"],
+    ["models", "pull"],
+    ["models", "rm", "--json", "owner/name"],
+    ["models", "list", "owner/name"],
     ["generate"], // the input is empty
     ["compare", PROMPT, ""],
   ];
@@ -314,7 +319,8 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
 Deno.test("what cannot be done is one line and exit code 1", async () => {
   const lines: readonly (readonly string[])[] = [
     ["generate", "--target", "fixtures/nowhere", PROMPT],
-    ["inspect", "fixtures/nowhere"],
+    ["inspect", "fixtures/nowhere"], // nor may a model of that name be looked for
+    ["models", "list"], // not permitted
     ["inspect", "/"], // not permitted
     ["score", "--tokens", "1,99999"],
     ["generate", "--rule", "ratio", "--order", "random", "--steps", "2", PROMPT],

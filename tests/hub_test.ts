@@ -11,7 +11,8 @@ import { type TensorData, writeRaw, writeSafetensors } from "../fixtures/write_s
 import { Checkpoint, openCheckpoint, TRANSPOSED_BYTES } from "../src/hub/checkpoint.ts";
 import { type ByteSource, memorySource, readGzip } from "../src/hub/files.ts";
 import { parseObject } from "../src/hub/json.ts";
-import { CHUNK_BYTES, Safetensors } from "../src/hub/safetensors.ts";
+import { Safetensors } from "../src/hub/safetensors.ts";
+import { CHUNK_BYTES } from "../src/hub/tensor_file.ts";
 import { CheckpointError } from "../src/model/weights.ts";
 
 /** Matches an error of the hub by its message. */
@@ -417,11 +418,8 @@ Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
   const cases: [Record<string, string | Uint8Array>, RegExp][] = [
     [{ "config.json": "" }, /config.json": it is not valid JSON/],
     [{ "config.json": "[1]" }, /config.json": it is not a JSON object$/],
-    [{}, /it has no file "model.safetensors", "model.safetensors.index.json" or "model.safetensors.gz"$/],
-    [
-      { "pytorch_model.bin": "" },
-      /it has "pytorch_model.bin" and no "model.safetensors"; convert it .*save_pretrained/,
-    ],
+    [{}, /it has none of the files "model.safetensors", .*, "pytorch_model.bin.index.json"$/],
+    [{ "pytorch_model.bin": "" }, /pytorch_model.bin": it is not a whole zip archive$/],
     [
       { "model.safetensors": SMALL.subarray(0, 100) },
       /model.safetensors": the file has 100 bytes, expected 104: tensor "x" is cut off$/,
@@ -434,12 +432,12 @@ Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
     [index("{}"), /index.json": it has no "weight_map" object$/],
     [
       shard("../a.safetensors"),
-      /tensor "x" is in "..\/a.safetensors", expected the name of a safetensors file$/,
+      /tensor "x" is in "..\/a.safetensors", expected the name of a safetensors or bin file$/,
     ],
-    [shard("/a.safetensors"), /expected the name of a safetensors file$/],
-    [shard("..\\a.safetensors"), /expected the name of a safetensors file$/],
-    [shard("a\0.safetensors"), /expected the name of a safetensors file$/],
-    [shard("pytorch_model.bin"), /expected the name of a safetensors file$/],
+    [shard("/a.safetensors"), /expected the name of a safetensors or bin file$/],
+    [shard("..\\a.safetensors"), /expected the name of a safetensors or bin file$/],
+    [shard("a\0.safetensors"), /expected the name of a safetensors or bin file$/],
+    [shard("pytorch_model.pt"), /expected the name of a safetensors or bin file$/],
     [index('{"weight_map": {"x": 3}}'), /tensor "x" is in 3, expected the name/],
     [shard("b.safetensors"), /shard "b.safetensors" is missing$/],
     [index('{"weight_map": {"z": "a.safetensors"}}'), /tensor "z" is missing from shard "a.safetensors"$/],
@@ -477,7 +475,7 @@ Deno.test({
   async fn() {
     const cases: [file: string, message: RegExp][] = [
       ["config.json", /it has no file "config.json"$/],
-      ["model.safetensors", /it has no file "model.safetensors", /],
+      ["model.safetensors", /it has none of the files "model.safetensors", /],
     ];
     for (const [endless, message] of cases) {
       await withFolder({ "config.json": "{}", "model.safetensors": SMALL }, async (folder) => {

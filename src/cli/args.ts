@@ -98,10 +98,15 @@ const orders: readonly RevealOrder[] = ["left-to-right", "random", "confidence"]
 const ruleOption: Option<Rule> = choice("acceptance rule (default: ordered; paper is lossy)", rules);
 
 const OPTIONS = {
-  target: text("FOLDER", "target checkpoint (default: the embedded English one)"),
+  target: text(
+    "FOLDER|NAME",
+    "target checkpoint, or owner/name[@revision] on a hub (default: the embedded one)",
+  ),
   drafter: {
     value: "NAME",
-    help: `a folder, ${embeddedDrafters.join(", ")}, ngram, or none; compare takes several, as in sedd,ngram`,
+    help: `a folder, owner/name, ${
+      embeddedDrafters.join(", ")
+    }, ngram, or none; compare takes several, as in sedd,ngram`,
     expected: "a folder, a name, or none",
     parse: (text: string, previous: string[] = []) =>
       text.split(",").every((name) => name !== "") ? [...previous, ...text.split(",")] : undefined,

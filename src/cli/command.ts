@@ -6,6 +6,7 @@
 
 import { type Engine, type EngineOptions, type GenerateOptions, loadEngine } from "../engine.ts";
 import { type CommandLine, describeOption, type OptionName, UsageError, type Values } from "./args.ts";
+import { showDownloads } from "./downloads.ts";
 import { printable, type Terminal } from "./terminal.ts";
 
 /** A command of the command line. */
@@ -56,6 +57,9 @@ export const DECODE_OPTIONS: readonly OptionName[] = [
 const PERMISSIONS = [
   "Permissions:",
   "  deno run --allow-read=FOLDERS cli.ts   where FOLDERS are fixtures/pair (the embedded models) and those you name;",
+  '  --allow-env="HF_*,XDG_CACHE_HOME,HOME" to find models by name, in a cache that may be read (--allow-read=CACHE);',
+  '  --allow-net="huggingface.co,*.huggingface.co,*.hf.co" --allow-write=CACHE',
+  "                                         to fetch those that are not there;",
   "  --allow-sys=cpus,osRelease             only lets compare and demo name the machine",
 ];
 
@@ -135,10 +139,10 @@ export async function load(options: EngineOptions, { err }: Terminal): Promise<E
 }
 
 /**
- * What to load. No drafter named: the library's default.
+ * What to load, and that downloads are shown. No drafter named: the library's default.
  * @throws {UsageError} if `none` is one of several drafters
  */
-export function engineOptions(values: Values): EngineOptions {
+export function engineOptions(values: Values, { err }: Terminal): EngineOptions {
   const { drafter } = values;
   const none = drafter?.includes("none") ?? false;
   if (none && drafter!.length > 1) {
@@ -151,6 +155,7 @@ export function engineOptions(values: Values): EngineOptions {
     dtype: values.dtype,
     drafterDtype: values["drafter-dtype"],
     threads: values.threads,
+    hub: { onDownload: showDownloads(err) },
   };
 }
 

@@ -79,7 +79,7 @@ export const demo: Command = {
 
 /** An engine with all the embedded drafters, unless told otherwise. */
 function loadAll(values: Values, terminal: Terminal): Promise<Engine> {
-  const options = engineOptions(values);
+  const options = engineOptions(values, terminal);
   const embedded = values.target === undefined && values.drafter === undefined;
   return load(embedded ? { ...options, drafter: embeddedDrafters } : options, terminal);
 }

@@ -35,12 +35,13 @@ export const generate: Command = {
     'generate "It was a dark and stormy night" --show-draft',
     "generate --max-tokens 50 --seed 7 --json < prompt.txt",
     "generate --target ./gpt2-xl --drafter ./sedd-small --gamma 8 --temperature 0 - < prompt.txt",
+    'generate --target openai-community/gpt2 --drafter louaaron/sedd-small "In a shocking finding,"',
   ],
   async run(line, terminal) {
     const { values } = line;
     if ((values.drafter?.length ?? 0) > 1) throw new UsageError("--drafter names several, expected one");
     const prompt = await readTokensOrText(line, "PROMPT", terminal);
-    using engine = await load(engineOptions(values), terminal);
+    using engine = await load(engineOptions(values, terminal), terminal);
     const options = generateOptions(values);
     if (values.json) {
       terminal.out.line(JSON.stringify(await engine.generate(prompt, options), null, 2));

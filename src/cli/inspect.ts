@@ -8,7 +8,8 @@
 
 import type { Dtype } from "../backend/backend.ts";
 import { type Checkpoint, openCheckpoint } from "../hub/checkpoint.ts";
-import type { TensorInfo } from "../hub/safetensors.ts";
+import { locateModel } from "../hub/models.ts";
+import type { TensorInfo } from "../hub/tensor_file.ts";
 import { loadTokenizer } from "../hub/tokenizer.ts";
 import { type LoadedModel, loadModel } from "../model/load.ts";
 import type { CausalModel, DiffusionModel, ModelShape } from "../model/model.ts";
@@ -18,7 +19,8 @@ import { CheckpointError } from "../model/weights.ts";
 import { embeddedDrafter, embeddedDrafters, embeddedTarget } from "../pair.ts";
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
-import { table } from "./terminal.ts";
+import { showDownloads } from "./downloads.ts";
+import { megabytes, table } from "./terminal.ts";
 
 /** What `inspect --json` prints. */
 interface Inspection extends ModelShape {
@@ -45,28 +47,32 @@ export const inspect: Command = {
   words: "[FOLDER]",
   summary: "What a checkpoint is, and what it needs.",
   details: [
-    `FOLDER may be the name of an embedded drafter (${
-      embeddedDrafters.join(", ")
-    }); without it, the embedded target's.`,
+    `FOLDER may be the name of an embedded drafter (${embeddedDrafters.join(", ")}) or of a model on a hub`,
+    "(owner/name); without it, the embedded target's.",
     "Checks its configuration and the name, shape and dtype of every tensor the model asks for, and that a drafter",
     "made of a target's parts fits --target.",
     "--json prints one object, with all tensors.",
   ],
   options: ["target", "json"],
   examples: ["inspect", "inspect sedd-causal", "inspect ./gpt2 --json"],
-  async run({ words, values }, { out }) {
+  async run({ words, values }, { out, err }) {
     if (words.length > 1) throw new UsageError(`${words.length} words are given, expected one FOLDER`);
-    const [folder = embeddedTarget()] = words;
-    using checkpoint = await openCheckpoint(embeddedDrafter(String(folder))?.folder ?? folder);
-    const inspection = await examine(checkpoint, values.target);
+    const locate = (name: string) => locateModel(name, { onDownload: showDownloads(err) });
+    const [word] = words;
+    const folder = word === undefined
+      ? embeddedTarget()
+      : embeddedDrafter(word)?.folder ?? await locate(word);
+    using checkpoint = await openCheckpoint(folder);
+    const target = values.target === undefined ? embeddedTarget() : await locate(values.target);
+    const inspection = await examine(checkpoint, target);
     if (values.json) out.line(JSON.stringify(inspection, null, 2));
     else for (const line of render(inspection)) out.line(line);
   },
 };
 
-async function examine(checkpoint: Checkpoint, targetFolder: string | undefined): Promise<Inspection> {
+async function examine(checkpoint: Checkpoint, targetFolder: string | URL): Promise<Inspection> {
   const plan = new Plan();
-  const target = needsTarget(checkpoint) ? await loadTarget(targetFolder ?? embeddedTarget()) : undefined;
+  const target = needsTarget(checkpoint) ? await loadTarget(targetFolder) : undefined;
   const loaded = await loadUnread(checkpoint, plan, target);
   const { shape } = loaded.model;
   const tensors = checkpoint.tensors();
@@ -140,8 +146,4 @@ function render(found: Inspection): string[] {
     ["weights need", weights.join(", ")],
     ["a text needs", `${megabytes(found.cacheBytes)} of keys and values where it fills the context`],
   ], 2);
-}
-
-function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
 }

@@ -5,7 +5,7 @@
  */
 
 import { decodeTokens } from "../hub/tokenizer.ts";
-import { type Command, load, readTokensOrText } from "./command.ts";
+import { type Command, engineOptions, load, readTokensOrText } from "./command.ts";
 import { printable, table } from "./terminal.ts";
 
 /** The command. */
@@ -23,8 +23,7 @@ export const score: Command = {
   async run(line, terminal) {
     const { values } = line;
     const text = await readTokensOrText(line, "TEXT", terminal);
-    const { target, device, dtype, threads } = values;
-    using engine = await load({ target, drafter: null, device, dtype, threads }, terminal);
+    using engine = await load({ ...engineOptions(values, terminal), drafter: null }, terminal);
     const result = await engine.score(text);
     if (values.json) {
       terminal.out.line(JSON.stringify(result, null, 2));

@@ -167,3 +167,8 @@ export function table(rows: readonly (readonly string[])[], left: number): strin
       .join("  ").trimEnd()
   );
 }
+
+/** Bytes as a person reads them: `548.1 MB`. */
+export function megabytes(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
+}

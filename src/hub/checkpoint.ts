@@ -1,10 +1,11 @@
 /**
  * A checkpoint in a folder, as published on the Hugging Face Hub: `config.json` beside `model.safetensors`, or
- * shards with an index, or `model.safetensors.gz`. Names, shapes and dtypes are checked against what the caller
- * expects, and every failure is one {@linkcode CheckpointError} that says what was found.
+ * shards with an index, or `model.safetensors.gz`, or an old `pytorch_model.bin`. Names, shapes and dtypes are
+ * checked against what the caller expects, and every failure is one {@linkcode CheckpointError} that says what was
+ * found.
  *
- * It deliberately downloads nothing, runs nothing (pickled `pytorch_model.bin` files are refused), and knows no
- * architecture: which names a model wants is the model's business.
+ * It deliberately downloads nothing, runs nothing (a pickle is read, not executed), and knows no architecture: which
+ * names a model wants is the model's business.
  *
  * @module
  */
@@ -13,12 +14,18 @@ import { join } from "node:path";
 import { brief, CheckpointError, type Weights } from "../model/weights.ts";
 import { type ByteSource, fileSource, kindOf, memorySource, readGzip, toPath } from "./files.ts";
 import { isRecord, readJson } from "./json.ts";
-import { CHUNK_BYTES, dataStart, declaredSize, Safetensors, type TensorInfo } from "./safetensors.ts";
+import { dataStart, declaredSize, Safetensors } from "./safetensors.ts";
+import { CHUNK_BYTES, fault, type TensorFile, type TensorInfo } from "./tensor_file.ts";
+import { openTorchFile } from "./torch.ts";
 
-const SINGLE = "model.safetensors";
-const COMPRESSED = "model.safetensors.gz";
-const INDEX = "model.safetensors.index.json";
-const PICKLED = "pytorch_model.bin";
+/** Where weights may be, the first that is there being taken: in a file, or in shards that an index names. */
+export const WEIGHT_FILES: readonly string[] = [
+  "model.safetensors",
+  "model.safetensors.index.json",
+  "model.safetensors.gz",
+  "pytorch_model.bin",
+  "pytorch_model.bin.index.json",
+];
 
 /** The most f32 in one chunk of a transpose, in bytes: many, as each chunk costs a pass over the matrix. */
 export const TRANSPOSED_BYTES: number = 16 << 20;
@@ -31,7 +38,7 @@ const SCALE_SUFFIX = ".scale";
 
 /** A tensor and the file that holds it. */
 interface Entry {
-  readonly file: Safetensors;
+  readonly file: TensorFile;
   readonly tensor: TensorInfo;
 }
 
@@ -50,7 +57,7 @@ export class Checkpoint implements Weights, Disposable {
   readonly origin: string;
   /** `config.json`, parsed. */
   readonly config: Readonly<Record<string, unknown>>;
-  readonly #files: readonly Safetensors[];
+  readonly #files: readonly TensorFile[];
   readonly #entries: ReadonlyMap<string, Entry>;
   readonly #buffers: Buffers = new Buffers();
 
@@ -60,7 +67,7 @@ export class Checkpoint implements Weights, Disposable {
    * @param files validated, owned by the checkpoint from here on
    * @throws {CheckpointError} if two files hold a tensor of the same name
    */
-  constructor(origin: string, config: Readonly<Record<string, unknown>>, files: readonly Safetensors[]) {
+  constructor(origin: string, config: Readonly<Record<string, unknown>>, files: readonly TensorFile[]) {
     this.origin = origin;
     this.config = config;
     this.#files = files;
@@ -251,11 +258,12 @@ function transposeBand(
 }
 
 /**
- * Opens the checkpoint in a folder: reads `config.json` and the headers of its safetensors files, and no tensor.
- * Takes `model.safetensors`, else `model.safetensors.index.json`, else `model.safetensors.gz`.
+ * Opens the checkpoint in a folder: reads `config.json` and the headers of its weight files, and no tensor. Takes
+ * `model.safetensors`, else `model.safetensors.index.json`, else `model.safetensors.gz`, else `pytorch_model.bin`,
+ * else `pytorch_model.bin.index.json`.
  *
  * @param folder a path or a `file:` URL
- * @throws {CheckpointError} if it is not a folder, has no valid `config.json`, no safetensors, or broken ones
+ * @throws {CheckpointError} if it is not a folder, has no valid `config.json`, no weights, or broken ones
  * @throws {Deno.errors.NotCapable} if the permission to read it is missing
  */
 export async function openCheckpoint(folder: string | URL): Promise<Checkpoint> {
@@ -267,26 +275,15 @@ export async function openCheckpoint(folder: string | URL): Promise<Checkpoint> 
   const configPath = join(origin, "config.json");
   if (await kindOf(configPath) !== "file") throw fault(origin, 'it has no file "config.json"');
   const config = await readJson(configPath);
+  const weights = await findWeights(origin);
+  if (weights === undefined) {
+    throw fault(origin, `it has none of the files ${WEIGHT_FILES.map((name) => `"${name}"`).join(", ")}`);
+  }
 
-  const files: Safetensors[] = [];
+  const files: TensorFile[] = [];
   try {
-    if (await kindOf(join(origin, SINGLE)) === "file") {
-      const path = join(origin, SINGLE);
-      files.push(await Safetensors.open(await fileSource(path), path));
-    } else if (await kindOf(join(origin, INDEX)) === "file") {
-      await openShards(origin, files);
-    } else if (await kindOf(join(origin, COMPRESSED)) === "file") {
-      const path = join(origin, COMPRESSED);
-      files.push(await Safetensors.open(await compressedSource(path), path));
-    } else {
-      throw await kindOf(join(origin, PICKLED)) === "file"
-        ? fault(
-          origin,
-          `it has "${PICKLED}" and no "${SINGLE}"; convert it once, in Python: ` +
-            "transformers.AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)",
-        )
-        : fault(origin, `it has no file "${SINGLE}", "${INDEX}" or "${COMPRESSED}"`);
-    }
+    if (weights.endsWith(".index.json")) await openShards(origin, weights, files);
+    else files.push(await openTensors(join(origin, weights)));
     return new Checkpoint(origin, config, files);
   } catch (error) {
     for (const file of files) file[Symbol.dispose]();
@@ -294,30 +291,56 @@ export async function openCheckpoint(folder: string | URL): Promise<Checkpoint> 
   }
 }
 
-/** Opens the shards that an index names, into `files`, and checks that each holds what the index says. */
-async function openShards(origin: string, files: Safetensors[]): Promise<void> {
-  const path = join(origin, INDEX);
+/** Which of {@linkcode WEIGHT_FILES} a folder's weights are in. */
+export async function findWeights(folder: string): Promise<string | undefined> {
+  for (const name of WEIGHT_FILES) if (await kindOf(join(folder, name)) === "file") return name;
+  return undefined;
+}
+
+/**
+ * Which shard each tensor is in, as an index says.
+ * @returns names of files beside the index, by the tensors' names
+ * @throws {CheckpointError} if it is no valid index
+ */
+export async function readIndex(path: string): Promise<Map<string, string>> {
   const { weight_map: map } = await readJson(path);
   if (!isRecord(map)) throw fault(path, 'it has no "weight_map" object');
-  const shards = new Map<string, Safetensors>();
-  for (const [name, shard] of Object.entries(map)) {
-    // a name alone cannot lead out of the folder
-    if (typeof shard !== "string" || !/^[^/\\:\0]+\.safetensors$/.test(shard)) {
-      throw fault(
-        path,
-        `tensor ${brief(name)} is in ${brief(shard)}, expected the name of a safetensors file`,
-      );
-    }
+  return new Map(
+    Object.entries(map).map(([name, shard]) => {
+      // a name alone cannot lead out of the folder
+      if (typeof shard !== "string" || !/^[^/\\:\0]+\.(safetensors|bin)$/.test(shard)) {
+        throw fault(
+          path,
+          `tensor ${brief(name)} is in ${brief(shard)}, expected the name of a safetensors or bin file`,
+        );
+      }
+      return [name, shard];
+    }),
+  );
+}
+
+/** Opens the shards that an index names, into `files`, and checks that each holds what the index says. */
+async function openShards(origin: string, index: string, files: TensorFile[]): Promise<void> {
+  const path = join(origin, index);
+  const shards = new Map<string, TensorFile>();
+  for (const [name, shard] of await readIndex(path)) {
     let file = shards.get(shard);
     if (file === undefined) {
       const shardPath = join(origin, shard);
       if (await kindOf(shardPath) !== "file") throw fault(path, `shard ${brief(shard)} is missing`);
-      file = await Safetensors.open(await fileSource(shardPath), shardPath);
+      file = await openTensors(shardPath);
       shards.set(shard, file);
       files.push(file);
     }
     if (!file.tensors.has(name)) throw fault(path, `tensor ${brief(name)} is missing from shard "${shard}"`);
   }
+}
+
+/** Opens a file of tensors, of the format that its name says. */
+async function openTensors(path: string): Promise<TensorFile> {
+  if (path.endsWith(".bin")) return await openTorchFile(await fileSource(path), path);
+  const source = path.endsWith(".gz") ? await compressedSource(path) : await fileSource(path);
+  return await Safetensors.open(source, path);
 }
 
 /** A decompressed file, of which no more is decompressed than its own header says there is, and a byte. */
@@ -330,8 +353,4 @@ async function compressedSource(path: string): Promise<ByteSource> {
     if (error instanceof RangeError) throw fault(path, `it does not fit the memory (${error.message})`);
     throw error;
   }
-}
-
-function fault(path: string, what: string): CheckpointError {
-  return new CheckpointError(`Cannot load checkpoint "${path}": ${what}`);
 }

@@ -1,7 +1,7 @@
 /**
- * The hub's only door to the file system: a source of bytes that is read in ranges, and a few questions about
- * paths. It deliberately knows no tensor format, and nothing else in `src/hub` touches `Deno`, so that another
- * runtime needs another version of this file alone.
+ * The hub's door to the files it reads: a source of bytes that is read in ranges, and a few questions about paths.
+ * It deliberately knows no tensor format. For folders nothing else in `src/hub` touches `Deno`, so that another
+ * runtime needs another version of this file alone; models by name also need `cache.ts`, which writes.
  *
  * @module
  */
@@ -62,6 +62,14 @@ export async function fileSource(path: string): Promise<ByteSource> {
 /** A path as given, or that of a `file:` URL. */
 export function toPath(location: string | URL): string {
   return location instanceof URL ? fileURLToPath(location) : location;
+}
+
+/**
+ * Reads a whole text file as UTF-8.
+ * @throws {Deno.errors.NotFound} and {Deno.errors.NotCapable} as {@linkcode fileSource}
+ */
+export function readText(path: string): Promise<string> {
+  return readable(path, () => Deno.readTextFile(path));
 }
 
 /** A deflated byte stands for no more than this many: what is said to be more is not there. */

@@ -1,5 +1,5 @@
 /**
- * Where weights and words come from: checkpoints in the Hugging Face layout, and tokenizers.
+ * Where weights and words come from: checkpoints in the Hugging Face layout, tokenizers, and models by name.
  *
  * ```ts
  * import { loadTokenizer, openCheckpoint } from "@specdiff/specdiff/hub";
@@ -13,7 +13,11 @@
  */
 
 export { Checkpoint, openCheckpoint } from "./checkpoint.ts";
+export { HubError } from "./client.ts";
 export { type ByteSource, fileSource, memorySource } from "./files.ts";
-export { Safetensors, type TensorInfo } from "./safetensors.ts";
+export { type CachedModel, listModels, locateModel, pullModel, removeModel } from "./models.ts";
+export type { DownloadProgress, HubOptions } from "./options.ts";
+export { Safetensors } from "./safetensors.ts";
+export { TensorFile, type TensorInfo } from "./tensor_file.ts";
 export { decodeTokens, encodeText, loadTokenizer, TextStream, type Tokenizer } from "./tokenizer.ts";
 export { CheckpointError, type Weights } from "../model/weights.ts";

@@ -1,0 +1,73 @@
+/**
+ * `models`: what is in the cache of models, and how it gets there and goes.
+ *
+ * @module
+ */
+
+import { listModels, pullModel, removeModel } from "../hub/models.ts";
+import { UsageError } from "./args.ts";
+import type { Command } from "./command.ts";
+import { showDownloads } from "./downloads.ts";
+import { megabytes, type Output, table, type Terminal } from "./terminal.ts";
+
+/** The command. */
+export const models: Command = {
+  name: "models",
+  words: "list|pull|rm [NAME…]",
+  summary: "List, fetch and remove models by name, in the cache that Hugging Face's tools share.",
+  details: [
+    "NAME is owner/name, or owner/name@revision for a branch, a tag or a commit; without it, main.",
+    "pull fetches the configuration, tokenizer and weights, goes on where an interrupted one ended, and moves a branch",
+    "to what it is now; everything else takes a branch as it was when it was fetched. pull prints the folder.",
+    "rm removes a model, or one revision of it, for all tools that share the cache.",
+    "The environment is that of Hugging Face's tools: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.",
+    "list --json prints [{model, commit, revisions, bytes, complete}].",
+  ],
+  options: ["json"],
+  examples: ["models list", "models pull openai-community/gpt2", "models rm openai-community/gpt2@main"],
+  async run({ words: [action, ...names], values }, terminal) {
+    if (values.json && action !== "list") throw new UsageError("--json is for models list");
+    switch (action) {
+      case "list":
+        if (names.length > 0) throw new UsageError(`models list takes no names, found ${names.length}`);
+        return await list(values.json ?? false, terminal.out);
+      case "pull":
+        return await each(names, terminal, async (name) => {
+          return await pullModel(name, { onDownload: showDownloads(terminal.err) });
+        });
+      case "rm":
+        return await each(names, terminal, async (name) => {
+          await removeModel(name);
+          return `removed ${name}`;
+        });
+      default:
+        throw new UsageError(
+          `models ${action === undefined ? "has no word after it" : `has "${action}" after it`}, ` +
+            "expected list, pull or rm",
+        );
+    }
+  },
+};
+
+async function list(json: boolean, out: Output): Promise<void> {
+  const found = await listModels();
+  if (json) return out.line(JSON.stringify(found, null, 2));
+  const rows = found.map(({ model, commit, revisions, bytes, complete }) => [
+    model,
+    revisions.join(", "),
+    commit.slice(0, 12),
+    complete ? "" : "incomplete",
+    megabytes(bytes),
+  ]);
+  for (const line of table([["model", "revision", "commit", "", "size"], ...rows], 4)) out.line(line);
+}
+
+/** Does something to each name, and prints what came of it. */
+async function each(
+  names: readonly string[],
+  { out }: Terminal,
+  act: (name: string) => Promise<string>,
+): Promise<void> {
+  if (names.length === 0) throw new UsageError("no name is given, expected owner/name[@revision]");
+  for (const name of names) out.line(await act(name));
+}

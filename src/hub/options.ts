@@ -1,0 +1,123 @@
+/**
+ * Where models are kept and fetched from: options, and for those not given the environment variables that the tools
+ * around Hugging Face share (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables).
+ * A variable is read when it is needed and not before, so that who gives all options, or loads a folder, needs no
+ * permission to read any.
+ *
+ * @module
+ */
+
+import { join } from "node:path";
+import { kindOf, readText } from "./files.ts";
+
+/** What is being fetched. */
+export interface DownloadProgress {
+  /** `owner/name` */
+  readonly model: string;
+  /** The file that is being fetched now. */
+  readonly file: string;
+  /** Bytes that are there, of all the files needed. */
+  readonly loaded: number;
+  /** Bytes of all the files needed. */
+  readonly total: number;
+}
+
+/** Where models are kept and fetched from, and what goes on meanwhile. */
+export interface HubOptions {
+  /**
+   * The folder of the cache.
+   * @default `HF_HUB_CACHE`, else `HF_HOME`/hub, else `XDG_CACHE_HOME`/huggingface/hub, else ~/.cache/huggingface/hub
+   */
+  readonly cacheDir?: string | undefined;
+  /** The hub, or a mirror of it. @default `HF_ENDPOINT`, else `https://huggingface.co` */
+  readonly endpoint?: string | undefined;
+  /**
+   * For models that are not public; sent to the endpoint and to no other host. `null`: none.
+   * @default `HF_TOKEN`, else the file `HF_TOKEN_PATH`, else `HF_HOME`/token, if it may be read
+   */
+  readonly token?: string | null | undefined;
+  /** Whether to use what is in the cache and nothing else. @default whether `HF_HUB_OFFLINE` is 1, true, yes or on */
+  readonly offline?: boolean | undefined;
+  /**
+   * Milliseconds after which a connection that says nothing counts as lost, and is made again. The pauses between
+   * failed attempts grow from a sixtieth of it.
+   * @default {30_000}
+   */
+  readonly timeout?: number | undefined;
+  /** Told what is being fetched, for each piece that arrives. */
+  readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
+  /** Ends the download with its reason; what has arrived is kept, and the next download goes on from there. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** The folder of the cache. */
+export function cacheFolder({ cacheDir }: HubOptions): string {
+  return cacheDir ?? variable("HF_HUB_CACHE") ?? join(home(), "hub");
+}
+
+/** The endpoint, without a slash at its end. */
+export function endpointOf({ endpoint }: HubOptions): string {
+  const text = (endpoint ?? variable("HF_ENDPOINT") ?? "https://huggingface.co").replace(/\/+$/, "");
+  if (!/^https?:$/.test(URL.parse(text)?.protocol ?? "")) {
+    throw new TypeError(
+      `Cannot use the hub: its endpoint is ${JSON.stringify(text)}, expected an http or https URL`,
+    );
+  }
+  return text;
+}
+
+/** Whether nothing may be fetched. */
+export function isOffline({ offline }: HubOptions): boolean {
+  return offline ?? /^(1|true|yes|on)$/i.test(variable("HF_HUB_OFFLINE") ?? "");
+}
+
+/** The token, if there is one. */
+export async function tokenOf({ token }: HubOptions): Promise<string | undefined> {
+  if (token !== undefined) return token ?? undefined;
+  const given = variable("HF_TOKEN");
+  if (given !== undefined) return given.trim();
+  const path = variable("HF_TOKEN_PATH") ?? join(home(), "token");
+  try {
+    return await kindOf(path) === "file" ? (await readText(path)).trim() || undefined : undefined;
+  } catch (error) {
+    // most models are public: who needs the token learns it from the hub's answer
+    if (error instanceof Deno.errors.NotCapable || error instanceof Deno.errors.PermissionDenied) {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+/** What the tools around Hugging Face keep for a user. */
+function home(): string {
+  const given = variable("HF_HOME");
+  if (given !== undefined) return given;
+  const caches = variable("XDG_CACHE_HOME");
+  if (caches !== undefined) return join(caches, "huggingface");
+  const user = variable(userFolder());
+  if (user === undefined) {
+    throw new Error(
+      `Cannot find the cache of models: ${userFolder()} is not set; set HF_HUB_CACHE to its folder`,
+    );
+  }
+  return join(user, ".cache", "huggingface");
+}
+
+/** The variable that holds the path of a user's folder. */
+function userFolder(): string {
+  return Deno.build.os === "windows" ? "USERPROFILE" : "HOME";
+}
+
+/** An environment variable; empty counts as not set. */
+function variable(name: string): string | undefined {
+  try {
+    return Deno.env.get(name) || undefined;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotCapable)) throw error;
+    throw new Deno.errors.NotCapable(
+      `Cannot look for a model by name: permission to read the environment variable ${name} is missing; run with ` +
+        `--allow-env="HF_*,XDG_CACHE_HOME,${userFolder()}", or name a folder that exists`,
+      { cause: error },
+    );
+  }
+}

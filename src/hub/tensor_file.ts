@@ -1,0 +1,124 @@
+/**
+ * A file of tensors, whatever its format: where each tensor's bytes lie, and how they become f32. Values are read in
+ * ranges, never more than asked for.
+ *
+ * Deliberately absent: how a format says where its tensors are. That is `safetensors.ts` and `torch.ts`.
+ *
+ * @module
+ */
+
+import { CheckpointError } from "../model/weights.ts";
+import type { ByteSource } from "./files.ts";
+
+/** Bytes per element of the dtypes a file may name; not all of them can be read as f32. */
+export const ELEMENT_BYTES: ReadonlyMap<string, number> = new Map(Object.entries({
+  ...{ BOOL: 1, U8: 1, I8: 1, F8_E4M3: 1, F8_E5M2: 1, F8_E8M0: 1 },
+  ...{ U16: 2, I16: 2, F16: 2, BF16: 2 },
+  ...{ U32: 4, I32: 4, F32: 4 },
+  ...{ U64: 8, I64: 8, F64: 8, C64: 8 },
+}));
+
+/** How the first out.length little-endian elements of a buffer become f32, for the dtypes that can be read. */
+const CONVERSIONS: ReadonlyMap<string, (out: Float32Array, raw: ArrayBuffer) => void> = new Map(
+  Object.entries({
+    F32: (out: Float32Array, raw: ArrayBuffer) => out.set(new Float32Array(raw, 0, out.length)),
+    F16: (out: Float32Array, raw: ArrayBuffer) => out.set(new Float16Array(raw, 0, out.length)),
+    F64: (out: Float32Array, raw: ArrayBuffer) => out.set(new Float64Array(raw, 0, out.length)),
+    I8: (out: Float32Array, raw: ArrayBuffer) => out.set(new Int8Array(raw, 0, out.length)),
+    I32: (out: Float32Array, raw: ArrayBuffer) => out.set(new Int32Array(raw, 0, out.length)),
+    I64(out: Float32Array, raw: ArrayBuffer): void {
+      const values = new BigInt64Array(raw, 0, out.length);
+      for (let i = 0; i < out.length; i++) out[i] = Number(values[i]);
+    },
+    BF16(out: Float32Array, raw: ArrayBuffer): void {
+      // a bf16 is the upper half of an f32
+      const values = new Uint16Array(raw, 0, out.length);
+      const bits = new Uint32Array(out.buffer, out.byteOffset, out.length);
+      for (let i = 0; i < out.length; i++) bits[i] = values[i] << 16;
+    },
+  }),
+);
+
+/** The most bytes requested of a file at once, and the most f32 handed on in one chunk of rows. */
+export const CHUNK_BYTES: number = 1 << 20;
+
+/** What a file says of one tensor. */
+export interface TensorInfo {
+  /** Its name. */
+  readonly name: string;
+  /** In the spelling of safetensors: `F32`, `F16`, `BF16`, `I8`, … */
+  readonly dtype: string;
+  /** Its shape; `[]` is a scalar. */
+  readonly shape: readonly number[];
+  /** Bytes it takes in the file. */
+  readonly bytes: number;
+  /** Where they begin, from the start of the file. */
+  readonly start: number;
+}
+
+/** An open file whose tensors are known. */
+export class TensorFile implements Disposable {
+  /** The file's path, for messages. */
+  readonly path: string;
+  /** Its tensors, by name, in the order of the file's own list. */
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  readonly #source: ByteSource;
+  /** Where raw bytes land: one buffer for all reads, which therefore wait for one another. */
+  #raw: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+  #lastRead: Promise<void> = Promise.resolve();
+
+  /**
+   * What the opening of a format ends with; most people want a `Checkpoint`.
+   *
+   * @param source owned by the file from here on
+   * @param path what messages call it
+   * @param tensors proved to lie within `source`, each of the size its shape says
+   */
+  constructor(source: ByteSource, path: string, tensors: ReadonlyMap<string, TensorInfo>) {
+    this.#source = source;
+    this.path = path;
+    this.tensors = tensors;
+  }
+
+  /**
+   * Reads elements [first, first + out.length) of a tensor, in row-major order, as f32.
+   *
+   * @param out receives them
+   * @throws {CheckpointError} if the tensor's dtype cannot be read as f32
+   */
+  read(tensor: TensorInfo, first: number, out: Float32Array): Promise<void> {
+    const read = this.#lastRead.then(() => this.#read(tensor, first, out));
+    this.#lastRead = read.catch(() => {});
+    return read;
+  }
+
+  /** Closes the file. */
+  [Symbol.dispose](): void {
+    this.#source[Symbol.dispose]();
+  }
+
+  async #read(tensor: TensorInfo, first: number, out: Float32Array): Promise<void> {
+    const convert = CONVERSIONS.get(tensor.dtype);
+    if (convert === undefined) {
+      throw fault(
+        this.path,
+        `tensor "${tensor.name}" has dtype ${tensor.dtype}, expected one of ${
+          [...CONVERSIONS.keys()].join(", ")
+        }`,
+      );
+    }
+    const size = ELEMENT_BYTES.get(tensor.dtype)!;
+    const step = CHUNK_BYTES / size;
+    for (let at = 0; at < out.length; at += step) {
+      const count = Math.min(step, out.length - at);
+      if (this.#raw.length < count * size) this.#raw = new Uint8Array(Math.ceil(count * size / 8) * 8);
+      await this.#source.read(this.#raw.subarray(0, count * size), tensor.start + (first + at) * size);
+      convert(out.subarray(at, at + count), this.#raw.buffer);
+    }
+  }
+}
+
+/** The error for a file that is not what it must be. */
+export function fault(path: string, what: string): CheckpointError {
+  return new CheckpointError(`Cannot load checkpoint "${path}": ${what}`);
+}

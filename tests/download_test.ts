@@ -1,0 +1,624 @@
+/**
+ * Models by name: what is fetched, where it is put, and what becomes of a bad connection, a bad server, a second
+ * process and a missing permission.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { writeSafetensors } from "../fixtures/write_safetensors.ts";
+import { showDownloads } from "../src/cli/downloads.ts";
+import { Output } from "../src/cli/terminal.ts";
+import { HubError, listModels, locateModel, openCheckpoint, pullModel, removeModel } from "../src/hub/mod.ts";
+import { parseModelName } from "../src/hub/names.ts";
+import type { DownloadProgress, HubOptions } from "../src/hub/options.ts";
+import { type Answer, FakeHub, type Files, gitHash, type Request, sha256 } from "./fake_hub.ts";
+
+const WEIGHTS = "model.safetensors";
+const CONFIG = '{"model_type": "gpt2"}';
+
+/** Weights of some 100 kB: several pieces on their way. */
+const TENSORS = writeSafetensors([
+  { name: "x", dtype: "F32", shape: [25_000], data: Float32Array.from({ length: 25_000 }, (_, i) => i) },
+]);
+
+const MODEL: Files = {
+  "config.json": CONFIG,
+  "tokenizer.json": "{}",
+  [WEIGHTS]: TENSORS,
+  "pytorch_model.bin": "not needed",
+  "README.md": "not needed",
+  ".gitattributes": "not needed",
+};
+
+/** A hub and an empty cache, and options that lead to both and read no environment variable. */
+async function withHub(
+  files: Files,
+  body: (hub: FakeHub, options: HubOptions & { readonly cacheDir: string }) => Promise<void>,
+): Promise<void> {
+  const cacheDir = await Deno.makeTempDir();
+  try {
+    await using hub = new FakeHub(files);
+    await body(hub, { cacheDir, endpoint: hub.url, token: null, offline: false, timeout: 2000 });
+  } finally {
+    await Deno.remove(cacheDir, { recursive: true });
+  }
+}
+
+/** Matches an error of the hub by its message. */
+function failure(message: RegExp): (error: unknown) => boolean {
+  return (error) => {
+    assert(error instanceof HubError, `not a HubError: ${error}`);
+    assert.match(error.message, message);
+    return true;
+  };
+}
+
+/** Misbehaves the first time that the weights are asked for. */
+function once(
+  answer: (usual: Answer, request: Request) => Answer,
+): (request: Request, usual: Answer) => Answer {
+  let done = false;
+  return (request, usual) => {
+    if (done || !request.path.endsWith(WEIGHTS)) return usual;
+    done = true;
+    return answer(usual, request);
+  };
+}
+
+async function blobs(cacheDir: string): Promise<string[]> {
+  const folder = join(cacheDir, "models--owner--name", "blobs");
+  return (await Array.fromAsync(Deno.readDir(folder), ({ name }) => name)).sort();
+}
+
+async function assertIntact(folder: string): Promise<void> {
+  assert.deepEqual(await Deno.readFile(join(folder, WEIGHTS)), TENSORS);
+  assert.equal(await Deno.readTextFile(join(folder, "config.json")), CONFIG);
+}
+
+Deno.test("a name is owner/name, with a revision or without, and no path", () => {
+  assert.deepEqual(parseModelName("openai-community/gpt2"), { repository: "openai-community/gpt2" });
+  assert.deepEqual(parseModelName("o/n.1_x@refs/pr/1"), { repository: "o/n.1_x", revision: "refs/pr/1" });
+  for (
+    const text of [
+      ...[
+        "gpt2",
+        "./o/n",
+        "/o/n",
+        "../n",
+        "o/..",
+        "o/n/m",
+        "o/",
+        "/n",
+        "~/n",
+        "o\\n",
+        "",
+        "o--p/n",
+        "o/n-",
+        ".o/n",
+      ],
+      ...[
+        "o/n@",
+        "o/n@../../x",
+        "o/n@a//b",
+        "o/n@a/../b",
+        "o/n@.git",
+        "o/n@a b",
+        "o/n@a\0",
+        "o/n@x.lock",
+        "o/n\n",
+      ],
+    ]
+  ) assert.equal(parseModelName(text), undefined, JSON.stringify(text));
+});
+
+Deno.test("a model is fetched once, no more of it than is needed, into the layout that other tools read", () =>
+  withHub(MODEL, async (hub, options) => {
+    const folder = await locateModel("owner/name", options);
+    const root = join(options.cacheDir, "models--owner--name");
+    assert.equal(folder, join(root, "snapshots", hub.commit));
+    assert.equal(await Deno.readTextFile(join(root, "refs", "main")), hub.commit);
+    const config = gitHash(new TextEncoder().encode(CONFIG));
+    assert.deepEqual(
+      await blobs(options.cacheDir),
+      [config, gitHash(hub.files["tokenizer.json"]), sha256(TENSORS)].sort(),
+    );
+    assert.equal(await Deno.readLink(join(folder, "config.json")), `../../blobs/${config}`);
+    assert.equal(await Deno.readLink(join(folder, WEIGHTS)), `../../blobs/${sha256(TENSORS)}`);
+    assert.equal((await Deno.stat(join(root, ".no_exist", hub.commit, "tokenizer_config.json"))).size, 0);
+    using checkpoint = await openCheckpoint(folder);
+    assert.equal((await checkpoint.read("x", [25_000]))[24_999], 24_999);
+    assert.equal(hub.requests.length, 4);
+
+    // from then on nobody asks: neither by the branch, though it has moved, nor by the commit
+    const first = hub.commit;
+    hub.commit = "b".repeat(40);
+    assert.equal(await locateModel("owner/name", options), folder);
+    assert.equal(await locateModel(`owner/name@${first}`, options), folder);
+    assert.equal(hub.requests.length, 4);
+
+    // until somebody pulls, who fetches what is new
+    hub.files["config.json"] = new TextEncoder().encode('{"model_type": "gpt_neo"}');
+    assert.equal(await pullModel("owner/name", options), join(root, "snapshots", hub.commit));
+    assert.equal(await locateModel("owner/name", options), join(root, "snapshots", hub.commit));
+    assert.equal(await locateModel(`owner/name@${first}`, options), folder);
+    assert.equal(await Deno.readTextFile(join(folder, "config.json")), CONFIG);
+    assert.deepEqual(hub.requests.slice(4).map(({ path }) => path.split("/").at(-1)), [
+      "main?blobs=true",
+      "config.json",
+    ]);
+  }));
+
+Deno.test("a folder that is here is meant before a model of that name", () =>
+  withHub(MODEL, async (hub, options) => {
+    assert.equal(await locateModel("fixtures/pair", options), "fixtures/pair");
+    assert.equal(await locateModel("./owner/name", options), "./owner/name");
+    assert.equal(hub.requests.length, 0);
+  }));
+
+Deno.test("what other tools fetched is used offline as it is, and completed online", () =>
+  withHub(MODEL, async (hub, options) => {
+    const root = join(options.cacheDir, "models--owner--name"), folder = join(root, "snapshots", hub.commit);
+    for (const name of [join(root, "refs"), folder]) await Deno.mkdir(name, { recursive: true });
+    await Deno.writeTextFile(join(root, "refs", "main"), hub.commit);
+    await Deno.writeTextFile(join(folder, "config.json"), CONFIG);
+    const offline = { ...options, offline: true };
+    await assert.rejects(
+      locateModel("owner/name", offline),
+      failure(/is not all in the cache .* HF_HUB_OFFLINE/),
+    );
+    await Deno.writeFile(join(folder, WEIGHTS), TENSORS);
+    assert.equal(await locateModel("owner/name", offline), folder);
+    await assert.rejects(
+      locateModel("owner/name@v2", offline),
+      failure(/"owner\/name" at "v2": it is not all in/),
+    );
+    assert.equal(hub.requests.length, 0);
+    // there may be a tokenizer
+    await locateModel("owner/name", options);
+    assert.deepEqual(hub.requests.map(({ path }) => path.split("/").at(-1)), [
+      `${hub.commit}?blobs=true`,
+      "tokenizer.json",
+    ]);
+  }));
+
+Deno.test("shards come with their index, whose names cannot lead anywhere else", async () => {
+  const index = (shard: string) => JSON.stringify({ weight_map: { x: shard } });
+  const files = { "config.json": CONFIG, "a.safetensors": TENSORS, "b.safetensors": "not in the index" };
+  await withHub({ ...files, [`${WEIGHTS}.index.json`]: index("a.safetensors") }, async (hub, options) => {
+    using checkpoint = await openCheckpoint(await locateModel("owner/name", options));
+    assert.deepEqual(checkpoint.tensors().map(({ name }) => name), ["x"]);
+    assert.deepEqual([hub.count("a.safetensors"), hub.count("b.safetensors")], [1, 0]);
+  });
+  for (const shard of ["../../../x.safetensors", "/x.safetensors"]) {
+    await withHub(
+      { ...files, [`${WEIGHTS}.index.json`]: index(shard), [shard]: TENSORS },
+      async (_, options) => {
+        await assert.rejects(
+          pullModel("owner/name", options),
+          /expected the name of a safetensors or bin file$/,
+        );
+      },
+    );
+  }
+  await withHub(
+    { ...files, [`${WEIGHTS}.index.json`]: index("c.safetensors") },
+    (_, options) =>
+      assert.rejects(
+        pullModel("owner/name", options),
+        failure(/the hub does not say the size and the hash of "c.safetensors"/),
+      ),
+  );
+});
+
+Deno.test("an interrupted download ends with the signal's reason, and goes on where it broke", () =>
+  withHub(MODEL, async (hub, options) => {
+    hub.misbehave = (request, usual) =>
+      request.path.endsWith(WEIGHTS) ? { ...usual, stop: 40_000, silent: true } : undefined;
+    const stop = new AbortController(), reason = new Error("enough");
+    const seen: DownloadProgress[] = [];
+    const onDownload = (progress: DownloadProgress) => {
+      seen.push(progress);
+      if (progress.file === WEIGHTS && progress.loaded > 40_000) stop.abort(reason);
+    };
+    const pulled = pullModel("owner/name", { ...options, timeout: 60_000, signal: stop.signal, onDownload });
+    await assert.rejects(pulled, (error) => error === reason);
+    const partial = `${sha256(TENSORS)}.incomplete`;
+    assert((await blobs(options.cacheDir)).includes(partial));
+    assert.equal(
+      (await Deno.stat(join(options.cacheDir, "models--owner--name/blobs", partial))).size,
+      40_000,
+    );
+    assert.equal((await listModels(options))[0].complete, false);
+
+    hub.misbehave = () => undefined;
+    await assertIntact(
+      await pullModel("owner/name", { ...options, onDownload: (progress) => seen.push(progress) }),
+    );
+    assert.equal(hub.requests.at(-1)!.headers.get("range"), "bytes=40000-");
+    const { loaded, total, model, file } = seen.at(-1)!;
+    assert.deepEqual([model, file, loaded], ["owner/name", WEIGHTS, total]);
+    assert.equal(total, TENSORS.length + CONFIG.length + 2);
+    assert((await blobs(options.cacheDir)).every((name) => !name.endsWith(".incomplete")));
+    await assert.rejects(
+      pullModel("owner/name", { ...options, signal: stop.signal }),
+      (error) => error === reason,
+    );
+  }));
+
+Deno.test("what an earlier attempt left is not trusted", () =>
+  withHub(MODEL, async (hub, options) => {
+    const folder = join(options.cacheDir, "models--owner--name", "blobs");
+    for (
+      const rubbish of [
+        new Uint8Array(500),
+        new Uint8Array(TENSORS.length),
+        new Uint8Array(TENSORS.length + 1),
+      ]
+    ) {
+      await Deno.mkdir(folder, { recursive: true });
+      await Deno.writeFile(join(folder, `${sha256(TENSORS)}.incomplete`), rubbish);
+      await assertIntact(await pullModel("owner/name", options));
+      assert.equal(hub.requests.at(-1)!.headers.get("range"), null);
+      await removeModel("owner/name", options);
+    }
+  }));
+
+Deno.test("bad connections and busy servers are got over", async () => {
+  const cases: Record<string, [(usual: Answer, request: Request) => Answer, requests: number]> = {
+    "cut in the middle": [(usual) => ({ ...usual, stop: 30_000 }), 2],
+    "cut before the body": [(usual) => ({ ...usual, stop: 0 }), 2],
+    "silence in the middle": [(usual) => ({ ...usual, stop: 30_000, silent: true }), 2],
+    "silence before the body": [(usual) => ({ ...usual, stop: 0, silent: true }), 2],
+    "ended early without a length": [
+      ({ body }) => ({ status: 200, headers: { "content-length": "" }, body: body!.subarray(0, 9) }),
+      2,
+    ],
+    "429 with a time": [() => ({ status: 429, headers: { "retry-after": "0" } }), 2],
+    "503 with a date": [() => ({ status: 503, headers: { "retry-after": new Date(0).toUTCString() } }), 2],
+    "500": [() => ({ status: 500 }), 2],
+  };
+  await Promise.all(
+    Object.entries(cases).map(([name, [answer, requests]]) =>
+      withHub(MODEL, async (hub, options) => {
+        hub.misbehave = once(answer);
+        const silence = name.startsWith("silence");
+        await assertIntact(await pullModel("owner/name", silence ? { ...options, timeout: 300 } : options));
+        // on a slow machine silence may be where none is meant
+        assert(silence ? hub.count(WEIGHTS) >= requests : hub.count(WEIGHTS) === requests, name);
+      })
+    ),
+  );
+});
+
+Deno.test("a server that refuses ranges, or ignores them, is asked for the whole", async () => {
+  const refuse: (usual: Answer) => Answer = () => ({
+    status: 416,
+    headers: { "content-range": "bytes */1" },
+  });
+  const ignore: (usual: Answer) => Answer = () => ({ status: 200, body: TENSORS });
+  for (const ranged of [refuse, ignore]) {
+    await withHub(MODEL, async (hub, options) => {
+      const cut = once((usual) => ({ ...usual, stop: 30_000 }));
+      hub.misbehave = (request, usual) => request.headers.has("range") ? ranged(usual) : cut(request, usual);
+      await assertIntact(await pullModel("owner/name", options));
+      assert.equal(hub.count(WEIGHTS), ranged === refuse ? 3 : 2);
+    });
+  }
+});
+
+Deno.test("what is not what the hub promised is refused, and never gets its final name", async () => {
+  const spoilt = TENSORS.slice();
+  spoilt[50_000] ^= 1;
+  const longer = new Uint8Array(TENSORS.length + 1);
+  longer.set(TENSORS);
+  const length = TENSORS.length;
+  const cases: [Answer, RegExp][] = [
+    [
+      { status: 200, body: spoilt },
+      /what arrived of "model.safetensors" has the hash [0-9a-f]{64}, expected [0-9a-f]{64}; it was removed$/,
+    ],
+    [
+      { status: 200, body: longer },
+      new RegExp(`has ${length + 1} bytes on the server, expected ${length} bytes`),
+    ],
+    [
+      { status: 200, body: TENSORS.subarray(1) },
+      new RegExp(`has ${length - 1} bytes on the server, expected`),
+    ],
+    [{
+      status: 200,
+      headers: { "transfer-encoding": "chunked", "content-length": "" },
+      body: chunked(longer),
+    }, /goes on/],
+    [
+      { status: 206, headers: { "content-range": `bytes 7-${length}/${length}` }, body: TENSORS },
+      /from byte 7 on, exp/,
+    ],
+    [{ status: 206, body: TENSORS }, /from byte undefined on, expected from 0$/],
+  ];
+  for (const [answer, message] of cases) {
+    await withHub(MODEL, async (hub, options) => {
+      hub.misbehave = (request) => request.path.endsWith(WEIGHTS) ? answer : undefined;
+      await assert.rejects(pullModel("owner/name", options), failure(message));
+      assert.equal(hub.count(WEIGHTS), 1);
+      assert(!(await blobs(options.cacheDir)).includes(sha256(TENSORS)));
+      await assert.rejects(
+        Deno.stat(join(options.cacheDir, "models--owner--name/refs/main")),
+        Deno.errors.NotFound,
+      );
+    });
+  }
+});
+
+/** A body as one chunk and the end. */
+function chunked(body: Uint8Array): Uint8Array {
+  const head = new TextEncoder().encode(`${body.length.toString(16)}\r\n`);
+  const end = new TextEncoder().encode("\r\n0\r\n\r\n");
+  return Uint8Array.from([...head, ...body, ...end]);
+}
+
+Deno.test("a refusal is said at once, with what to do", async () => {
+  const about = (path: RegExp, answer: Answer) => (request: Request) =>
+    path.test(request.path) ? answer : undefined;
+  const cases: [FakeHub["misbehave"], token: string | null, RegExp][] = [
+    [
+      about(/api/, { status: 401 }),
+      null,
+      /the hub answers 401: it does not exist or is not public; set HF_TOKEN/,
+    ],
+    [
+      about(/api/, { status: 401 }),
+      "hf_x",
+      /the hub answers 401: it does not exist, or the token may not read it$/,
+    ],
+    [
+      about(/safetens/, { status: 403 }),
+      null,
+      /answers 403: access is restricted; ask for it at http.*\/owner\/name, and/,
+    ],
+    [
+      about(/api/, { status: 404, headers: { "x-error-code": "RepoNotFound" } }),
+      null,
+      /404: there is no such model at h/,
+    ],
+    [about(/config/, { status: 404 }), null, /404: there is no such model, or it has no "config.json"$/],
+    [about(/api/, { status: 418 }), null, /the hub answers 418, expected 200$/],
+    [
+      about(/api/, { status: 429, headers: { "retry-after": "300" } }),
+      null,
+      /429: .*, and asks to wait 300 s$/,
+    ],
+    [about(/api/, { status: 200, body: new TextEncoder().encode("<html>") }), null, /is not valid JSON$/],
+    [about(/api/, { status: 200, body: new TextEncoder().encode("{}") }), null, /no commit "sha" and files/],
+    [
+      about(/api/, { status: 302, headers: { location: "ftp://x/y" } }),
+      null,
+      /redirects to "ftp:\/\/x\/y", expected an h/,
+    ],
+    [about(/api/, { status: 302, headers: { location: "/api" } }), null, /redirects more than 8 times$/],
+  ];
+  for (const [misbehave, token, message] of cases) {
+    await withHub(MODEL, async (hub, options) => {
+      hub.misbehave = misbehave;
+      await assert.rejects(pullModel("owner/name", { ...options, token }), failure(message));
+      assert(
+        new Set(hub.requests.map(({ path }) => path)).size === hub.requests.length ||
+          /redirects/.test(message.source),
+      );
+    });
+  }
+  await withHub(MODEL, async (_, options) => {
+    await assert.rejects(pullModel("owner/name@v9", options), failure(/or it has no "v9"$/));
+    await assert.rejects(pullModel("./owner/name", options), /Cannot use ".\/owner\/name" as a model's name/);
+    await assert.rejects(
+      pullModel("owner/name", { ...options, endpoint: "hub" }),
+      /its endpoint is "hub", expected/,
+    );
+  });
+  await withHub(
+    { "config.json": "{}" },
+    (_, options) =>
+      assert.rejects(pullModel("owner/name", options), failure(/it has no weights in model.safetensors, /)),
+  );
+  await withHub(
+    { [WEIGHTS]: TENSORS },
+    (_, options) =>
+      assert.rejects(pullModel("owner/name", options), failure(/it has no file "config.json"$/)),
+  );
+});
+
+Deno.test("a server that stays busy, silent or away is given up", async () => {
+  await withHub(MODEL, async (hub, options) => {
+    hub.misbehave = () => ({ status: 503 });
+    await assert.rejects(
+      pullModel("owner/name", options),
+      failure(/503: it is busy or broken; gave up after 5 attempts$/),
+    );
+    assert.equal(hub.requests.length, 5);
+    hub.misbehave = (_, usual) => ({ ...usual, stop: 0, silent: true });
+    await assert.rejects(
+      pullModel("owner/name", { ...options, timeout: 50 }),
+      failure(/says nothing for 0.05 s; gave up after 5 attempts$/),
+    );
+  });
+  await assert.rejects(
+    pullModel("owner/name", {
+      cacheDir: "/nowhere",
+      endpoint: "http://127.0.0.1:9",
+      token: null,
+      offline: false,
+      timeout: 50,
+    }),
+    failure(/the connection to 127.0.0.1:9 failed \(.*\); gave up after 5 attempts$/),
+  );
+});
+
+Deno.test("the token goes to the endpoint, and does not follow a redirect to another host", () =>
+  withHub(MODEL, async (hub, options) => {
+    await using storage = new FakeHub({});
+    storage.misbehave = () => ({ status: 200, body: TENSORS });
+    const elsewhere = storage.url.replace("127.0.0.1", "localhost");
+    hub.misbehave = ({ path }) =>
+      path.endsWith(WEIGHTS)
+        ? { status: 302, headers: { location: `${elsewhere}/content?signature=1` } }
+        : undefined;
+    await assertIntact(await pullModel("owner/name", { ...options, token: "hf_secret" }));
+    assert.equal(storage.requests.length, 1);
+    assert.equal(storage.requests[0].headers.get("authorization"), null);
+    assert(hub.requests.every(({ headers }) => headers.get("authorization") === "Bearer hf_secret"));
+  }));
+
+Deno.test("models are listed and removed, one revision or all, and other revisions keep their content", () =>
+  withHub(MODEL, async (hub, options) => {
+    await pullModel("owner/name", options);
+    const first = hub.commit;
+    hub.commit = "b".repeat(40);
+    hub.files["config.json"] = new TextEncoder().encode("{}");
+    const folder = await pullModel("owner/name", options);
+    const bytes = TENSORS.length + 2;
+    assert.deepEqual(await listModels(options), [
+      { model: "owner/name", commit: first, revisions: [], bytes: bytes + CONFIG.length, complete: true },
+      { model: "owner/name", commit: hub.commit, revisions: ["main"], bytes: bytes + 2, complete: true },
+    ]);
+    await removeModel(`owner/name@${first}`, options);
+    assert.deepEqual((await listModels(options)).map(({ commit }) => commit), [hub.commit]);
+    assert.deepEqual(await Deno.readFile(join(folder, WEIGHTS)), TENSORS);
+    assert(!(await blobs(options.cacheDir)).includes(gitHash(new TextEncoder().encode(CONFIG))));
+    await assert.rejects(
+      removeModel("owner/name@v1", options),
+      failure(/Cannot remove "owner\/name@v1": it is not in/),
+    );
+    await removeModel("owner/name", options);
+    assert.deepEqual(await listModels(options), []);
+    await assert.rejects(removeModel("owner/name", options), failure(/it is not in the cache/));
+  }));
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+
+/** The program as a child process, with these permissions and variables alone. */
+async function run(permissions: string[], env: Record<string, string>, ...args: string[]): Promise<string[]> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "--no-prompt", "--cached-only", ...permissions, "cli.ts", ...args],
+    ...{ cwd: ROOT, env: { ...env, NO_COLOR: "1" }, stdin: "null" },
+  }).output();
+  return [String(code), new TextDecoder().decode(stdout), new TextDecoder().decode(stderr)];
+}
+
+Deno.test("two processes that fetch the same model share one download, with no permission but the narrowest", () =>
+  withHub(MODEL, async (hub, { cacheDir }) => {
+    hub.misbehave = (request, usual) => {
+      assert.equal(request.headers.get("authorization"), "Bearer hf_x");
+      return usual;
+    };
+    const permissions = [
+      ...[`--allow-read=${cacheDir}`, `--allow-write=${cacheDir}`],
+      ...["--allow-env=HF_*", `--allow-net=${hub.url.slice("http://".length)}`],
+    ];
+    const env = { HF_HUB_CACHE: cacheDir, HF_ENDPOINT: hub.url, HF_TOKEN: "hf_x" };
+    const pull = () => run(permissions, env, "models", "pull", "owner/name");
+    const folder = join(cacheDir, "models--owner--name", "snapshots", hub.commit);
+    assert.deepEqual(await Promise.all([pull(), pull()]), [["0", `${folder}\n`, ""], [
+      "0",
+      `${folder}\n`,
+      "",
+    ]]);
+    assert.equal(hub.count(WEIGHTS), 1);
+    await assertIntact(folder);
+    // symbolic links would take the permission to write everywhere
+    assert((await Deno.lstat(join(folder, WEIGHTS))).isFile);
+
+    const offline = { HF_HUB_CACHE: cacheDir, HF_HUB_OFFLINE: "1" };
+    const [code, list] = await run(
+      [`--allow-read=${cacheDir}`, "--allow-env=HF_*"],
+      offline,
+      "models",
+      "list",
+    );
+    assert.equal(code, "0");
+    assert.match(list, /^model +revision +commit +size\nowner\/name +main +aaaaaaaaaaaa +0\.1 MB\n$/);
+    const write = ["--allow-env=HF_*", `--allow-read=${cacheDir}`, `--allow-write=${cacheDir}`];
+    assert.deepEqual(await run(write, env, "models", "rm", "owner/name"), ["0", "removed owner/name\n", ""]);
+  }));
+
+Deno.test("a permission that is missing is named in one line", () =>
+  withHub(MODEL, async (hub, { cacheDir }) => {
+    const env = { HF_HUB_CACHE: cacheDir, HF_ENDPOINT: hub.url };
+    const read = `--allow-read=${cacheDir}`, variables = "--allow-env=HF_*,XDG_CACHE_HOME,HOME";
+    const net = `--allow-net=${hub.url.slice("http://".length)}`;
+    const cases: [permissions: string[], RegExp][] = [
+      [
+        [],
+        /Cannot look for a model by name: permission to read the environment variable HF_HUB_CACHE is missing; run/,
+      ],
+      [[variables], /Cannot read ".*": permission to read it is missing; run with --allow-read/],
+      [[variables, read], /Cannot connect to 127.0.0.1:\d+: permission is missing; run with --allow-net=/],
+      [
+        [variables, read, net],
+        /Cannot write ".*": permission to write it is missing; run with --allow-write=/,
+      ],
+    ];
+    const found = await Promise.all(
+      cases.map(([given]) => run(given, env, "score", "--target", "owner/name", "x")),
+    );
+    for (const [i, [code, out, err]] of found.entries()) {
+      assert.deepEqual([code, out], ["1", ""]);
+      assert.match(err, cases[i][1]);
+      assert.match(err, /^error: [^\n]+\n$/);
+    }
+    assert.deepEqual(await blobs(cacheDir).catch(() => []), []);
+  }));
+
+Deno.test("an engine takes target and drafter by name, and the environment says from where", async () => {
+  const file = (name: string) => Deno.readFile(join(ROOT, "fixtures/parity/gpt2-tiny", name));
+  await withHub(
+    { "config.json": await file("config.json"), [WEIGHTS]: await file(WEIGHTS) },
+    async (hub, { cacheDir }) => {
+      const [code, out, err] = await run(
+        ["--allow-read", "--allow-write", "--allow-env", "--allow-net"],
+        {
+          HF_HOME: cacheDir,
+          HF_ENDPOINT: `${hub.url}/`,
+          HF_TOKEN: "",
+          HF_TOKEN_PATH: join(cacheDir, "token"),
+        },
+        ...["score", "--target", "owner/name", "--tokens", "1,2,3", "--json"],
+      );
+      assert.deepEqual([code, err], ["0", ""]);
+      assert.deepEqual(JSON.parse(out).tokens, [1, 2, 3]);
+      assert((await Deno.stat(join(cacheDir, "hub", "models--owner--name", "refs", "main"))).isFile);
+    },
+  );
+});
+
+Deno.test("a download is a line to a person and nothing to a pipe", () => {
+  const written = (isTerminal: boolean) => {
+    let text = "", time = 0;
+    const sink = {
+      writeSync(bytes: Uint8Array): number {
+        text += new TextDecoder().decode(bytes);
+        return bytes.length;
+      },
+      isTerminal: () => isTerminal,
+    };
+    const show = showDownloads(new Output(sink), () => time);
+    const total = 500e6;
+    for (
+      const [at, loaded] of [[0, 0], [50, 1e6], [1000, 10e6], [2000, 20e6], [9000, 440e6], [9500, total]]
+    ) {
+      time = at;
+      show({ model: "o/n", file: "w", loaded, total });
+    }
+    return text.split("\r\x1b[K").slice(1);
+  };
+  assert.deepEqual(written(true), [
+    "o/n: w, 0.0 MB of 500.0 MB",
+    "o/n: w, 10.0 MB of 500.0 MB, 10.0 MB/s, 49 s left",
+    "o/n: w, 20.0 MB of 500.0 MB, 10.0 MB/s, 48 s left",
+    "o/n: w, 440.0 MB of 500.0 MB, 60.0 MB/s, 1 s left",
+    "",
+  ]);
+  assert.deepEqual(written(false), []);
+});

@@ -1,0 +1,157 @@
+/**
+ * A hub in this process, which serves models as the real one does, and misbehaves as it is told: a plain TCP server,
+ * so that it can lie about lengths, fall silent and cut connections.
+ *
+ * @module
+ */
+
+import { createHash } from "node:crypto";
+
+/** What was asked. */
+export interface Request {
+  readonly path: string;
+  readonly headers: Headers;
+}
+
+/** What is answered. */
+export interface Answer {
+  readonly status: number;
+  /** Besides the usual ones; `""`: not sent. */
+  readonly headers?: Record<string, string>;
+  readonly body?: Uint8Array;
+  /** After so many bytes of the body, nothing more is sent. */
+  readonly stop?: number;
+  /** Where it stops, hold the connection open and say nothing; otherwise it is closed. */
+  readonly silent?: boolean;
+}
+
+/** Files by name. */
+export type Files = Record<string, Uint8Array | string>;
+
+/** A hub with one model, `owner/name`. */
+export class FakeHub implements AsyncDisposable {
+  /** Where it is: `http://127.0.0.1:PORT`. */
+  readonly url: string;
+  /** What was asked of it, in order. */
+  readonly requests: Request[] = [];
+  /** The files, which are large ones (LFS) if they end in `.safetensors`. */
+  files: Record<string, Uint8Array>;
+  /** What `main` is. */
+  commit: string = "a".repeat(40);
+  /** Answers in place of the usual one, if it wants to. */
+  misbehave: (request: Request, usual: Answer) => Answer | undefined = () => undefined;
+  readonly #listener: Deno.Listener;
+  readonly #open: Set<Deno.Conn> = new Set();
+  readonly #serving: Promise<void>;
+
+  constructor(files: Files) {
+    this.files = Object.fromEntries(
+      Object.entries(files).map(([name, content]) => [
+        name,
+        typeof content === "string" ? new TextEncoder().encode(content) : content,
+      ]),
+    );
+    this.#listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    this.url = `http://127.0.0.1:${(this.#listener.addr as Deno.NetAddr).port}`;
+    this.#serving = this.#serve();
+  }
+
+  /** How often a file was asked for. */
+  count(name: string): number {
+    return this.requests.filter(({ path }) => path.endsWith(`/${name}`)).length;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#listener.close();
+    for (const connection of this.#open) connection.close();
+    await this.#serving;
+  }
+
+  async #serve(): Promise<void> {
+    const all: Promise<void>[] = [];
+    try {
+      for await (const connection of this.#listener) all.push(this.#answer(connection).catch(() => {}));
+    } catch {
+      // closed
+    }
+    await Promise.all(all);
+  }
+
+  /** Answers one request and closes the connection. */
+  async #answer(connection: Deno.Conn): Promise<void> {
+    this.#open.add(connection);
+    try {
+      const [first, ...lines] = (await readHead(connection)).split("\r\n");
+      const headers = new Headers(
+        lines.map((line) => line.split(/: ?(.*)/s, 2) as [string, string]).filter(([name]) => name),
+      );
+      const request = { path: decodeURIComponent(first.split(" ")[1]), headers };
+      this.requests.push(request);
+      const usual = this.#usual(request);
+      const answer = this.misbehave(request, usual) ?? usual;
+      const body = answer.body ?? new Uint8Array();
+      const head = { connection: "close", "content-length": String(body.length), ...answer.headers };
+      const text = Object.entries(head).map(([name, value]) => value && `${name}: ${value}\r\n`).join("");
+      await write(connection, new TextEncoder().encode(`HTTP/1.1 ${answer.status} X\r\n${text}\r\n`));
+      await write(connection, body.subarray(0, answer.stop));
+      if (answer.silent) await connection.read(new Uint8Array(1)); // until the other side has had enough
+    } finally {
+      this.#open.delete(connection);
+      try {
+        connection.close();
+      } catch {
+        // closed with the hub
+      }
+    }
+  }
+
+  #usual({ path, headers }: Request): Answer {
+    const [, revision] = /^\/api\/models\/owner\/name\/revision\/(.+)\?blobs=true$/.exec(path) ?? [];
+    if (revision === "main" || revision === this.commit) return { status: 200, body: this.#describe() };
+    if (revision !== undefined) return { status: 404, headers: { "x-error-code": "RevisionNotFound" } };
+    const name = path.replace(`/owner/name/resolve/${this.commit}/`, "");
+    if (!Object.hasOwn(this.files, name)) return { status: 404, headers: { "x-error-code": "RepoNotFound" } };
+    const body = this.files[name];
+    const start = Number(/^bytes=(\d+)-$/.exec(headers.get("range") ?? "")?.[1] ?? 0);
+    if (start === 0) return { status: 200, body };
+    const range = { "content-range": `bytes ${start}-${body.length - 1}/${body.length}` };
+    return { status: 206, headers: range, body: body.subarray(start) };
+  }
+
+  #describe(): Uint8Array {
+    const siblings = Object.entries(this.files).map(([rfilename, content]) => ({
+      rfilename,
+      size: content.length,
+      blobId: gitHash(content),
+      ...(rfilename.endsWith(".safetensors")
+        ? { lfs: { sha256: sha256(content), size: content.length } }
+        : {}),
+    }));
+    return new TextEncoder().encode(JSON.stringify({ id: "owner/name", sha: this.commit, siblings }));
+  }
+}
+
+/** What a large file's content is called. */
+export function sha256(content: Uint8Array): string {
+  return createHash("sha256").update(content).digest("hex");
+}
+
+/** What git calls a small file's content. */
+export function gitHash(content: Uint8Array): string {
+  return createHash("sha1").update(`blob ${content.length}\0`).update(content).digest("hex");
+}
+
+async function readHead(connection: Deno.Conn): Promise<string> {
+  const buffer = new Uint8Array(1 << 14);
+  let text = "";
+  while (!text.includes("\r\n\r\n")) {
+    const count = await connection.read(buffer);
+    if (count === null) break;
+    text += new TextDecoder().decode(buffer.subarray(0, count));
+  }
+  return text;
+}
+
+async function write(connection: Deno.Conn, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length;) at += await connection.write(bytes.subarray(at));
+}
