@@ -117,6 +117,16 @@ Deno.test("costs that were thought too low are put right by the rounds' own time
   assert.ok(ratio < 1.05, `${ratio.toFixed(3)} times the best`);
 });
 
+Deno.test("no draft is thought cheaper than a shorter one, nor a plain step dearer than a pass over more rows", () => {
+  const profile = new CostProfile([2, 1.5, 3, 2.5]);
+  assert.deepEqual([...profile.ms], [1.5, 1.5, 2.5, 2.5]);
+  // nothing but drafts of 1 is ever made, and yet a plain step is found to be the faster one
+  for (let i = 0; i < 100; i++) profile.observe({ draft: new Int32Array(1), draftMs: 0.5, verifyMs: 1 }, 0);
+  assert.ok(Math.abs(profile.ms[0] - 1) < 0.01 && Math.abs(profile.ms[1] - 1.5) < 0.01, `${profile.ms}`);
+  profile.observe({ draft: new Int32Array(1), draftMs: 100.5, verifyMs: 1 }, 100); // reads 100 tokens first
+  assert.ok(profile.readingMs > 0.4 && profile.ms[1] < 1.6);
+});
+
 Deno.test("a pause of the program does not end drafting", () => {
   const controller = new GammaController(new CostProfile(CPU));
   const round = (verifyMs: number) => {

@@ -42,26 +42,31 @@ const SLOWEST = 1.5;
 const LONGEST = 64;
 /** Tokens of the text that costs are measured on. */
 const MEASURED_CONTEXT = 32;
-/** Rounds of each length that are measured, the fastest of which counts. */
-const MEASURED_ROUNDS = 2;
 
 /** What a round costs by the length of its draft, on this machine, kept up to date. */
 export class CostProfile {
-  /** [longest draft + 1] milliseconds of a round that drafts γ tokens, by γ; index 0: a plain step. */
+  /** [longest draft + 1] milliseconds of a round that drafts γ tokens, by γ, ascending; index 0: a plain step. */
   readonly ms: Float64Array;
+  /** Milliseconds a drafter takes to read a token that came by a plain step. */
+  readingMs: number;
 
   /**
    * A profile to begin with.
-   * @param ms for each γ, from 0 on
-   * @throws {RangeError} if it is empty or not all of it is positive
+   *
+   * @param ms for each γ from 0 on; where a shorter draft is said to cost more than a longer one, that is a mistake
+   * of the measurement
+   * @param readingMs as above
+   * @throws {RangeError} if there are no costs, or not all of them are positive
    */
-  constructor(ms: ArrayLike<number>) {
+  constructor(ms: ArrayLike<number>, readingMs: number = 0) {
     this.ms = Float64Array.from(ms);
+    this.readingMs = readingMs;
     if (this.ms.length === 0 || !this.ms.every((x) => x > 0 && x < Infinity)) {
       throw new RangeError(
         `Cannot choose gamma: costs are [${this.ms}], expected the milliseconds of a round for each gamma from 0 on`,
       );
     }
+    for (let gamma = this.ms.length - 2; gamma >= 0; gamma--) this.#noMoreThan(gamma, this.ms[gamma + 1]);
   }
 
   /** A round's time as far as it is believed. */
@@ -69,9 +74,29 @@ export class CostProfile {
     return Math.min(ms, SLOWEST * this.ms[gamma]);
   }
 
-  /** Takes a round's time into account. */
-  observe(gamma: number, ms: number): void {
+  /**
+   * Takes a round's time into account.
+   * @param unread tokens that the drafter had to read besides those of the round before
+   */
+  observe({ draft, draftMs, verifyMs }: Pick<Step, "draft" | "draftMs" | "verifyMs">, unread: number): void {
+    const gamma = draft.length, ms = draftMs + verifyMs;
+    if (gamma > 0 && unread > 0) {
+      const reading = Math.max(0, ms - this.ms[gamma]) / unread;
+      this.readingMs += (reading - this.readingMs) / 2; // seldom seen, so that each counts
+      return;
+    }
     this.ms[gamma] += TIME_WEIGHT * (this.believed(gamma, ms) - this.ms[gamma]);
+    // a plain step that is never made is known by the passes over more rows, which take no less
+    const plain = this.ms[0];
+    if (gamma > 0) this.#noMoreThan(0, plain + TIME_WEIGHT * (verifyMs - plain));
+    for (let other = 0; other < gamma; other++) this.#noMoreThan(other, this.ms[gamma]);
+    for (let other = gamma + 1; other < this.ms.length; other++) {
+      this.ms[other] = Math.max(this.ms[other], this.ms[gamma]);
+    }
+  }
+
+  #noMoreThan(gamma: number, ms: number): void {
+    this.ms[gamma] = Math.min(this.ms[gamma], ms);
   }
 }
 
@@ -107,19 +132,21 @@ export async function measureCosts(
   target.keepHidden?.(drafter.hiddenLayers ?? []);
   if (length > 1) await target.score(text.subarray(0, length - 1), 1, sampling);
   const longest = Math.min(LONGEST, target.contextLength - length);
-  await round(1); // the drafter reads the text
+  await round(1); // what is only just loaded is slow
+  drafter.reset();
+  const first = await round(1); // the drafter reads the text
   const known: [gamma: number, ms: number][] = [];
   for (let gamma = 0, before = 0; gamma <= longest; gamma = Math.max(1, 2 * gamma)) {
-    let ms = Infinity;
-    for (let i = 0; i < MEASURED_ROUNDS; i++) ms = Math.min(ms, await round(gamma));
+    const ms = await round(gamma);
     known.push([gamma, ms]);
     const rate = (1 - 0.9 ** (gamma + 1)) / ms;
     if (gamma > 1 && rate < before) break;
     before = rate;
   }
+  for (const entry of known) entry[1] = Math.min(entry[1], await round(entry[0])); // once more, against mishaps
   target.truncate(0);
   drafter.reset();
-  return new CostProfile(interpolated(known));
+  return new CostProfile(interpolated(known), Math.max(0, first - known[1][1]) / length);
 }
 
 /** The values between some that are known, at 0, 1, …, the last one known. */
@@ -137,8 +164,9 @@ function interpolated(known: readonly (readonly [at: number, value: number])[]):
  * E[τ(γ)] = 1 + a₁ + a₁a₂ + … + a₁⋯a_γ and a_j is how often position j was accepted when all before it were.
  *
  * Observations are forgotten, in plain rounds too, so that what once failed is tried again; but only drafts are
- * made whose failure can be afforded. Whatever the drafter does, drafting therefore loses no more than 1.5 % of the
- * time of plain decoding, or 2.5 steps of it in a short text, and what a drafter needs to catch up with the text.
+ * made whose failure can be afforded. Whatever the drafter does, drafting loses no more than 1.5 % of the time of
+ * plain decoding, or 2.5 steps of it in a short text, beyond the drafter's one reading of the prompt. A drafter that
+ * takes long to read what plain steps have added is therefore given up sooner, and may not be tried again.
  */
 export class GammaController implements GammaPolicy {
   readonly #costs: CostProfile;
@@ -149,8 +177,9 @@ export class GammaController implements GammaPolicy {
   /** Plain steps that drafting has cost beyond what it brought. */
   #lost = 0;
   #tokens = 0;
-  /** Plain rounds since the last draft; infinitely many before the first. */
-  #plainRounds = Infinity;
+  /** Plain rounds since the last draft, whose tokens the drafter has yet to read. */
+  #unread = 0;
+  #drafted = false;
 
   /**
    * For one text.
@@ -167,7 +196,7 @@ export class GammaController implements GammaPolicy {
   /** γ of the next round, 0 … most. */
   next(most: number): number {
     const { ms } = this.#costs;
-    const affordable = Math.max(LOSS_STEPS, LOSS_SHARE * this.#tokens) - this.#lost;
+    const affordableMs = (Math.max(LOSS_STEPS, LOSS_SHARE * this.#tokens) - this.#lost + 1) * ms[0];
     let best = 0, bestRate = 1 / ms[0];
     let rate = PRIOR_RATE, reached = 1, expected = 1;
     for (let gamma = 1; gamma <= Math.min(most, ms.length - 1); gamma++) {
@@ -176,7 +205,7 @@ export class GammaController implements GammaPolicy {
         ((this.#tested[gamma - 1] ?? 0) + PRIOR_ROUNDS);
       reached *= rate;
       expected += reached;
-      if (expected / ms[gamma] > bestRate && ms[gamma] / ms[0] - 1 <= affordable) {
+      if (expected / ms[gamma] > bestRate && this.#cost(gamma) <= affordableMs) {
         best = gamma;
         bestRate = expected / ms[gamma];
       }
@@ -188,8 +217,8 @@ export class GammaController implements GammaPolicy {
    * Learns from a finished round.
    * @throws {RangeError} if it drafted more than there are costs for
    */
-  observe({ draft, accepted, draftMs, verifyMs }: Step): void {
-    const gamma = draft.length, ms = draftMs + verifyMs;
+  observe(step: Step): void {
+    const { draft: { length: gamma }, accepted, draftMs, verifyMs } = step;
     if (gamma >= this.#costs.ms.length) {
       throw new RangeError(
         `Cannot learn from a draft of ${gamma} tokens: costs are known of up to ${this.#costs.ms.length - 1}`,
@@ -201,19 +230,20 @@ export class GammaController implements GammaPolicy {
       this.#accepted[j] = (this.#accepted[j] ?? 0) * Math.exp(-1 / MEMORY) + (j < accepted ? 1 : 0);
     }
     this.#tokens += accepted + 1;
+    // the drafter's reading of the prompt is no fault of γ
+    const timed = this.#live && (gamma === 0 || this.#drafted);
     if (gamma > 0) {
-      const steps = this.#cost(gamma, ms) / this.#costs.ms[0];
-      this.#lost = Math.max(-SAVED_STEPS, this.#lost + steps - (accepted + 1));
+      const ms = draftMs + verifyMs;
+      const cost = !timed ? this.#cost(gamma) : this.#unread > 0 ? ms : this.#costs.believed(gamma, ms);
+      this.#lost = Math.max(-SAVED_STEPS, this.#lost + cost / this.#costs.ms[0] - (accepted + 1));
+      this.#drafted = true;
     }
-    // after plain steps a drafter has more to read than after a draft
-    if (this.#live && (gamma === 0 || this.#plainRounds === 0)) this.#costs.observe(gamma, ms);
-    this.#plainRounds = gamma > 0 ? 0 : this.#plainRounds + 1;
+    if (timed) this.#costs.observe(step, this.#unread);
+    this.#unread = gamma > 0 ? 0 : this.#unread + 1;
   }
 
-  /** What a draft's round has cost, in milliseconds. */
-  #cost(gamma: number, ms: number): number {
-    // the drafter's first reading of the text, its prompt above all, is no fault of γ
-    if (!this.#live || this.#plainRounds === Infinity) return this.#costs.ms[gamma];
-    return this.#plainRounds === 0 ? this.#costs.believed(gamma, ms) : ms;
+  /** What a round of γ > 0 is expected to cost now, in milliseconds. */
+  #cost(gamma: number): number {
+    return this.#costs.ms[gamma] + this.#costs.readingMs * this.#unread;
   }
 }
