@@ -10,10 +10,11 @@
 import type { Backend, Dtype, Sampling } from "./backend/backend.ts";
 import { createBackend, type Device } from "./backend/create.ts";
 import type { Rule } from "./decode/acceptance.ts";
+import { type CostProfile, GammaController, measureCosts } from "./decode/controller.ts";
 import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
 import { autoregress } from "./decode/autoregressive.ts";
 import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
-import type { Drafter } from "./decode/drafter.ts";
+import type { Drafter, Target } from "./decode/drafter.ts";
 import type { Origin, Round } from "./decode/loop.ts";
 import { type Statistics, StatisticsCollector } from "./decode/metrics.ts";
 import { ModelTarget } from "./decode/model_target.ts";
@@ -71,8 +72,19 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   readonly drafter?: string | null | undefined;
   /** The acceptance rule. @default {"ordered"} */
   readonly rule?: Rule | undefined;
-  /** γ, tokens drafted per round. @default what suits an embedded drafter, 4 with any other */
-  readonly gamma?: number | undefined;
+  /**
+   * γ, tokens drafted per round; `auto`: chosen for each round by the times that rounds take on this machine and
+   * by what was accepted of late, down to none where drafting does not pay. The text has the target's law either
+   * way, but times differ from run to run: with `auto`, the same seed gives the same text only under `coupled` and
+   * `match`, at temperature 0, or with `costs`. The first text with `auto` waits until rounds have been timed.
+   * @default what suits an embedded drafter, 4 with any other
+   */
+  readonly gamma?: number | "auto" | undefined;
+  /**
+   * With `gamma: "auto"`: milliseconds of a round for each γ from 0 (a plain step) to the longest draft wanted, in
+   * place of measured ones. Then nothing depends on the clock, and the same seed gives the same text.
+   */
+  readonly costs?: readonly number[] | undefined;
   /**
    * The same seed gives the same text. Of any integer, the low 64 bits count.
    * @default a fresh one, reported in the statistics
@@ -126,6 +138,8 @@ const WORDLESS: Pick<Tokenizer, "decode"> = { decode: () => "" };
 
 /** A drafter as loaded: what is needed to make one for a text. */
 interface LoadedDrafter {
+  /** What rounds cost, by the options that bear on it: measured when first needed. */
+  readonly costs: Map<string, CostProfile>;
   /** γ, unless told otherwise. */
   readonly gamma: number;
   create(options: DiffusionDrafterOptions): Drafter;
@@ -246,7 +260,11 @@ export class Engine implements Disposable {
     };
     const rounds = drafter === undefined
       ? autoregress(target, tokens, settings)
-      : speculate(target, drafter, tokens, { ...settings, rule, gamma: options.gamma ?? loaded?.gamma });
+      : speculate(target, drafter, tokens, {
+        ...settings,
+        rule,
+        gamma: await chooseGamma(options, loaded!, target, drafter),
+      });
     const collector = new StatisticsCollector({
       promptTokens: tokens.length,
       seed: random.seed,
@@ -334,6 +352,26 @@ export class Engine implements Disposable {
   }
 }
 
+/** γ as asked for, or who decides it. */
+async function chooseGamma(
+  options: GenerateOptions,
+  { gamma, costs }: LoadedDrafter,
+  target: Target,
+  drafter: Drafter,
+): Promise<number | GammaController> {
+  if (options.gamma !== "auto") return options.gamma ?? gamma;
+  if (options.costs !== undefined) return new GammaController(options.costs);
+  const { rule = "ordered", temperature, topK, topP, signal } = options;
+  const { steps, order, draftContext, sigma, hotStart } = options;
+  const key = JSON.stringify([rule, temperature, topK, topP, steps, order, draftContext, sigma, hotStart]);
+  let profile = costs.get(key);
+  if (profile === undefined) {
+    profile = await measureCosts(target, drafter, { rule, sampling: { temperature, topK, topP }, signal });
+    costs.set(key, profile);
+  }
+  return new GammaController(profile);
+}
+
 function textOf(pieces: readonly Piece[]): string {
   return pieces.map((piece) => piece.text).join("");
 }
@@ -374,7 +412,12 @@ async function loadDrafter(
 ): Promise<LoadedDrafter> {
   const { vocabSize } = target.shape;
   if (choice === "ngram") {
-    return { gamma: DEFAULT_GAMMA, create: () => new NgramDrafter(vocabSize), dispose: () => {} };
+    return {
+      gamma: DEFAULT_GAMMA,
+      costs: new Map(),
+      create: () => new NgramDrafter(vocabSize),
+      dispose: () => {},
+    };
   }
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
   const folder = embedded?.folder ?? await locateModel(choice, { signal: options.signal, ...options.hub });
@@ -390,6 +433,7 @@ async function loadDrafter(
   }
   return {
     gamma: embedded?.gamma ?? DEFAULT_GAMMA,
+    costs: new Map(),
     create: loaded.kind === "diffusion"
       ? (options) => {
         const draftContext = options.draftContext ?? embedded?.draftContext;

@@ -104,6 +104,7 @@ Deno.test("options become values, wherever they stand", () => {
     sigma: "schedule",
   });
   assert.deepEqual(parseCommandLine(["score", "--tokens", "1, 2,3"]).values, { tokens: [1, 2, 3] });
+  assert.deepEqual(parseCommandLine(["score", "--gamma", "auto"]).values, { gamma: "auto" });
   assert.deepEqual(parseCommandLine(["-h"]), { command: undefined, words: [], values: { help: true } });
 });
 
@@ -112,9 +113,9 @@ Deno.test("options that cannot be understood say what they are and what was expe
     ["--bogus", /^unknown option "--bogus"/],
     ["-x", /^unknown option "-x"/],
     ["--constructor", /^unknown option/],
-    ["--gamma", /^--gamma has no value, expected an integer of at least 1$/],
+    ["--gamma", /^--gamma has no value, expected an integer of at least 1, or auto$/],
     ["--gamma --json", /^--gamma has no value/],
-    ["--gamma 0", /^--gamma is "0", expected an integer of at least 1$/],
+    ["--gamma 0", /^--gamma is "0", expected an integer of at least 1, or auto$/],
     ["--gamma -1", /^--gamma is "-1"/],
     ["--gamma 2.5", /^--gamma is "2.5"/],
     ["--gamma=", /^--gamma is ""/],
@@ -483,6 +484,26 @@ Deno.test("compare prints one object, with each method and what it was measured 
     assert.equal(row.gamma, i === 0 ? 0 : 2);
     assert.ok(i === 0 ? row.meanAcceptanceLength === 1 : row.meanAcceptanceLength >= 1);
   }
+});
+
+Deno.test("compare tells of a chosen gamma how long the drafts were on average", async () => {
+  const { code, out } = await run([
+    ...[
+      "compare",
+      PROMPT,
+      "--drafter",
+      "gpt2",
+      "--max-tokens",
+      "12",
+      "--repetitions",
+      "1",
+      "--gamma",
+      "auto",
+    ],
+  ]);
+  assert.equal(code, 0);
+  assert.match(out, /^autoregressive +auto \d\.\d +\d/m);
+  assert.match(out, /^auto: γ was chosen for each round/m);
 });
 
 Deno.test("demo colours a text, then prints the table", async () => {

@@ -4,7 +4,7 @@
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { type Engine, loadEngine, type LoadProgress } from "../mod.ts";
+import { type Engine, type GenerateOptions, loadEngine, type LoadProgress } from "../mod.ts";
 import { createBackend } from "../src/backend/create.ts";
 import { type Rule, rules } from "../src/decode/acceptance.ts";
 import {
@@ -65,6 +65,32 @@ Deno.test("at temperature 0 every rule gives the text of plain greedy decoding",
         assert.equal(stats.tokens, 40);
       }
     }
+  }));
+
+Deno.test("the text does not depend on a chosen gamma under coupled and at temperature 0, nor with costs", () =>
+  withEngine(async (engine) => {
+    const told = new Set<number>();
+    for (const drafter of ALL) {
+      const texts = async (options: GenerateOptions, others: readonly GenerateOptions[]) => {
+        const common = { drafter, seed: 6, maxTokens: 20, gamma: "auto", ...options } as const;
+        const { tokens } = await engine.generate(PROMPT, { ...common, ...others[0] });
+        for (const other of others.slice(1)) {
+          const { tokens: same, stats } = await engine.generate(PROMPT, { ...common, ...other });
+          assert.deepEqual(same, tokens, `${drafter}, ${JSON.stringify(options)}`);
+          assert.equal(stats.meanGamma, stats.draftTokens / stats.rounds);
+          told.add(stats.plainRounds / stats.rounds);
+        }
+      };
+      await texts({ rule: "coupled" }, [{ drafter: null }, {}, {}]);
+      await texts({ temperature: 0 }, [{ drafter: null }, {}]);
+      await texts({ costs: [1, 1.3, 1.6, 1.9] }, [{}, {}]);
+    }
+    assert.ok(told.size > 1);
+    const { stats } = await engine.generate(PROMPT, { gamma: "auto", costs: [1, 9], maxTokens: 20 });
+    assert.deepEqual([stats.plainRounds, stats.meanGamma], [20, 0]);
+    await assert.rejects(engine.generate(PROMPT, { gamma: "auto", costs: [] }), /costs are \[\]/);
+    const signal = AbortSignal.abort(new Error("enough"));
+    await assert.rejects(engine.generate(PROMPT, { gamma: "auto", topK: 7, signal }), /enough/);
   }));
 
 Deno.test("the same seed gives the same text for any number of threads, another seed another text", async () => {

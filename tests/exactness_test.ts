@@ -10,9 +10,11 @@ import { isExact, type Rule, rules } from "../src/decode/acceptance.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { type Distributions, HostDistributions } from "../src/decode/distributions.ts";
 import type { Draft, Drafter, DraftRequest, Target } from "../src/decode/drafter.ts";
+import { GammaController } from "../src/decode/controller.ts";
+import type { Step } from "../src/decode/loop.ts";
 import { NgramDrafter } from "../src/decode/ngram_drafter.ts";
 import { Purpose, type RandomSource } from "../src/decode/random.ts";
-import { speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
+import { type GammaPolicy, speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
 import { enumerate, mean, totalVariation } from "./enumeration.ts";
 import { ToyPair } from "./toy.ts";
 
@@ -24,16 +26,19 @@ interface Scenario extends SpeculateOptions {
   readonly rule: Rule;
   /** Rounds go on until so many tokens are there; their law is compared. @default 3 */
   readonly tokens?: number;
+  /** Who decides on γ, anew for each text. */
+  readonly policy?: () => GammaPolicy;
 }
 
 /** The law of the first tokens of the text, by enumeration; γ is 3 in the first round. */
 function lawOf(target: Target, drafter: Drafter, scenario: Scenario): Promise<Map<string, number>> {
-  const { tokens = 3, ...options } = scenario;
+  const { tokens = 3, policy, ...options } = scenario;
   return enumerate(async (random) => {
     drafter.reset();
     const text: number[] = [];
+    const gamma = policy?.() ?? 3;
     for await (
-      const round of speculate(target, drafter, PROMPT, { gamma: 3, maxTokens: 4, ...options, random })
+      const round of speculate(target, drafter, PROMPT, { gamma, maxTokens: 4, ...options, random })
     ) {
       text.push(...round.tokens);
       if (text.length >= tokens) break;
@@ -216,6 +221,52 @@ Deno.test("the law is exact after temperature, top-k and top-p, whatever the dra
   }
 });
 
+/** Chooses γ by all that a round tells when it is over, the rejected tokens included. */
+class Inquisitive implements GammaPolicy {
+  #seen = 2;
+
+  next(most: number): number {
+    return Math.min(this.#seen % 3, most);
+  }
+
+  observe({ draft, accepted, token }: Step): void {
+    this.#seen = draft.reduce((sum, drafted) => 2 * sum + drafted, 1 + accepted + token);
+  }
+}
+
+Deno.test("the law is exact where γ is chosen by what happened before", async () => {
+  const pair = new ToyPair(1);
+  const drafters: [string, Drafter][] = [
+    ["Markov head", pair.markov({ steps: 1 })],
+    ["confidence, T=2", pair.diffusion({ steps: 2, order: "confidence" })],
+    ["hot start", pair.markov({ steps: 1, hotStart: true })],
+  ];
+  const policies: [string, () => GammaPolicy][] = [
+    ["controller", () => new GammaController([1, 1.4, 1.6])],
+    ["inquisitive", () => new Inquisitive()],
+  ];
+  for (const [name, policy] of policies) {
+    for (const [label, drafter] of drafters) {
+      for (const rule of rules) {
+        if (!isExact(rule, drafter.leftToRight)) continue;
+        const lengths = new Set<number>();
+        const noted = (): GammaPolicy => {
+          const inner = policy();
+          return {
+            next: (most) => inner.next(most),
+            observe(step) {
+              lengths.add(step.draft.length);
+              inner.observe(step);
+            },
+          };
+        };
+        await assertExact(pair, drafter, { rule, tokens: 4, policy: noted }, `${label}, ${name}`);
+        assert.deepEqual([...lengths].sort(), [0, 1, 2], `${label}, ${name}, ${rule}`);
+      }
+    }
+  }
+});
+
 Deno.test("plain decoding has the target's law", async () => {
   for (const sampling of [{}, { temperature: 0.6, topK: 2 }]) {
     const pair = new ToyPair(7);
@@ -322,6 +373,24 @@ Deno.test("the same measurement finds what breaks a rule", async (t) => {
     });
     assert.ok(await distanceOf(pair.target, choosy, "ratio", 3) > 1e-3);
     assert.ok(await distanceOf(pair.target, choosy, "match", 3) < EXACT);
+  });
+
+  await t.step("a γ that is chosen after a look at the draft", async () => {
+    // drafting ends before the first token that the target likes less than the drafter does
+    const anticipating = altered(oneStep, (draft, request) => {
+      const text = Array.from(request.tokens);
+      let gamma = 0;
+      for (const token of draft.tokens) {
+        if (pair.model.law(text)[token] < draft.q!.row(gamma)[token]) break;
+        text.push(token);
+        gamma++;
+      }
+      return { ...draft, tokens: draft.tokens.slice(0, gamma), steps: draft.steps.slice(0, gamma) };
+    });
+    for (const rule of ["ratio", "ordered"] as const) {
+      assert.ok(await distanceOf(pair.target, anticipating, rule, 3) > 1e-3);
+    }
+    assert.ok(await distanceOf(pair.target, anticipating, "coupled", 3) < EXACT); // takes any draft at all
   });
 
   await t.step("a corrected token that is not drawn in proportion to what is left", async () => {

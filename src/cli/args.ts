@@ -86,6 +86,17 @@ const SIGMA: Option<number | "schedule"> = {
   },
 };
 
+const GAMMA: Option<number | "auto"> = {
+  value: "N|auto",
+  help: "γ, tokens drafted per round; auto: by what pays (default: what suits an embedded drafter, else 4)",
+  expected: "an integer of at least 1, or auto",
+  parse(text) {
+    if (text === "auto") return text;
+    const gamma = text.trim() === "" ? NaN : Number(text);
+    return Number.isSafeInteger(gamma) && gamma >= 1 ? gamma : undefined;
+  },
+};
+
 const TOKENS: Option<number[]> = {
   value: "N,N,…",
   help: "token ids in place of a text",
@@ -116,9 +127,7 @@ const OPTIONS = {
   "drafter-dtype": choice("how the drafters' weights are held (default: int8)", dtypes),
   threads: count("threads of the CPU (default: its cores); the text does not depend on it"),
   rule: ruleOption,
-  gamma: count(
-    "γ, tokens drafted per round (default: what suits an embedded drafter, else 4)",
-  ),
+  gamma: GAMMA,
   steps: count("T, denoising steps per draft (default: 1)"),
   order: choice("which masks a denoising step opens (default: left-to-right)", orders),
   "draft-context": count(

@@ -120,7 +120,11 @@ function render({ machine, settings, rows }: Comparison): string[] {
       ["method", "γ", "tokens/s", "quartiles", "speed-up", "τ", "accepted", "ms/round", "= plain"],
       ...rows.map((row) => [
         row.exactness === "lossy" ? `${row.method} (lossy)` : row.method,
-        row.drafter === null ? "" : String(row.gamma),
+        row.drafter === null
+          ? ""
+          : row.gamma === "auto"
+          ? `auto ${row.meanGamma.toFixed(1)}`
+          : String(row.gamma),
         row.tokensPerSecond.toFixed(1),
         row.tokensPerSecondQuartiles.map((speed) => speed.toFixed(0)).join("–"),
         `${row.speedup.toFixed(2)}×`,
@@ -131,6 +135,9 @@ function render({ machine, settings, rows }: Comparison): string[] {
       ]),
     ], 1),
     "",
+    ...(rows.some(({ gamma }) => gamma === "auto")
+      ? ["auto: γ was chosen for each round; the number is its mean, a round without a draft counted as 0"]
+      : []),
     "τ: tokens per round; accepted: share of the tokens drafted at positions 1, 2, …;",
     "ms/round: in the drafter + in the target; = plain: the text under coupled is that of plain decoding",
     `Prompts: ${settings.prompts.length}; seeds: ${settings.repetitions}, from ${settings.seed}; ` +

@@ -113,6 +113,8 @@ export function describe(stats: Statistics): string {
     `τ ${stats.meanAcceptanceLength.toFixed(2)} tokens per round`,
     `accepted at positions 1, 2, …: ${positions(stats.acceptanceRatePerPosition)}`,
     `${stats.drafter}`,
+    `γ ${stats.meanGamma.toFixed(1)} on average`,
+    `${stats.plainRounds} of ${stats.rounds} rounds without a draft`,
     `rule ${stats.rule} (${stats.exactness})`,
     `seed ${stats.seed}`,
   ].join(", ");

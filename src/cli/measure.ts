@@ -24,7 +24,7 @@ export interface CompareSettings {
   readonly repetitions: number;
   /** Tokens per run, fewer only where the context ends. */
   readonly maxTokens: number;
-  /** How to generate. Without a γ, each drafter has its own. */
+  /** How to generate. Without a γ, each drafter has its own; `auto` is timed in the warm-up. */
   readonly options: GenerateOptions;
 }
 
@@ -34,8 +34,12 @@ export interface Row {
   readonly method: string;
   /** The drafter as it was named; null for plain decoding. */
   readonly drafter: string | null;
-  /** γ, the longest draft; 0 for plain decoding. */
-  readonly gamma: number;
+  /** γ, the longest draft; 0 for plain decoding; `auto` where it was chosen for each round. */
+  readonly gamma: number | "auto";
+  /** γ on average, a plain step counted as 0. */
+  readonly meanGamma: number;
+  /** The share of rounds without a draft. */
+  readonly plainShare: number;
   /** The acceptance rule. */
   readonly rule: Rule | "none";
   /** Whether the text has the target's law. */
@@ -52,7 +56,7 @@ export interface Row {
   readonly meanAcceptanceLength: number;
   /** Accepted of drafted tokens, over all runs. */
   readonly draftAcceptanceRate: number;
-  /** [γ] the same for each position of a draft. */
+  /** [longest draft] the same for each position of a draft. */
   readonly acceptanceRatePerPosition: readonly number[];
   /** Milliseconds per round in the drafter, in the target and the test of the draft, and elsewhere. */
   readonly msPerRound: { readonly draft: number; readonly verify: number; readonly other: number };
@@ -160,16 +164,18 @@ function methodLabels(methods: readonly Method[]): string[] {
   );
 }
 
-function toRow(method: string, { drafter, runs, equalsPlain }: Method, plainSpeed: number): Row {
+function toRow(method: string, { drafter, options, runs, equalsPlain }: Method, plainSpeed: number): Row {
   const sorted = speeds(runs);
   const tokensPerSecond = quantile(sorted, 0.5);
   const sum = (of: (run: Statistics) => number) => runs.reduce((total, run) => total + of(run), 0);
-  const gamma = Math.max(...runs.map((run) => run.draftedPerPosition.length));
+  const longest = Math.max(...runs.map((run) => run.draftedPerPosition.length));
   const drafted = sum((run) => run.draftTokens), rounds = sum((run) => run.rounds);
   return {
     method,
     drafter,
-    gamma,
+    gamma: drafter !== null && options.gamma === "auto" ? "auto" : longest,
+    meanGamma: drafted / rounds,
+    plainShare: sum((run) => run.plainRounds) / rounds,
     rule: runs[0].rule,
     exactness: runs[0].exactness,
     runs: runs.length,
@@ -179,7 +185,7 @@ function toRow(method: string, { drafter, runs, equalsPlain }: Method, plainSpee
     meanAcceptanceLength: sum((run) => run.tokens) / rounds,
     draftAcceptanceRate: drafted === 0 ? 0 : sum((run) => run.acceptedTokens) / drafted,
     acceptanceRatePerPosition: Array.from(
-      { length: gamma },
+      { length: longest },
       (_, j) => sum((run) => run.acceptedPerPosition[j] ?? 0) / sum((run) => run.draftedPerPosition[j] ?? 0),
     ),
     msPerRound: {

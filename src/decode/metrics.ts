@@ -45,6 +45,8 @@ export interface Statistics {
   readonly tokens: number;
   /** Passes of the target, the one over the prompt not counted. */
   readonly rounds: number;
+  /** Rounds without a draft. */
+  readonly plainRounds: number;
   /** Tokens drafted. */
   readonly draftTokens: number;
   /** Drafted tokens that were emitted. */
@@ -53,6 +55,8 @@ export interface Statistics {
   readonly draftPasses: number;
   /** acceptedTokens / draftTokens. */
   readonly draftAcceptanceRate: number;
+  /** draftTokens / rounds: γ on average, a plain step counted as 0. */
+  readonly meanGamma: number;
   /** τ, tokens per round: 1 + acceptedTokens/rounds, but for what a stop token cuts off. */
   readonly meanAcceptanceLength: number;
   /** acceptedTokens / rounds: the same without corrected and bonus tokens. */
@@ -97,6 +101,7 @@ export class StatisticsCollector {
   #verifyMs = 0;
   #decodeMs = 0;
   #firstMs = 0;
+  #plainRounds = 0;
 
   /** Starts at nothing. */
   constructor(run: RunDescription) {
@@ -116,7 +121,9 @@ export class StatisticsCollector {
       increment(this.#drafted, j, 1);
       increment(this.#accepted, j, j < round.accepted ? 1 : 0);
     }
-    if (round.draft.length > 0) {
+    if (round.draft.length === 0) {
+      this.#plainRounds++;
+    } else {
       increment(this.#histogram, round.draft.length, 0);
       increment(this.#histogram, round.accepted, 1);
     }
@@ -140,10 +147,12 @@ export class StatisticsCollector {
       promptTokens,
       tokens: this.#tokens,
       rounds: this.#rounds,
+      plainRounds: this.#plainRounds,
       draftTokens,
       acceptedTokens,
       draftPasses: this.#draftPasses,
       draftAcceptanceRate: rate(acceptedTokens, draftTokens),
+      meanGamma: rate(draftTokens, this.#rounds),
       meanAcceptanceLength: rate(this.#tokens, this.#rounds),
       meanAcceptedDraftTokens: rate(acceptedTokens, this.#rounds),
       draftedPerPosition: [...this.#drafted],

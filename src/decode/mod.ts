@@ -19,17 +19,18 @@
 export { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
 export { autoregress } from "./autoregressive.ts";
 export { AutoregressiveDrafter } from "./autoregressive_drafter.ts";
+export { CostProfile, GammaController, measureCosts } from "./controller.ts";
 export { DiffusionDrafter, type DiffusionDrafterOptions } from "./diffusion_drafter.ts";
 export { type Distributions, HostDistributions, type Law } from "./distributions.ts";
 export type { Draft, Drafter, DraftRequest, Target } from "./drafter.ts";
-export type { DecodeOptions, FinishReason, Origin, Round } from "./loop.ts";
+export type { DecodeOptions, FinishReason, Origin, Round, Step } from "./loop.ts";
 export { type RunDescription, type Statistics, StatisticsCollector } from "./metrics.ts";
 export { ModelTarget } from "./model_target.ts";
 export { NgramDrafter, type NgramDrafterOptions } from "./ngram_drafter.ts";
 export { invert, PhiloxSource, Purpose, type RandomSource } from "./random.ts";
 export { reveal, type RevealOrder, type RevealRequest } from "./reveal.ts";
 export { type Score, scoreTokens } from "./score.ts";
-export { speculate, type SpeculateOptions } from "./speculative.ts";
+export { type GammaPolicy, speculate, type SpeculateOptions } from "./speculative.ts";
 // what the signatures above mention
 export type {
   Activation,

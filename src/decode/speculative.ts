@@ -2,7 +2,7 @@
  * Speculative decoding: a drafter proposes γ tokens, the target scores all of them in one pass, a rule keeps
  * as many as it may. Generic over {@linkcode Drafter}, {@linkcode Target} and {@linkcode Rule}.
  *
- * Deliberately absent: trees and batches, and a γ that follows measured acceptance.
+ * Deliberately absent: trees and batches. A γ that follows measured times and acceptance is in `controller.ts`.
  *
  * @module
  */
@@ -10,12 +10,24 @@
 import type { Sampling } from "../backend/backend.ts";
 import { isExact, type Rule, rules, verify } from "./acceptance.ts";
 import type { Draft, Drafter, Target } from "./drafter.ts";
-import { decode, type DecodeOptions, type Round } from "./loop.ts";
+import { decode, type DecodeOptions, type Round, type Step, type StepRequest } from "./loop.ts";
+
+/**
+ * Decides how long each draft is. It is asked before anything of a round is drawn and told of the round when it is
+ * over, so that a choice can depend on nothing but the past: that keeps every rule exact (reference: the
+ * non-anticipating schedules of DSpark, arXiv 2607.05147, App. A).
+ */
+export interface GammaPolicy {
+  /** γ of the next round, an integer in 0 … `most`; 0: no draft. */
+  next(most: number): number;
+  /** Is told of each round. */
+  observe(step: Step): void;
+}
 
 /** Options of {@linkcode speculate}. */
 export interface SpeculateOptions extends DecodeOptions {
-  /** γ, how many tokens to draft per round; fewer where the text is about to end. @default {5} */
-  readonly gamma?: number | undefined;
+  /** γ, how many tokens to draft per round, or who decides it; fewer where the text is about to end. @default {5} */
+  readonly gamma?: number | GammaPolicy | undefined;
   /** How drafts are tested. @default {"ordered"} */
   readonly rule?: Rule | undefined;
   /**
@@ -43,52 +55,71 @@ export function speculate(
   prompt: ArrayLike<number>,
   options: SpeculateOptions = {},
 ): AsyncGenerator<Round, void, void> {
-  const { gamma = 5, rule = "ordered" } = options;
+  const { gamma = 5, rule = "ordered", draftSampling } = options;
   check(target, drafter, gamma, rule);
-  const { hiddenLayers = [] } = drafter;
-  target.keepHidden?.(hiddenLayers);
+  target.keepHidden?.(drafter.hiddenLayers ?? []);
   return decode(target, prompt, options, async ({ text, room, random, sampling }) => {
-    const began = performance.now();
-    // a round emits one token more than it accepts
-    const most = Math.min(gamma, room - 1);
-    const draft = most === 0 ? NO_DRAFT : await drafter.draft({
-      tokens: text,
-      gamma: most,
-      sampling: options.draftSampling ?? (rule === "match" ? { temperature: 0 } : sampling),
-      random,
-      coupled: rule === "coupled",
-      // of a text of one token the target has seen nothing, but may still hold another text
-      hidden: hiddenLayers.length > 0 && text.length > 1 ? target.hidden : undefined,
-    });
-    const n = draft.tokens.length;
-    if (n > most) {
-      throw new RangeError(
-        `Cannot verify a draft: "${drafter.name}" drafted ${n} tokens, expected at most ${most}`,
-      );
-    }
-    const proposal = new Int32Array(text.length + n);
-    proposal.set(text);
-    proposal.set(draft.tokens, text.length);
-    const drafted = performance.now();
-    const p = await target.score(proposal, n + 1, sampling);
-    const { accepted, token, bonus } = verify(rule, draft, p, random, text.length);
-    return {
-      draft: draft.tokens,
-      accepted,
-      token,
-      origin: n === 0 ? "target" : bonus ? "bonus" : "corrected",
-      draftPasses: draft.passes,
-      draftMs: drafted - began,
-      verifyMs: performance.now() - drafted,
-    };
+    const most = room - 1; // a round emits one token more than it accepts
+    const asked = typeof gamma === "number" ? gamma : gamma.next(most);
+    const settings = { text, random, sampling, rule, draftSampling };
+    const step = await draftAndVerify(target, drafter, Math.min(asked, most), settings);
+    if (typeof gamma !== "number") gamma.observe(step);
+    return step;
   });
 }
 
-function check(target: Target, drafter: Drafter, gamma: number, rule: Rule): void {
+/** What {@linkcode draftAndVerify} is given. */
+interface RoundRequest extends Pick<StepRequest, "text" | "random" | "sampling"> {
+  readonly rule: Rule;
+  readonly draftSampling?: Sampling | undefined;
+}
+
+/** One round: a draft of at most γ tokens, the target's pass over it, and the test. */
+export async function draftAndVerify(
+  target: Target,
+  drafter: Drafter,
+  gamma: number,
+  { text, random, sampling, rule, draftSampling }: RoundRequest,
+): Promise<Step> {
+  const began = performance.now();
+  const fed = (drafter.hiddenLayers?.length ?? 0) > 0;
+  const draft = gamma === 0 ? NO_DRAFT : await drafter.draft({
+    tokens: text,
+    gamma,
+    sampling: draftSampling ?? (rule === "match" ? { temperature: 0 } : sampling),
+    random,
+    coupled: rule === "coupled",
+    // of a text of one token the target has seen nothing, but may still hold another text
+    hidden: fed && text.length > 1 ? target.hidden : undefined,
+  });
+  const n = draft.tokens.length;
+  if (n > gamma) {
+    throw new RangeError(
+      `Cannot verify a draft: "${drafter.name}" drafted ${n} tokens, expected at most ${gamma}`,
+    );
+  }
+  const proposal = new Int32Array(text.length + n);
+  proposal.set(text);
+  proposal.set(draft.tokens, text.length);
+  const drafted = performance.now();
+  const p = await target.score(proposal, n + 1, sampling);
+  const { accepted, token, bonus } = verify(rule, draft, p, random, text.length);
+  return {
+    draft: draft.tokens,
+    accepted,
+    token,
+    origin: n === 0 ? "target" : bonus ? "bonus" : "corrected",
+    draftPasses: draft.passes,
+    draftMs: drafted - began,
+    verifyMs: performance.now() - drafted,
+  };
+}
+
+function check(target: Target, drafter: Drafter, gamma: number | GammaPolicy, rule: Rule): void {
   if (!rules.includes(rule)) {
     throw new TypeError(`Cannot speculate: unknown rule "${rule}", expected one of ${rules.join(", ")}`);
   }
-  if (!Number.isInteger(gamma) || gamma < 0) {
+  if (typeof gamma === "number" && !(Number.isInteger(gamma) && gamma >= 0)) {
     throw new RangeError(`Cannot speculate: gamma is ${gamma}, expected a non-negative integer`);
   }
   if (drafter.vocabSize !== target.vocabSize) {

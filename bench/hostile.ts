@@ -1,0 +1,99 @@
+/**
+ * What γ chosen while decoding costs where drafting is hopeless: the embedded target with a drafter that takes its
+ * time as ever and then proposes a token that is never accepted, against plain decoding.
+ *
+ * @module
+ */
+
+import type { Engine } from "../mod.ts";
+import { PROMPTS } from "../src/cli/compare.ts";
+import { createBackend } from "../src/backend/create.ts";
+import { autoregress } from "../src/decode/autoregressive.ts";
+import { AutoregressiveDrafter } from "../src/decode/autoregressive_drafter.ts";
+import { GammaController, measureCosts } from "../src/decode/controller.ts";
+import { DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
+import type { Drafter } from "../src/decode/drafter.ts";
+import type { Round } from "../src/decode/loop.ts";
+import { ModelTarget } from "../src/decode/model_target.ts";
+import { speculate } from "../src/decode/speculative.ts";
+import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { encodeText } from "../src/hub/tokenizer.ts";
+import { loadModel } from "../src/model/load.ts";
+import { embeddedDrafter, embeddedDrafters, embeddedTarget } from "../src/pair.ts";
+import type { Section } from "./kernels.ts";
+
+const TOKENS = 128;
+const REPETITIONS = 5;
+/** The last merge of the tokenizer, which the target hardly ever writes. */
+const UNLIKELY = 2047;
+
+/** The drafter, with its time but without its luck. */
+function unlucky(drafter: Drafter): Drafter {
+  return {
+    name: drafter.name,
+    vocabSize: drafter.vocabSize,
+    leftToRight: true,
+    draft: async (request) => {
+      const { tokens, steps, passes } = await drafter.draft(request);
+      return { tokens: new Int32Array(tokens.length).fill(UNLIKELY), steps, passes };
+    },
+    reset: () => drafter.reset(),
+    [Symbol.dispose]: () => drafter[Symbol.dispose](),
+  };
+}
+
+/** Milliseconds of decoding, the prompt's not counted, and tokens accepted. */
+async function timeOf(rounds: AsyncIterable<Round>): Promise<{ ms: number; accepted: number }> {
+  let ms = 0, accepted = 0;
+  for await (const round of rounds) {
+    ms += round.totalMs;
+    accepted += round.accepted;
+  }
+  return { ms, accepted };
+}
+
+/** Chosen γ against plain decoding, taking turns, for each embedded drafter. */
+export async function hostile({ tokenizer }: Engine): Promise<Section> {
+  using backend = await createBackend("auto", { threads: navigator.hardwareConcurrency });
+  using checkpoint = await openCheckpoint(embeddedTarget());
+  const loaded = await loadModel(checkpoint, backend, { dtype: "f32" });
+  if (loaded.kind !== "causal") throw new TypeError("Cannot measure: the embedded target is no causal model");
+  using model = loaded.model;
+  const figures: Section["figures"][number][] = [];
+  for (const name of embeddedDrafters) {
+    const { folder, draftContext } = embeddedDrafter(name)!;
+    using draftCheckpoint = await openCheckpoint(folder);
+    const drafting = await loadModel(draftCheckpoint, backend, { dtype: "int8" });
+    using _model = drafting.model;
+    const create = () =>
+      drafting.kind === "diffusion"
+        ? new DiffusionDrafter(drafting.model, backend, { draftContext })
+        : new AutoregressiveDrafter(drafting.model, backend);
+    using target = new ModelTarget(model, backend);
+    using measured = create();
+    const costs = await measureCosts(target, measured, { rule: "ordered", sampling: {} });
+    const ratios: number[] = [];
+    let accepted = 0;
+    for (let seed = 1; seed <= REPETITIONS; seed++) {
+      for (const prompt of PROMPTS) {
+        const tokens = encodeText(tokenizer, prompt), options = { seed, maxTokens: TOKENS };
+        target.truncate(0);
+        const plain = await timeOf(autoregress(target, tokens, options));
+        target.truncate(0);
+        using drafter = unlucky(create());
+        const gamma = new GammaController(costs);
+        const chosen = await timeOf(speculate(target, drafter, tokens, { ...options, gamma }));
+        ratios.push(chosen.ms / plain.ms);
+        accepted += chosen.accepted;
+      }
+    }
+    ratios.sort((a, b) => a - b);
+    figures.push({
+      what: `${name}: time with γ chosen / plain (${accepted} tokens accepted in ${ratios.length} texts)`,
+      value: ratios[ratios.length >> 1],
+      unit: "×",
+      aim: "≤ 1.03 ×",
+    });
+  }
+  return { title: `a drafter of which nothing is accepted, ${TOKENS} tokens`, figures };
+}
