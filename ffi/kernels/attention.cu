@@ -140,7 +140,7 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
       if (split && d == 0) *(Seen*)partial(r, chunk) = here[r];
     }
     syncthreads();
-    if (threadIdx.x < count && here[threadIdx.x].largest > -INFINITY) {
+    if ((int)threadIdx.x < count && here[threadIdx.x].largest > -INFINITY) {
       known[threadIdx.x] = merge(known[threadIdx.x], here[threadIdx.x]).seen;
     }
   }

@@ -57,17 +57,41 @@ SD_INLINE float warp_sum(float value) {
   return warp_fold(value, [](float a, float b) { return a + b; });
 }
 
-// Mean of a row and 1/sqrt(variance + epsilon), by one warp; every lane has them.
+// What a norm has to know of 16 columns of a row: their sum, and the sum of squares about their mean. Whoever writes
+// the rows of a residual stream writes their groups too, [rows, columns / 16]; so nobody has to read the rows twice.
+struct Group {
+  float sum, squares;
+};
+
+SD_INLINE int groups_of(int columns) { return (columns + 15) / 16; }
+
+// The group of a column; the 16 lanes that hold its columns call together, those beyond the last column with 0.
+SD_INLINE Group group_around(float value, int column, int columns) {
+  auto sum = [](float v) {
+    for (int mask = 8; mask > 0; mask /= 2) v += shfl_xor(v, mask);
+    return v;
+  };
+  float total = sum(value);
+  float d = column < columns ? value - total / min(16, columns - column / 16 * 16) : 0;
+  return {total, sum(d * d)};
+}
+
+// Mean of a row and 1/sqrt(variance + epsilon).
 struct Statistics {
   float mean, scale;
 };
 
-SD_INLINE Statistics row_statistics(const float* x, int columns, float epsilon) {
+// From the groups of a row, by one warp; every lane has them.
+SD_INLINE Statistics row_statistics(const Group* groups, int columns, float epsilon) {
   int lane = threadIdx.x % WARP;
   float sum = 0, squares = 0;
-  for (int c = lane; c < columns; c += WARP) sum += x[c];
+  for (int g = lane; g < groups_of(columns); g += WARP) sum += groups[g].sum;
   float mean = warp_sum(sum) / columns;
-  for (int c = lane; c < columns; c += WARP) squares = fmaf(x[c] - mean, x[c] - mean, squares);
+  for (int g = lane; g < groups_of(columns); g += WARP) {
+    int count = min(16, columns - g * 16);
+    float d = groups[g].sum / count - mean;
+    squares += fmaf(count * d, d, groups[g].squares);
+  }
   return {mean, 1 / sqrtf(warp_sum(squares) / columns + epsilon)};
 }
 

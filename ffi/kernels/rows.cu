@@ -37,8 +37,9 @@ SD_KERNEL(WARP, pack, void* matrix, float* scales, int* sums, const float* rows,
   }
 }
 
-// out[r] = table[tokens[r]] ⊙ x[r] + positions[length + r]; x and positions may be null. Grid: rows.
-SD_KERNEL(THREADS, embed, float* out, const float* x, const int* tokens, const void* table, const float* table_scales,
+// out[r] = table[tokens[r]] ⊙ x[r] + positions[length + r]; x and positions may be null, and the groups of out. Grid:
+// rows.
+SD_KERNEL(THREADS, embed, float* out, Group* groups, const float* x, const int* tokens, const void* table, const float* table_scales,
           int table_format, int vocab, const void* positions, const float* position_scales, int position_format,
           const int* length, int columns, Fault* fault) {
   grid_dependency_wait();
@@ -47,12 +48,19 @@ SD_KERNEL(THREADS, embed, float* out, const float* x, const int* tokens, const v
     if (threadIdx.x == 0) report(fault, STRANGE_TOKEN, token);
     token = 0;
   }
-  for (int c = threadIdx.x; c < columns; c += THREADS) {
-    float y = matrix_entry(table, table_scales, table_format, token, c, columns);
-    size_t at = (size_t)row * padded(columns) + c;
-    if (x) y *= x[at];
-    if (positions) y += matrix_entry(positions, position_scales, position_format, *length + row, c, columns);
-    out[at] = y;
+  for (int base = 0; base < columns; base += THREADS) {
+    int c = base + threadIdx.x;
+    float y = 0;
+    if (c < columns) {
+      size_t at = (size_t)row * padded(columns) + c;
+      y = matrix_entry(table, table_scales, table_format, token, c, columns);
+      if (x) y *= x[at];
+      if (positions) y += matrix_entry(positions, position_scales, position_format, *length + row, c, columns);
+      out[at] = y;
+    }
+    if (!groups) continue;
+    Group group = group_around(y, c, columns);
+    if (c < columns && c % 16 == 0) groups[(size_t)row * groups_of(columns) + c / 16] = group;
   }
 }
 

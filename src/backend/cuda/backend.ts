@@ -26,7 +26,7 @@ import type {
 } from "../backend.ts";
 import * as check from "../check.ts";
 import { formatBytes, OutOfMemory } from "../wasm/memory.ts";
-import { Kernels, PANEL_ROWS, TILES } from "./kernels.ts";
+import { dynamicShared, HALF_BLOCKS, Kernels, PANEL_ROWS } from "./kernels.ts";
 import {
   CudaActivation,
   CudaCache,
@@ -68,8 +68,8 @@ const NONE = 0n;
 /** Bytes of a matrix that are on their way to the device at a time; more if a row has more. */
 const STAGING = 4 << 20;
 
-/** As many rows compute their own statistics in every block; of more, they are computed once. */
-const OWN_STATISTICS = 8;
+/** What follows a projection, as `project.cu` numbers it. */
+const STORE = 0, GELU = 1, ADD = 2;
 
 // the sizes of `project.cu` and `attention.cu`
 const PROJECT_THREADS = 256;
@@ -194,13 +194,13 @@ class CudaBackend implements Backend {
   /** @inheritdoc */
   project(out: Activation, x: Activation, options: ProjectOptions): void {
     check.checkProject(out, x, options);
-    this.#multiply(out, x, options, options.activation === "gelu" ? 1 : 0);
+    this.#multiply(out, x, options, options.activation === "gelu" ? GELU : STORE);
   }
 
   /** @inheritdoc */
   projectResidual(x: Activation, u: Activation, options: ProjectResidualOptions): void {
     check.checkProjectResidual(x, u, options);
-    this.#multiply(x, u, options, 2);
+    this.#multiply(x, u, options, ADD);
   }
 
   /** @inheritdoc */
@@ -218,7 +218,7 @@ class CudaBackend implements Backend {
         shared: floats * 4,
         dependent: this.#dependent,
       },
-      this.#own(CudaActivation, out).pointer,
+      this.#target(out).pointer,
       this.#own(CudaActivation, qkv).pointer,
       cache.keys(layer),
       cache.values(layer),
@@ -238,7 +238,7 @@ class CudaBackend implements Backend {
   /** @inheritdoc */
   copy(out: Activation, x: Activation): void {
     check.checkCopy(out, x);
-    const to = this.#own(CudaActivation, out), from = this.#own(CudaActivation, x);
+    const to = this.#target(out), from = this.#own(CudaActivation, x);
     this.#queue.stream.copy(to.pointer, from.pointer, from.bytes);
   }
 
@@ -249,7 +249,7 @@ class CudaBackend implements Backend {
     this.#queue.stream.launch(
       this.#kernels.distribution,
       { grid: p.rows, block: LAW_THREADS, dependent: this.#dependent },
-      this.#own(CudaActivation, p).pointer,
+      this.#target(p).pointer,
       this.#own(CudaActivation, logits).pointer,
       p.columns,
       logits.columns,
@@ -284,89 +284,111 @@ class CudaBackend implements Backend {
     this.#device[Symbol.dispose]();
   }
 
-  /** out = activation(norm(x)·Wᵀ + bias), or added to out; `then` is that of `project.cu`. */
+  /** out = activation(norm(x)·Wᵀ + bias), or added to out, as `then` says. */
   #multiply(
     out: Activation,
     x: Activation,
     options: ProjectOptions & ProjectResidualOptions,
     then: number,
   ): void {
-    const matrix = this.#own(CudaMatrix, options.matrix), { dtype, inputs, outputs } = matrix, rows = x.rows;
-    const panels = Math.ceil(outputs / panelOutputs(dtype));
-    const to = this.#own(CudaActivation, out).pointer, from = this.#own(CudaActivation, x).pointer;
-    const bias = this.#vector(options.bias), gate = this.#vector(options.gate);
-    const gain = this.#vector(options.norm?.gain), shift = this.#vector(options.norm?.shift);
-    const epsilon = options.norm?.epsilon ?? 0, { stream } = this.#queue, dependent = this.#dependent;
+    const matrix = this.#own(CudaMatrix, options.matrix), { dtype, inputs, outputs } = matrix;
+    const rows = x.rows, panels = Math.ceil(outputs / panelOutputs(dtype));
+    const { stream } = this.#queue, dependent = this.#dependent;
+    const input = this.#own(CudaActivation, x);
+    const inputGroups = options.norm ? this.#groups(input) : NONE;
+    const output = this.#target(out, then === ADD);
+    const to = [output.pointer, then === ADD ? output.groups : NONE] as const;
+    const last = [this.#vector(options.bias), this.#vector(options.gate)] as const;
+    const norm = [
+      this.#vector(options.norm?.gain),
+      this.#vector(options.norm?.shift),
+      options.norm?.epsilon ?? 0,
+    ] as const;
+    const sizes = [rows, inputs, outputs, then] as const;
 
-    if (dtype === "int8") {
-      const bytes = this.#reserveScratch("bytes of rows", rows * padded(inputs) / 4);
-      const steps = this.#reserveScratch("steps of rows", rows * 2);
-      const { quantise, projectInt8 } = this.#kernels, which = rows === 1 ? 0 : 1;
-      const shape = { grid: rows, block: 32, dependent };
-      stream.launch(quantise, shape, bytes, steps, from, gain, shift, epsilon, inputs);
-      const grid = [panels, Math.ceil(rows / PANEL_ROWS[which]), 1] as const;
+    if (dtype === "f16" || dtype === "bf16") {
+      const which = this.#halfBlock(rows, options.norm !== undefined), { splits } = matrix;
+      const { mats, tiles } = HALF_BLOCKS[which];
+      const [x, y] = [Math.ceil(panels / mats), Math.ceil(rows / (8 * tiles))];
+      const shared = ringBytes(which, options.norm !== undefined);
       stream.launch(
-        projectInt8[which],
-        { grid, block: PROJECT_THREADS, dependent },
-        to,
-        bytes,
-        steps,
+        this.#kernels.projectHalf[dtype][which],
+        { grid: [x, y, splits], block: PROJECT_THREADS, shared, dependent },
+        ...to,
+        input.pointer,
+        inputGroups,
         matrix.pointer,
-        matrix.scales,
-        matrix.sums,
-        bias,
-        gate,
-        rows,
-        inputs,
-        outputs,
-        then,
+        ...last,
+        ...norm,
+        splits > 1 ? this.#reserveScratch("partial sums", splits * x * y * mats * tiles * 128) : NONE,
+        splits > 1 ? this.#reserveScratch("arrivals", x * y) : NONE,
+        ...sizes,
       );
       return;
     }
-
-    const { which, rowsOfBlock, shared } = this.#blockOf(dtype, rows, options.norm !== undefined);
-    let statistics = NONE;
-    if (options.norm && rows > OWN_STATISTICS) {
-      statistics = this.#reserveScratch("statistics of rows", rows * 2);
-      const shape = { grid: rows, block: 32, dependent };
-      stream.launch(this.#kernels.statistics, shape, statistics, from, inputs, epsilon);
+    const which = rows === 1 ? 0 : 1;
+    const grid = [panels, Math.ceil(rows / PANEL_ROWS[which]), 1] as const;
+    if (dtype === "f32") {
+      stream.launch(
+        this.#kernels.projectF32[which],
+        { grid, block: PROJECT_THREADS, dependent },
+        ...to,
+        input.pointer,
+        inputGroups,
+        matrix.pointer,
+        ...last,
+        ...norm,
+        ...sizes,
+      );
+      return;
     }
+    const bytes = this.#reserveScratch("bytes of rows", rows * padded(inputs) / 4);
+    const steps = this.#reserveScratch("steps of rows", rows * 2);
     stream.launch(
-      this.#kernels.project[dtype][which],
-      { grid: [panels, Math.ceil(rows / rowsOfBlock), 1], block: PROJECT_THREADS, shared, dependent },
-      to,
-      from,
-      matrix.pointer,
-      bias,
-      gate,
-      gain,
-      shift,
-      statistics,
-      epsilon,
-      rows,
+      this.#kernels.quantise,
+      { grid: rows, block: 32, dependent },
+      bytes,
+      steps,
+      input.pointer,
+      inputGroups,
+      ...norm,
       inputs,
-      outputs,
-      then,
+    );
+    stream.launch(
+      this.#kernels.projectInt8[which],
+      { grid, block: PROJECT_THREADS, dependent },
+      ...to,
+      bytes,
+      steps,
+      matrix.pointer,
+      matrix.scales,
+      matrix.sums,
+      ...last,
+      ...sizes,
     );
   }
 
-  /** The smallest block of a projection that holds all rows, or the largest that the device has room for. */
-  #blockOf(
-    dtype: Exclude<Dtype, "int8">,
-    rows: number,
-    normed: boolean,
-  ): { which: number; rowsOfBlock: number; shared: number } {
-    if (dtype === "f32") {
-      const which = rows === 1 ? 0 : 1;
-      return { which, rowsOfBlock: PANEL_ROWS[which], shared: 0 };
+  /** The smallest of {@linkcode HALF_BLOCKS} that holds all rows, or the largest the device has room for. */
+  #halfBlock(rows: number, normed: boolean): number {
+    let which = HALF_BLOCKS.findIndex(({ tiles }) => tiles * 8 >= rows);
+    if (which < 0) which = HALF_BLOCKS.length - 1;
+    while (which > 0 && ringBytes(which, normed) > dynamicShared(this.#device)) which--;
+    return which;
+  }
+
+  /** The address of what a norm has to know of rows, computed if nobody has. */
+  #groups(x: CudaActivation): bigint {
+    if (!x.grouped) {
+      x.changes(true);
+      this.#queue.stream.launch(
+        this.#kernels.group,
+        { grid: x.rows, block: 256, dependent: this.#dependent },
+        x.groups,
+        x.pointer,
+        x.columns,
+      );
     }
-    // stages of the ring, each with weights, tiles of rows, and gain and shift: see `project.cu`
-    const bytes = (tiles: number) =>
-      (tiles === 1 ? 8 : tiles <= 6 ? 4 : 3) * (1 + tiles + (normed ? 2 : 0)) * PROJECT_THREADS * 16;
-    let which = TILES.findIndex((tiles) => tiles * 8 >= rows);
-    if (which < 0) which = TILES.length - 1;
-    while (which > 0 && bytes(TILES[which]) > this.#device.sharedBytesPerBlock - 1024) which--;
-    return { which, rowsOfBlock: TILES[which] * 8, shared: bytes(TILES[which]) };
+    return x.groups;
   }
 
   /** out = table[token] ⊙ x + positions[length of the cache + row] */
@@ -383,10 +405,12 @@ class CudaBackend implements Backend {
       const own = this.#own(CudaMatrix, matrix);
       return [own.pointer, own.dtype === "int8" ? own.scales : NONE, formats[own.dtype]];
     };
+    const target = this.#target(out, true);
     this.#queue.stream.launch(
       this.#kernels.embed,
       { grid: out.rows, block: 256, dependent: this.#dependent },
-      this.#own(CudaActivation, out).pointer,
+      target.pointer,
+      target.groups,
       x ? this.#own(CudaActivation, x).pointer : NONE,
       this.#own(CudaTokens, tokens).pointer,
       ...words(table),
@@ -469,6 +493,13 @@ class CudaBackend implements Backend {
     return vector === undefined ? NONE : this.#own(CudaVector, vector).pointer;
   }
 
+  /** An activation that is about to be written, perhaps together with its groups. */
+  #target(value: Activation, withGroups: boolean = false): CudaActivation {
+    const target = this.#own(CudaActivation, value);
+    target.changes(withGroups);
+    return target;
+  }
+
   /** `value` as one of this backend's own. */
   #own<T extends { readonly queue: Queue }>(kind: new (...args: never[]) => T, value: unknown): T {
     this.#expectOpen();
@@ -479,4 +510,10 @@ class CudaBackend implements Backend {
   #expectOpen(): void {
     if (this.#queue.closed) throw new Error("Cannot use the CUDA backend: it is disposed");
   }
+}
+
+/** Shared memory of one of {@linkcode HALF_BLOCKS}: a ring of stages, each with weights, rows, gain and shift. */
+function ringBytes(which: number, normed: boolean): number {
+  const { mats, tiles, stages } = HALF_BLOCKS[which];
+  return stages * (mats + tiles + (normed ? 2 : 0)) * PROJECT_THREADS * 16;
 }

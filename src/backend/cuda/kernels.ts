@@ -7,47 +7,50 @@
 
 import type { CudaDevice, CudaKernel, CudaModule } from "../../../ffi/driver.ts";
 import { images } from "../../../ffi/kernels.generated.ts";
-import type { Dtype } from "../backend.ts";
 
-/** Rows of one block of the f16 and bf16 projections, in tiles of 8. */
-export const TILES = [1, 2, 4, 6, 8] as const;
-/** Rows of one block of the f32 and int8 projections. */
+/** Blocks of the f16 and bf16 projections, ascending: tiles of 16 outputs, tiles of 8 rows, stages of the ring. */
+export const HALF_BLOCKS = [
+  { mats: 1, tiles: 1, stages: 4 },
+  { mats: 4, tiles: 2, stages: 4 },
+  { mats: 4, tiles: 4, stages: 4 },
+  { mats: 4, tiles: 6, stages: 3 },
+] as const;
+/** Rows of one block of the f32 and int8 projections, ascending. */
 export const PANEL_ROWS = [1, 8] as const;
 
-const WEIGHTS = [
-  "pointer", // out
-  "pointer", // x
+const F32 = [
+  ...["pointer", "pointer"] as const, // out and its groups
+  ...["pointer", "pointer"] as const, // x and its groups
   "pointer", // weights
-  "pointer", // bias
-  "pointer", // gate
-  "pointer", // gain
-  "pointer", // shift
-  "pointer", // statistics of the rows, or 0: computed by every block
-  "f32", // epsilon
-  "i32", // rows
-  "i32", // inputs
-  "i32", // outputs
+  ...["pointer", "pointer"] as const, // bias, gate
+  ...["pointer", "pointer", "f32"] as const, // gain, shift, epsilon
+  ...["i32", "i32", "i32"] as const, // rows, inputs, outputs
   "i32", // what follows
 ] as const;
 
-const BYTES = [
-  "pointer", // out
-  "pointer", // bytes of x
-  "pointer", // scale and zero of each row
+const HALF = [
+  ...["pointer", "pointer"] as const, // out and its groups
+  ...["pointer", "pointer"] as const, // x and its groups
   "pointer", // weights
-  "pointer", // scales
-  "pointer", // sums
-  "pointer", // bias
-  "pointer", // gate
-  "i32", // rows
-  "i32", // inputs
-  "i32", // outputs
+  ...["pointer", "pointer"] as const, // bias, gate
+  ...["pointer", "pointer", "f32"] as const, // gain, shift, epsilon
+  ...["pointer", "pointer"] as const, // partial sums, arrivals
+  ...["i32", "i32", "i32"] as const, // rows, inputs, outputs
+  "i32", // what follows
+] as const;
+
+const INT8 = [
+  ...["pointer", "pointer"] as const, // out and its groups
+  ...["pointer", "pointer"] as const, // x as bytes, scale and zero of its rows
+  ...["pointer", "pointer", "pointer"] as const, // weights, scales, sums
+  ...["pointer", "pointer"] as const, // bias, gate
+  ...["i32", "i32", "i32"] as const, // rows, inputs, outputs
   "i32", // what follows
 ] as const;
 
 const PACK = ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"] as const;
 const EMBED = [
-  "pointer", // out
+  ...["pointer", "pointer"] as const, // out and its groups
   "pointer", // x
   "pointer", // tokens
   ...["pointer", "pointer", "i32"] as const, // table, scales, format
@@ -73,16 +76,16 @@ const ATTENTION = [
   "i32", // window
   "f32", // scale
 ] as const;
-const STATISTICS = ["pointer", "pointer", "i32", "f32"] as const;
-const QUANTISE = ["pointer", "pointer", "pointer", "pointer", "pointer", "f32", "i32"] as const;
+const GROUP = ["pointer", "pointer", "i32"] as const;
+const QUANTISE = [
+  ...["pointer", "pointer"] as const, // bytes, scale and zero of rows
+  ...["pointer", "pointer"] as const, // x and its groups
+  ...["pointer", "pointer", "f32"] as const, // gain, shift, epsilon
+  "i32", // columns
+] as const;
 const ROTATION = ["pointer", "pointer", "i32"] as const;
 const DISTRIBUTION = ["pointer", "pointer", "i32", "i32", "f32", "i32", "f64", "pointer"] as const;
 const RACE = ["pointer", "pointer", "i32", "u32", "u32", "u32", "u32", "pointer"] as const;
-
-/** A projection of f32, f16 or bf16. */
-export type WeightsKernel = CudaKernel<typeof WEIGHTS>;
-/** A projection of int8. */
-export type BytesKernel = CudaKernel<typeof BYTES>;
 
 /** All kernels of a device; they live as long as it. */
 export class Kernels {
@@ -92,8 +95,8 @@ export class Kernels {
   readonly embed: CudaKernel<typeof EMBED>;
   /** Cosines and sines of positions. */
   readonly rotation: CudaKernel<typeof ROTATION>;
-  /** Mean and scale of each row. */
-  readonly statistics: CudaKernel<typeof STATISTICS>;
+  /** What a norm has to know of rows that came without. */
+  readonly group: CudaKernel<typeof GROUP>;
   /** Rows as bytes. */
   readonly quantise: CudaKernel<typeof QUANTISE>;
   /** Appends and attends. */
@@ -102,10 +105,12 @@ export class Kernels {
   readonly distribution: CudaKernel<typeof DISTRIBUTION>;
   /** Draws. */
   readonly race: CudaKernel<typeof RACE>;
-  /** For each dtype but int8, by tiles or rows of a block, ascending. */
-  readonly project: Readonly<Record<Exclude<Dtype, "int8">, readonly WeightsKernel[]>>;
-  /** By rows of a block, ascending. */
-  readonly projectInt8: readonly BytesKernel[];
+  /** Projections with blocks of {@linkcode HALF_BLOCKS}. */
+  readonly projectHalf: Readonly<Record<"f16" | "bf16", readonly CudaKernel<typeof HALF>[]>>;
+  /** Projections with blocks of {@linkcode PANEL_ROWS}. */
+  readonly projectF32: readonly CudaKernel<typeof F32>[];
+  /** Projections with blocks of {@linkcode PANEL_ROWS}. */
+  readonly projectInt8: readonly CudaKernel<typeof INT8>[];
 
   /**
    * Loads them.
@@ -117,20 +122,24 @@ export class Kernels {
     this.pack = rows.kernel("pack", PACK);
     this.embed = rows.kernel("embed", EMBED);
     this.rotation = rows.kernel("rotation", ROTATION);
-    this.statistics = project.kernel("statistics", STATISTICS);
+    this.group = project.kernel("group", GROUP);
     this.quantise = project.kernel("quantise", QUANTISE);
     this.attention = load(images.attention).kernel("attention", ATTENTION);
     this.distribution = law.kernel("distribution", DISTRIBUTION);
     this.race = law.kernel("race", RACE);
-    this.project = {
-      f32: PANEL_ROWS.map((n) => project.kernel(`project_f32_${n}`, WEIGHTS)),
-      f16: TILES.map((n) => project.kernel(`project_f16_${n}`, WEIGHTS)),
-      bf16: TILES.map((n) => project.kernel(`project_bf16_${n}`, WEIGHTS)),
-    };
-    this.projectInt8 = PANEL_ROWS.map((n) => project.kernel(`project_int8_${n}`, BYTES));
+    const half = (dtype: string) =>
+      HALF_BLOCKS.map(({ tiles }) => project.kernel(`project_${dtype}_${tiles}`, HALF));
+    this.projectHalf = { f16: half("f16"), bf16: half("bf16") };
+    this.projectF32 = PANEL_ROWS.map((n) => project.kernel(`project_f32_${n}`, F32));
+    this.projectInt8 = PANEL_ROWS.map((n) => project.kernel(`project_int8_${n}`, INT8));
     // what a block may have beyond the shared memory that every kernel may use
-    for (const kernel of [this.attention, ...this.project.f16, ...this.project.bf16]) {
-      kernel.allowShared(device.sharedBytesPerBlock - 1024);
+    for (const kernel of [this.attention, ...this.projectHalf.f16, ...this.projectHalf.bf16]) {
+      kernel.allowShared(dynamicShared(device));
     }
   }
+}
+
+/** The most dynamic shared memory of a block, bytes, beside the little that the kernels declare. */
+export function dynamicShared(device: CudaDevice): number {
+  return device.sharedBytesPerBlock - 1024;
 }

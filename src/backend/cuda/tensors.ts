@@ -118,6 +118,16 @@ export function matrixBytes(outputs: number, inputs: number, dtype: Dtype): numb
   return rows * (padded(inputs) * entryBytes[dtype] + (dtype === "int8" ? 8 : 0));
 }
 
+/**
+ * Blocks of a projection that share an output, each with a part of its sum: as many as it takes to keep a large GPU
+ * busy when a block has 64 outputs, as long as every warp has two steps of 16 inputs. It decides the order of
+ * additions, so it depends on nothing but the matrix.
+ */
+function splitsOf(outputs: number, inputs: number): number {
+  const wanted = Math.ceil(132 / Math.ceil(outputs / 64)), most = Math.floor(padded(inputs) / 16 / 16);
+  return Math.max(1, Math.min(wanted, most));
+}
+
 /** Tiles or panels; for int8 followed by a scale and then a sum for each output. */
 export class CudaMatrix extends Block implements Matrix {
   /** @inheritdoc */
@@ -128,6 +138,8 @@ export class CudaMatrix extends Block implements Matrix {
   readonly dtype: Dtype;
   /** @inheritdoc */
   readonly bytes: number;
+  /** f16 and bf16: blocks that share an output. */
+  readonly splits: number;
 
   /** Zeros; rows are packed into it later. */
   constructor(queue: Queue, outputs: number, inputs: number, dtype: Dtype) {
@@ -137,6 +149,7 @@ export class CudaMatrix extends Block implements Matrix {
     this.inputs = inputs;
     this.dtype = dtype;
     this.bytes = bytes;
+    this.splits = splitsOf(outputs, inputs);
   }
 
   /** int8: address of [outputs] f32. */
@@ -171,14 +184,39 @@ export class CudaVector extends Block implements Vector {
   }
 }
 
+/** Rows, and what a norm has to know of them: `Group` of `layout.cuh`, where a kernel has written it. */
+class RowBlock extends Block {
+  /** [rows, groups], made when first needed. */
+  #groups: Block | undefined;
+  /** The rows whose groups are known. */
+  known: { readonly start: number; readonly end: number } = { start: 0, end: 0 };
+
+  constructor(queue: Queue, readonly rows: number, readonly columns: number) {
+    super(queue, rows * padded(columns) * 4, "an activation");
+  }
+
+  /** Address of the groups of a row. */
+  groups(row: number): bigint {
+    const bytes = padded(this.columns) / 16 * 8;
+    this.#groups ??= new Block(this.queue, this.rows * bytes, "an activation", 0);
+    return this.#groups.pointer + BigInt(row * bytes);
+  }
+
+  /** @inheritdoc */
+  override [Symbol.dispose](): void {
+    this.#groups?.[Symbol.dispose]();
+    super[Symbol.dispose]();
+  }
+}
+
 /** Rows of f32, each padded with zeros. */
 export class CudaActivation implements Activation {
   /** @inheritdoc */
   readonly rows: number;
   /** @inheritdoc */
   readonly columns: number;
-  readonly #block: Block;
-  readonly #offset: number;
+  readonly #block: RowBlock;
+  readonly #start: number;
   readonly #view: boolean;
 
   /** Zeros; or, given what `slice` hands over, a view. */
@@ -186,12 +224,12 @@ export class CudaActivation implements Activation {
     queue: Queue,
     rows: number,
     columns: number,
-    of?: { readonly block: Block; readonly offset: number },
+    of?: { readonly block: RowBlock; readonly start: number },
   ) {
     this.rows = rows;
     this.columns = columns;
-    this.#block = of?.block ?? new Block(queue, rows * padded(columns) * 4, "an activation");
-    this.#offset = of?.offset ?? 0;
+    this.#block = of?.block ?? new RowBlock(queue, rows, columns);
+    this.#start = of?.start ?? 0;
     this.#view = of !== undefined;
   }
 
@@ -202,7 +240,25 @@ export class CudaActivation implements Activation {
 
   /** Address of row 0. */
   get pointer(): bigint {
-    return this.#block.pointer + BigInt(this.#offset);
+    return this.#block.pointer + BigInt(this.#start * padded(this.columns) * 4);
+  }
+
+  /** Address of the groups of row 0. */
+  get groups(): bigint {
+    return this.#block.groups(this.#start);
+  }
+
+  /** Whether the groups are those of the contents. */
+  get grouped(): boolean {
+    const { start, end } = this.#block.known;
+    return start <= this.#start && this.#start + this.rows <= end;
+  }
+
+  /** Says that the contents are about to change, and whether the groups will change with them. */
+  changes(withGroups: boolean): void {
+    const start = this.#start, end = start + this.rows, { known } = this.#block;
+    if (withGroups) this.#block.known = this.grouped ? known : { start, end };
+    else if (start < known.end && known.start < end) this.#block.known = { start: 0, end: 0 };
   }
 
   /** Bytes with the padding. */
@@ -213,8 +269,10 @@ export class CudaActivation implements Activation {
   /** @inheritdoc */
   slice(start: number, count: number): CudaActivation {
     checkSlice(this.rows, start, count);
-    const offset = this.#offset + start * padded(this.columns) * 4;
-    return new CudaActivation(this.queue, count, this.columns, { block: this.#block, offset });
+    return new CudaActivation(this.queue, count, this.columns, {
+      block: this.#block,
+      start: this.#start + start,
+    });
   }
 
   /** @inheritdoc */
@@ -232,6 +290,7 @@ export class CudaActivation implements Activation {
   /** @inheritdoc */
   write(values: Float32Array): void {
     checkWrite(this, values.length);
+    this.changes(false);
     const { rows, columns } = this, stride = padded(columns);
     const all = new Float32Array(rows * stride);
     for (let r = 0; r < rows; r++) all.set(values.subarray(r * columns, (r + 1) * columns), r * stride);
