@@ -23,12 +23,16 @@ const HINTS: Readonly<Record<number, string>> = {
   209: "the kernels need compute capability 8.0 (Ampere) or later",
   218: "the driver could not compile the kernels for this device",
   222: "the driver is older than the kernels need: update NVIDIA's driver to 525 or later",
-  700: "a kernel went out of bounds; the device is lost to this process",
-  702: "a kernel ran too long; the device is lost to this process",
-  719: "a kernel failed; the device is lost to this process",
   802: "the devices are not ready: is the fabric manager running?",
   803: "the driver and its library are of different versions: restart the machine",
 };
+
+/**
+ * Errors of the device or of a kernel: a fault of its memory, an address out of bounds, a kernel that ran too long,
+ * an assertion, a fault of the stack, an illegal or misaligned instruction or address, any other failure. All calls
+ * fail from then on.
+ */
+const LOST: ReadonlySet<number> = new Set([214, 700, 702, 710, 714, 715, 716, 717, 718, 719]);
 
 const OUT_OF_MEMORY = 2;
 const NO_DEVICE = 100;
@@ -44,7 +48,7 @@ export class CudaError extends Error {
 
   /** @param text what the driver says about the code */
   constructor(call: string, code: number, text: string) {
-    const hint = HINTS[code];
+    const hint = HINTS[code] ?? (LOST.has(code) ? "the device is lost to this process" : undefined);
     super(`CUDA failed: ${call} returned ${code} (${text})${hint === undefined ? "" : `; ${hint}`}`);
     this.call = call;
     this.code = code;
@@ -89,15 +93,19 @@ type Own = <T extends Disposable>(make: (release: Release) => T) => T;
 class Context {
   readonly cuda: Cuda;
   readonly #handle: bigint;
+  #lost: CudaError | undefined;
 
   constructor(cuda: Cuda, handle: bigint) {
     this.cuda = cuda;
     this.#handle = handle;
   }
 
-  /** Throws unless `status` is 0. */
+  /** Throws unless `status` is 0. Once the device is lost, that is always the error that said so first. */
   check(status: number, call: string): void {
-    if (status !== 0) check(this.cuda, status, call);
+    if (status === 0) return;
+    if (!LOST.has(status)) check(this.cuda, status, call);
+    this.#lost ??= driverError(this.cuda, status, call);
+    throw this.#lost;
   }
 
   /** Makes this context the current one. */
@@ -152,8 +160,14 @@ export class CudaDriver {
   /**
    * Opens a device.
    * @throws {RangeError} if there is none of this number
+   * @throws {CudaError} if it cannot be used
    */
   device(ordinal: number): CudaDevice {
+    if (this.deviceCount === 0) {
+      throw new RangeError(
+        `Cannot open CUDA device ${ordinal}: the driver sees no GPU (see nvidia-smi, and CUDA_VISIBLE_DEVICES)`,
+      );
+    }
     if (!(Number.isInteger(ordinal) && ordinal >= 0 && ordinal < this.deviceCount)) {
       throw new RangeError(
         `Cannot open CUDA device ${ordinal}: this machine has ${this.deviceCount}, counted from 0`,
@@ -247,7 +261,6 @@ export class CudaDevice implements Disposable {
     this.#context.select();
     cuda.cuCtxSynchronize();
     for (const object of [...this.#owned].reverse()) object[Symbol.dispose]();
-    cuda.cuCtxSetCurrent(0n);
     current.delete(cuda);
     cuda.cuDevicePrimaryCtxRelease_v2(this.#device);
   }
@@ -262,7 +275,11 @@ export class CudaDevice implements Disposable {
 
 /** Throws unless `status` is 0. */
 function check(cuda: Cuda, status: number, call: string): void {
-  if (status === 0) return;
+  if (status !== 0) throw driverError(cuda, status, call);
+}
+
+/** What the driver says about a status. */
+function driverError(cuda: Cuda, status: number, call: string): CudaError {
   const text = (of: (code: number, out: BigUint64Array<ArrayBuffer>) => number): string | undefined => {
     const out = new BigUint64Array(1);
     if (of(status, out) !== 0) return undefined;
@@ -271,7 +288,7 @@ function check(cuda: Cuda, status: number, call: string): void {
   };
   const name = text(cuda.cuGetErrorName) ?? "unknown to this driver";
   const words = text(cuda.cuGetErrorString);
-  throw new CudaError(call, status, words === undefined ? name : `${name}, ${words}`);
+  return new CudaError(call, status, words === undefined ? name : `${name}, ${words}`);
 }
 
 /**

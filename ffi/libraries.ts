@@ -23,16 +23,8 @@ export interface LibraryName {
 export const LIBCUDA: LibraryName = {
   name: "libcuda",
   variable: "SPECDIFF_LIBCUDA",
-  files: Deno.build.os === "windows" ? ["nvcuda.dll"] : ["libcuda.so.1", "libcuda.so"],
+  files: ["libcuda.so.1", "libcuda.so", "nvcuda.dll"],
   remedy: "install NVIDIA's driver (nvidia-smi must work)",
-};
-
-/** Matrix products for many rows; the engine runs without it. */
-export const LIBCUBLAS: LibraryName = {
-  name: "libcublas",
-  variable: "SPECDIFF_LIBCUBLAS",
-  files: ["libcublas.so.13", "libcublas.so.12", "libcublas.so"],
-  remedy: "install the CUDA toolkit, or pip's nvidia-cublas",
 };
 
 /** A library that cannot be loaded; the message lists what was tried and how to change that. */
@@ -41,8 +33,9 @@ export class LibraryNotFoundError extends Error {
   override readonly name: string = "LibraryNotFoundError";
 }
 
-/** Whether libraries may be loaded. Never prompts. */
+/** Whether libraries may be loaded: that this is Deno, with the permission for it. Never prompts. */
 export function mayLoadLibraries(): boolean {
+  if (typeof Deno === "undefined") return false;
   const { state, partial } = Deno.permissions.querySync({ name: "ffi" });
   return state === "granted" && partial !== true;
 }
@@ -63,7 +56,7 @@ export function loadLibrary<const S extends Deno.ForeignLibraryInterface>(
       `Cannot load ${library.name}: libraries may not be loaded, run with --allow-ffi (without a path)`,
     );
   }
-  const tried: string[] = [];
+  const absent = new Set<string>(), refused: string[] = [];
   for (const path of candidates(library)) {
     try {
       let found = loaded.get(path);
@@ -73,29 +66,33 @@ export function loadLibrary<const S extends Deno.ForeignLibraryInterface>(
       }
       return found as ReturnType<typeof loadLibrary<S>>;
     } catch (error) {
-      // no such file, a linker script, another machine's library, or one too old to have all the functions
-      tried.push(`${path} (${reason(error)})`);
+      const why = reason(error);
+      if (!/No such file/.test(why) || path === environment(library.variable)) {
+        refused.push(`${path} (${why})`);
+      } else absent.add(path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : "the loader's own path");
     }
   }
+  const looked = absent.size > 0 ? [`not in ${[...absent].join(", ")}`] : [];
   throw new LibraryNotFoundError(
-    `Cannot load ${library.name}: ${library.remedy}, or set ${library.variable} to its path ` +
-      `and allow that with --allow-env; tried ${tried.join(", ")}`,
+    `Cannot load ${library.name}: ${[...looked, ...refused].join("; ")}. ` +
+      `Either ${library.remedy}, or set ${library.variable} to its path and allow reading that (--allow-env)`,
   );
 }
 
-/** The loader's own words, without the path it repeats. */
+/** Why a file was not loaded, in the loader's words without the path. */
 function reason(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   const missing = /Failed to register symbol (\w+)/.exec(message);
-  if (missing !== null) return `has no ${missing[1]}: the driver is older than CUDA 12`;
+  if (missing !== null) return `it has no ${missing[1]}, so it is too old`;
   return message.slice(message.lastIndexOf(": ") + 1).trim();
 }
 
 /** Paths to try, in order: the override alone, or the loader's own search and then the usual folders. */
-function candidates({ variable, files }: LibraryName): string[] {
+function* candidates({ variable, files }: LibraryName): Generator<string> {
   const override = environment(variable);
-  if (override !== undefined) return [override];
-  return [...files, ...folders().flatMap((folder) => files.map((file) => `${folder}/${file}`))];
+  if (override !== undefined) return yield override;
+  yield* files;
+  for (const folder of folders()) yield* files.map((file) => `${folder}/${file}`);
 }
 
 /** Folders where CUDA's libraries are, beside those the loader searches itself. */
@@ -107,8 +104,9 @@ function folders(): string[] {
     .concat(matching("/usr/local/lib", /^python3/).map((path) => `${path}/dist-packages/nvidia`));
   return [
     ...toolkits.flatMap((path) => [`${path}/lib64`, `${path}/lib`]),
-    "/usr/local/cuda/lib64",
-    ...matching("/usr/local", /^cuda-/).map((path) => `${path}/lib64`),
+    ...["/usr/local/cuda", ...matching("/usr/local", /^cuda-/)].flatMap((
+      path,
+    ) => [`${path}/lib64`, `${path}/lib`]),
     "/usr/lib64",
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/wsl/lib", // Windows' own driver, inside WSL

@@ -57,6 +57,7 @@ const PERMISSIONS = [
   "Permissions:",
   "  deno run --allow-read=FOLDERS cli.ts   where FOLDERS are fixtures/pair (the embedded models) and those you name;",
   "  --allow-sys=cpus,osRelease             only lets compare and demo name the machine",
+  "  --allow-ffi                            lets the program use an NVIDIA GPU; it loads the driver's library",
 ];
 
 /** What the exit codes mean, for the help. */

@@ -8,12 +8,13 @@ import config from "../../deno.json" with { type: "json" };
 import { parseCommandLine, UsageError } from "./args.ts";
 import { type Command, commandHelp, programHelp } from "./command.ts";
 import { compare, demo } from "./compare.ts";
+import { doctor } from "./doctor.ts";
 import { generate } from "./generate.ts";
 import { inspect } from "./inspect.ts";
 import { score } from "./score.ts";
 import { systemTerminal, type Terminal } from "./terminal.ts";
 
-const COMMANDS: readonly Command[] = [generate, compare, score, inspect, demo];
+const COMMANDS: readonly Command[] = [generate, compare, score, inspect, doctor, demo];
 
 /** Exit codes: those of shells and of the tools around them. */
 const Exit = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143, closedPipe: 141 } as const;

@@ -29,6 +29,7 @@ enum : Status {
   NO_DEVICE = 100,
   INVALID_DEVICE = 101,
   INVALID_CONTEXT = 201,
+  NO_BINARY = 209,
   INVALID_HANDLE = 400,
   NOT_FOUND = 500,
   ILLEGAL_ADDRESS = 700,
@@ -44,6 +45,7 @@ const std::map<Status, std::pair<const char*, const char*>> ERRORS = {
     {NO_DEVICE, {"CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"}},
     {INVALID_DEVICE, {"CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"}},
     {INVALID_CONTEXT, {"CUDA_ERROR_INVALID_CONTEXT", "invalid device context"}},
+    {NO_BINARY, {"CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"}},
     {INVALID_HANDLE, {"CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"}},
     {NOT_FOUND, {"CUDA_ERROR_NOT_FOUND", "named symbol not found"}},
     {ILLEGAL_ADDRESS, {"CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"}},
@@ -450,6 +452,7 @@ API Status cuMemsetD32Async(Address to, uint32_t word, size_t count, Stream* str
 
 API Status cuModuleLoadData(Module** module, const void*) {
   ENTER_CONTEXT();
+  if (settings["major"] < 8) return NO_BINARY;
   *module = make(modules, std::make_unique<Module>());
   return SUCCESS;
 }

@@ -49,9 +49,23 @@ export class StandIn {
     return this.#symbols.standin_calls(text(name));
   }
 
-  /** Sets what the machine is: `devices`, `memory` (bytes of each), `major`, `minor`, `version`. */
-  set(name: string, value: number): void {
-    this.#symbols.standin_set(text(name), BigInt(value));
+  /**
+   * Runs `body` on another machine: `devices`, how many; `memory`, bytes of each; `major` and `minor`, their compute
+   * capability; `version`, of the driver.
+   */
+  async withMachine(machine: Readonly<Record<string, number>>, body: () => unknown): Promise<void> {
+    const usual = { devices: 1, memory: 2 ** 33, major: 9, minor: 0, version: 13000 };
+    const become = (settings: Readonly<Record<string, number>>) => {
+      for (const [name, value] of Object.entries(settings)) {
+        this.#symbols.standin_set(text(name), BigInt(value));
+      }
+    };
+    become(machine);
+    try {
+      await body();
+    } finally {
+      become(usual);
+    }
   }
 
   /** Number of things that were made and not given back, contexts included. */
@@ -83,7 +97,13 @@ async function build(): Promise<string | undefined> {
   ).sort();
   // fused operations would make the host's rounding differ from what the kernels say
   const flags = ["-shared", "-fPIC", "-O2", "-std=c++17", "-DSPECDIFF_HOST", "-ffp-contract=off"];
-  flags.push("-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", "-Wno-sign-compare", "-U_FORTIFY_SOURCE");
+  flags.push(
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+    "-Wno-sign-compare",
+    "-U_FORTIFY_SOURCE",
+  );
   const hash = createHash("sha256").update(flags.join());
   for (const source of sources) hash.update(Deno.readTextFileSync(source));
   const folder = `${tmpdir()}/specdiff-standin`;
