@@ -340,32 +340,27 @@ export class DeviceMemory extends DeviceObject {
   }
 }
 
-/**
- * Memory of the host, locked in place. It belongs to JavaScript and is only registered with the driver, so that a
- * view of it stays valid after disposal.
- */
+/** Memory of the host, locked in place. */
 export class PinnedMemory extends DeviceObject {
-  /** The memory. */
+  /** The memory; detached by disposal, so that what still looks at it sees nothing. */
   readonly buffer: ArrayBuffer;
-  /** Its address on the device. */
+  /** Its address, for the device and the host alike. */
   readonly pointer: bigint;
 
   /** See {@linkcode CudaDevice.pin}. */
   constructor(context: Context, bytes: number, release: Release) {
     super(context, release);
-    const { cuda } = context;
-    this.buffer = new ArrayBuffer(bytes);
-    const DEVICEMAP = 2;
-    context.check(cuda.cuMemHostRegister_v2(this.buffer, BigInt(bytes), DEVICEMAP), "cuMemHostRegister_v2");
-    const out = new BigUint64Array(1);
-    const status = cuda.cuMemHostGetDevicePointer_v2(out, this.buffer, 0);
-    if (status !== 0) cuda.cuMemHostUnregister(this.buffer);
-    context.check(status, "cuMemHostGetDevicePointer_v2");
+    const PORTABLE = 1, DEVICEMAP = 2, out = new BigUint64Array(1);
+    const status = context.cuda.cuMemHostAlloc(out, BigInt(bytes), PORTABLE | DEVICEMAP);
+    context.check(status, "cuMemHostAlloc");
     this.pointer = out[0];
+    this.buffer = Deno.UnsafePointerView.getArrayBuffer(Deno.UnsafePointer.create(this.pointer)!, bytes);
+    new Uint8Array(this.buffer).fill(0);
   }
 
   protected override free(cuda: Cuda): void {
-    cuda.cuMemHostUnregister(this.buffer);
+    this.buffer.transfer(0);
+    cuda.cuMemFreeHost(this.pointer);
   }
 }
 

@@ -50,15 +50,11 @@ export const cudaSymbols = {
     result: "i32",
   },
   cuMemFree_v2: { parameters: ["u64" /* CUdeviceptr dptr */], result: "i32" },
-  cuMemHostRegister_v2: {
-    parameters: ["buffer", /* void *p */ "usize", /* size_t bytesize */ "u32" /* unsigned int Flags */],
+  cuMemHostAlloc: {
+    parameters: ["buffer", /* void **pp */ "usize", /* size_t bytesize */ "u32" /* unsigned int Flags */],
     result: "i32",
   },
-  cuMemHostUnregister: { parameters: ["buffer" /* void *p */], result: "i32" },
-  cuMemHostGetDevicePointer_v2: {
-    parameters: ["buffer", /* CUdeviceptr *pdptr */ "buffer", /* void *p */ "u32" /* unsigned int Flags */],
-    result: "i32",
-  },
+  cuMemFreeHost: { parameters: ["u64" /* void *p */], result: "i32" },
   cuMemcpyHtoDAsync_v2: {
     parameters: [
       "u64", /* CUdeviceptr dstDevice */

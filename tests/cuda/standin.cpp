@@ -100,7 +100,6 @@ std::map<Address, size_t> pinned;
 struct Operation {
   std::function<Status()> run;
   uint64_t serial = 0;
-  Address host = 0; // memory of the host that it uses, pinned
 };
 
 struct Graph { std::vector<Operation> operations; };
@@ -382,33 +381,26 @@ API Status cuMemFree_v2(Address address) {
   }
   return status;
 }
-API Status cuMemHostRegister_v2(void* host, size_t bytes, uint32_t) {
+API Status cuMemHostAlloc(void** host, size_t bytes, uint32_t) {
   ENTER_CONTEXT();
-  pinned[Address(host)] = bytes;
+  if (bytes == 0) return INVALID_VALUE;
+  *host = new unsigned char[bytes];
+  std::memset(*host, POISON, bytes);
+  pinned[Address(*host)] = bytes;
   return SUCCESS;
 }
-API Status cuMemHostUnregister(void* host) {
+API Status cuMemFreeHost(void* host) {
   const Status status = enter(__func__);
   auto found = pinned.find(Address(host));
   if (found == pinned.end()) {
-    complain("cuMemHostUnregister: not registered, or no longer");
+    complain("cuMemFreeHost: not an allocation, or freed before");
     return INVALID_VALUE;
   }
-  for (auto& [handle, stream] : streams) {
-    for (auto& operation : stream->queue) {
-      if (operation.host >= found->first && operation.host < found->first + found->second) {
-        complain("cuMemHostUnregister: a copy under way uses it");
-      }
-    }
-  }
+  drain_all();
+  std::memset(host, POISON, found->second);
+  delete[] static_cast<unsigned char*>(host);
   pinned.erase(found);
   return status;
-}
-API Status cuMemHostGetDevicePointer_v2(Address* address, void* host, uint32_t) {
-  ENTER_CONTEXT();
-  if (!pinned.count(Address(host))) return INVALID_VALUE;
-  *address = Address(host);
-  return SUCCESS;
 }
 
 API Status cuMemcpyHtoDAsync_v2(Address to, const void* host, size_t bytes, Stream* stream) {
@@ -417,7 +409,7 @@ API Status cuMemcpyHtoDAsync_v2(Address to, const void* host, size_t bytes, Stre
   if (!within(to, bytes, __func__)) return INVALID_VALUE;
   void* target = reinterpret_cast<void*>(to);
   if (is_pinned(host, bytes)) {
-    return put(stream, {[=] { std::memcpy(target, host, bytes); return SUCCESS; }, 0, Address(host)});
+    return put(stream, {[=] { std::memcpy(target, host, bytes); return SUCCESS; }});
   }
   if (stream->capture) return CAPTURE_UNSUPPORTED;
   // pageable memory is read before the call returns
@@ -430,7 +422,7 @@ API Status cuMemcpyDtoHAsync_v2(void* host, Address from, size_t bytes, Stream* 
   if (!within(from, bytes, __func__)) return INVALID_VALUE;
   if (!is_pinned(host, bytes) && stream->capture) return CAPTURE_UNSUPPORTED;
   const void* source = reinterpret_cast<const void*>(from);
-  return put(stream, {[=] { std::memcpy(host, source, bytes); return SUCCESS; }, 0, Address(host)});
+  return put(stream, {[=] { std::memcpy(host, source, bytes); return SUCCESS; }});
 }
 API Status cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream* stream) {
   ENTER_CONTEXT();
