@@ -8,7 +8,7 @@
 
 import assert from "node:assert/strict";
 import type { Activation, Backend } from "../src/backend/backend.ts";
-import { createCudaBackend } from "../src/backend/cuda/backend.ts";
+import { createCudaBackend, type CudaBackend } from "../src/backend/cuda/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadModel } from "../src/model/load.ts";
@@ -16,7 +16,7 @@ import { standIn, whyNoStandIn } from "./cuda/standin.ts";
 import { assertClose, assertSame, fixture } from "./helpers.ts";
 
 /** A test that leaves nothing behind on the device and gives the stand-in nothing to object to. */
-function test(name: string, body: (backend: Backend) => Promise<void> | void): void {
+function test(name: string, body: (backend: CudaBackend) => Promise<void> | void): void {
   Deno.test({
     name: `cuda: ${name}${whyNoStandIn}`,
     ignore: standIn === undefined,
@@ -147,6 +147,53 @@ test("data without sense is an error of the next read, once", (backend) => {
   fails(() => backend.distribution(p, logits, {}), /the largest logit is -Infinity/);
   p.write(new Float32Array(5));
   fails(() => backend.sample(tokens, p, { seed: 1n, purpose: 0, position: 0 }), /no weight is positive/);
+});
+
+test("keys and values that are appended are those that attention appends", (backend) => {
+  const heads = 2, size = 6, width = heads * size, first = 9, rows = 3, all = first + rows;
+  const qkv = values(all * 3 * width, 5);
+  using rotary = backend.vector(Float32Array.of(1, 0.3, 0.01));
+  const run = (apart: number) => {
+    using cache = backend.cache({ layers: 2, width, capacity: all });
+    if (apart > 0) {
+      using kv = backend.activation(apart, 2 * width);
+      kv.write(Float32Array.from({ length: apart * 2 * width }, (_, i) => {
+        return qkv[Math.floor(i / (2 * width)) * 3 * width + width + i % (2 * width)];
+      }));
+      backend.append(kv, { cache, layer: 1, heads, rotary });
+      cache.advance(apart);
+    }
+    using from = backend.activation(all - apart, 3 * width), out = backend.activation(all - apart, width);
+    from.write(qkv.subarray(apart * 3 * width));
+    backend.attention(out, from, { cache, layer: 1, heads, scale: 0.4, causalRows: all - apart, rotary });
+    return out.slice(out.rows - rows, rows).read().slice();
+  };
+  assertSame(run(first), run(0), "the last rows");
+});
+
+test("a pass that is repeated is one launch, until memory is given back", async (backend) => {
+  using checkpoint = await openCheckpoint(fixture("parity/gpt2-bf16"));
+  const loaded = await loadModel(checkpoint, backend, { dtype: "bf16" });
+  assert(loaded.kind === "causal");
+  using model = loaded.model;
+  using cache = model.newCache(), fresh = model.newCache();
+  const tokens = [3, 1, 4, 1, 5, 9];
+  const expected = model.forward(tokens, fresh, { headRows: tokens.length }).read().slice(); // [R, V]
+  const launches = () => {
+    const counts = ["cuLaunchKernelEx", "cuGraphLaunch"].map((name) => standIn?.calls(name));
+    standIn?.reset();
+    return counts;
+  };
+  const all = 5 * model.shape.layers + 2, columns = model.shape.vocabSize;
+  launches();
+  const seen = tokens.map((token, at) => {
+    if (at === 4) backend.vector(new Float32Array(1))[Symbol.dispose]();
+    const logits = model.forward([token], cache).read();
+    assertSame(logits, expected.subarray(at * columns, (at + 1) * columns), `token ${at}`);
+    return launches();
+  });
+  // run, recorded and run, run, run; then anew
+  assert.deepEqual(seen, [[all, 0], [all, 1], [1, 1], [1, 1], [all, 0], [all, 1]]);
 });
 
 test("a layer takes five kernels, for one row and for many", async (backend) => {

@@ -6,7 +6,8 @@
 
 #include "layout.cuh"
 
-constexpr int THREADS = 128;
+constexpr int WARPS = 4;
+constexpr int THREADS = WARPS * WARP;
 constexpr int KEYS = 64;  // of a chunk
 constexpr int TILE = 16;  // rows of a block
 
@@ -16,6 +17,19 @@ SD_INLINE float turned(const float* head, int d, int size, const float* rotation
   int half = size / 2;
   return d < half ? head[d] * rotation[d] - head[d + half] * rotation[half + d]
                   : head[d] * rotation[d - half] + head[d - half] * rotation[d];
+}
+
+// Writes rows of keys and values, kv [R, 2*H*D], behind the cache's length. Grid (H, R).
+SD_KERNEL(THREADS, append, const float* kv, float* keys, float* values, const int* length, const float* rotation,
+          int size, int capacity) {
+  grid_dependency_wait();
+  const int head = blockIdx.x, width = gridDim.x * size, position = *length + blockIdx.y;
+  const float* row = kv + (size_t)blockIdx.y * padded(2 * width) + head * size;
+  for (int d = threadIdx.x; d < size; d += THREADS) {
+    size_t at = ((size_t)head * capacity + position) * size + d;
+    keys[at] = turned(row, d, size, rotation ? rotation + (size_t)position * size : nullptr);
+    values[at] = row[width + d];
+  }
 }
 
 // What has been seen of a softmax: its largest score, and the sum of exp(score − largest).
@@ -54,6 +68,7 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
   SD_SHARED(bool, last, 1);
 
   grid_dependency_wait();
+  const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
   const int head = blockIdx.x, heads = gridDim.x, first = blockIdx.y * TILE, count = min(TILE, rows - first);
   const int length = *length_at, end = length + rows, chunks = (end + KEYS - 1) / KEYS;
   const int stride = padded(3 * heads * size), width = heads * size;
@@ -81,24 +96,26 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
     if (!visible && !append && !split) continue;
 
     if (visible || append) {
-      for (int i = threadIdx.x; i < KEYS * size; i += THREADS) {
-        int key = i / size, d = i % size, position = base + key;
-        float a = 0, b = 0;
-        size_t at = ((size_t)head * capacity + position) * size + d;
-        if (position < length) {
-          a = keys[at];
-          b = values[at];
-        } else if (position < end) {
-          const float* row = qkv + (size_t)(position - length) * stride + width + head * size;
-          a = turned(row, d, size, turn(position));
-          b = row[width + d];
-          if (append) {
-            keys[at] = a;
-            values[at] = b;
-          }
+      const size_t at = ((size_t)head * capacity + base) * size;  // of the chunk in the cache
+      const int held = min(KEYS, length - base);                  // its keys there; the others are of this pass
+#pragma unroll 4
+      for (int key = warp; key < held; key += WARPS) {
+        for (int d = lane; d < size; d += WARP) {
+          k[key * (size + 1) + d] = keys[at + key * size + d];
+          v[key * size + d] = values[at + key * size + d];
         }
-        k[key * (size + 1) + d] = a;
-        v[i] = b;
+      }
+#pragma unroll 1
+      for (int key = max(0, held) + warp; key < KEYS; key += WARPS) {
+        const int position = base + key;
+        const float* row = qkv + (size_t)(position - length) * stride + width + head * size;
+        for (int d = lane; d < size; d += WARP) {
+          float a = position < end ? turned(row, d, size, turn(position)) : 0;
+          float b = position < end ? row[width + d] : 0;
+          if (append && position < end) keys[at + key * size + d] = a, values[at + key * size + d] = b;
+          k[key * (size + 1) + d] = a;
+          v[key * size + d] = b;
+        }
       }
     }
     syncthreads();
@@ -114,8 +131,7 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
         weights[i] = score;
       }
       syncthreads();
-      for (int r = threadIdx.x / WARP; r < count; r += THREADS / WARP) {
-        int lane = threadIdx.x % WARP;
+      for (int r = warp; r < count; r += WARPS) {
         float a = weights[r * KEYS + lane], b = weights[r * KEYS + WARP + lane];
         float largest = warp_fold(fmaxf(a, b), [](float x, float y) { return fmaxf(x, y); });
         a = largest > -INFINITY ? expf(a - largest) : 0;

@@ -14,6 +14,7 @@ import type {
   Activation,
   AttentionOptions,
   Backend,
+  Cache,
   Dtype,
   EmbedOptions,
   Matrix,
@@ -52,7 +53,7 @@ export interface CudaOptions {
  * @throws {CudaError} if the driver or the device refuses
  * @throws {RangeError} if there is no such device
  */
-export function createCudaBackend(options: CudaOptions = {}): Backend {
+export function createCudaBackend(options: CudaOptions = {}): CudaBackend {
   const device = new CudaDriver().device(options.device ?? 0);
   try {
     return new CudaBackend(device);
@@ -81,8 +82,11 @@ const LAW_THREADS = 1024;
 /** As many rows split the cache over blocks; more have enough blocks without. */
 const SPLIT_ROWS = 64;
 
+/** Chunks of a cache are launched in whole numbers of these: 256 keys, so that a graph serves as many lengths. */
+const CHUNKS = 4;
+
 /** {@linkcode Backend} on a GPU. Made by {@linkcode createCudaBackend}. */
-class CudaBackend implements Backend {
+export class CudaBackend implements Backend {
   /** @inheritdoc */
   readonly name = "cuda";
   /** @inheritdoc */
@@ -101,10 +105,7 @@ class CudaBackend implements Backend {
     this.#queue = new Queue(device);
     this.#kernels = new Kernels(device);
     this.#dependent = device.capability[0] >= 9;
-    const { free, total } = device.memory();
-    this.description = `CUDA ${device.ordinal}: ${device.name}, ${formatBytes(free)} of ${
-      formatBytes(total)
-    } free`;
+    this.description = `CUDA ${device.ordinal}: ${device.name}`;
   }
 
   /** @inheritdoc */
@@ -132,12 +133,11 @@ class CudaBackend implements Backend {
       for await (const { start, rows, values } of check.checkedChunks(shape, chunks)) {
         for (let row = 0; row < rows; row += most) {
           const count = Math.min(rows - row, most);
-          this.#queue.stream.synchronize(); // the kernel before has read what was there
           staging.set(values.subarray(row * inputs, (row + count) * inputs));
           this.#pack(matrix, pinned.pointer, start + row, count);
+          this.#queue.stream.synchronize(); // the kernel reads it from here
         }
       }
-      this.#queue.stream.synchronize();
     } catch (error) {
       matrix[Symbol.dispose]();
       throw error;
@@ -203,12 +203,31 @@ class CudaBackend implements Backend {
     this.#multiply(x, u, options, ADD);
   }
 
+  /**
+   * Writes the keys and values of R rows to a layer behind the cache's length, without committing them.
+   * kv [R, 2*H*D] with k and v side by side, each head-major.
+   */
+  append(kv: Activation, options: Pick<AttentionOptions, "cache" | "layer" | "heads" | "rotary">): void {
+    const cache = this.#own(CudaCache, options.cache), { layer, heads, rotary } = options;
+    this.#queue.stream.launch(
+      this.#kernels.append,
+      { grid: [heads, kv.rows, 1], block: ATTENTION_THREADS, dependent: this.#dependent },
+      this.#own(CudaActivation, kv).pointer,
+      cache.keys(layer),
+      cache.values(layer),
+      cache.pointer,
+      rotary ? this.#rotation(this.#own(CudaVector, rotary), cache.capacity) : NONE,
+      cache.width / heads,
+      cache.capacity,
+    );
+  }
+
   /** @inheritdoc */
   attention(out: Activation, qkv: Activation, options: AttentionOptions): void {
     check.checkAttention(out, qkv, options);
     const cache = this.#own(CudaCache, options.cache), { layer, heads, rotary } = options;
     const rows = qkv.rows, size = cache.width / heads, tiles = Math.ceil(rows / ATTENTION_TILE);
-    const chunks = rows > SPLIT_ROWS ? 1 : Math.ceil((cache.length + rows) / ATTENTION_KEYS);
+    const chunks = rows > SPLIT_ROWS ? 1 : chunksFor(cache, rows);
     const floats = ATTENTION_KEYS * (2 * size + 1) + ATTENTION_TILE * (2 * size + ATTENTION_KEYS);
     this.#queue.stream.launch(
       this.#kernels.attention,
@@ -233,6 +252,15 @@ class CudaBackend implements Backend {
       Math.min(options.window ?? 0, 2 ** 30),
       options.scale,
     );
+  }
+
+  /** @inheritdoc */
+  repeat(
+    pass: { readonly cache: Cache; readonly rows: number; readonly key: string },
+    body: () => void,
+  ): void {
+    const cache = this.#own(CudaCache, pass.cache);
+    cache.passes.run(`${pass.rows} ${chunksFor(cache, pass.rows)} ${pass.key}`, body);
   }
 
   /** @inheritdoc */
@@ -510,6 +538,12 @@ class CudaBackend implements Backend {
   #expectOpen(): void {
     if (this.#queue.closed) throw new Error("Cannot use the CUDA backend: it is disposed");
   }
+}
+
+/** Chunks that are launched to cover a cache and the rows to come; the device ends those beyond its length. */
+function chunksFor(cache: CudaCache, rows: number): number {
+  const chunks = Math.ceil((cache.length + rows) / ATTENTION_KEYS);
+  return Math.min(Math.ceil(chunks / CHUNKS) * CHUNKS, Math.ceil(cache.capacity / ATTENTION_KEYS));
 }
 
 /** Shared memory of one of {@linkcode HALF_BLOCKS}: a ring of stages, each with weights, rows, gain and shift. */

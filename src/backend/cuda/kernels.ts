@@ -60,6 +60,7 @@ const EMBED = [
   "i32", // columns
   "pointer", // fault
 ] as const;
+const APPEND = ["pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32"] as const;
 const ATTENTION = [
   "pointer", // out
   "pointer", // qkv
@@ -99,7 +100,9 @@ export class Kernels {
   readonly group: CudaKernel<typeof GROUP>;
   /** Rows as bytes. */
   readonly quantise: CudaKernel<typeof QUANTISE>;
-  /** Appends and attends. */
+  /** Writes keys and values. */
+  readonly append: CudaKernel<typeof APPEND>;
+  /** Writes keys and values and attends. */
   readonly attention: CudaKernel<typeof ATTENTION>;
   /** Laws of logits. */
   readonly distribution: CudaKernel<typeof DISTRIBUTION>;
@@ -119,12 +122,14 @@ export class Kernels {
   constructor(device: CudaDevice) {
     const load = (image: string): CudaModule => device.load(Uint8Array.fromBase64(image));
     const rows = load(images.rows), project = load(images.project), law = load(images.law);
+    const attention = load(images.attention);
     this.pack = rows.kernel("pack", PACK);
     this.embed = rows.kernel("embed", EMBED);
     this.rotation = rows.kernel("rotation", ROTATION);
     this.group = project.kernel("group", GROUP);
     this.quantise = project.kernel("quantise", QUANTISE);
-    this.attention = load(images.attention).kernel("attention", ATTENTION);
+    this.append = attention.kernel("append", APPEND);
+    this.attention = attention.kernel("attention", ATTENTION);
     this.distribution = law.kernel("distribution", DISTRIBUTION);
     this.race = law.kernel("race", RACE);
     const half = (dtype: string) =>

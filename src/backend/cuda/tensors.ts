@@ -8,6 +8,7 @@
 import type { CudaDevice, CudaStream, DeviceMemory, PinnedMemory } from "../../../ffi/driver.ts";
 import type { Activation, Cache, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
 import { checkAdvance, checkSlice, checkTokenCount, checkTruncate, checkWrite } from "../check.ts";
+import { Passes } from "./passes.ts";
 
 /** One device, its queue, and what kernels report. */
 export class Queue {
@@ -17,6 +18,10 @@ export class Queue {
   readonly stream: CudaStream;
   /** Whether the backend was disposed. */
   closed = false;
+  /** How often memory was given back. */
+  freed = 0;
+  /** Where rows are noted that a pass changes while it is recorded. */
+  changed: Set<RowBlock> | undefined;
   readonly #fault: PinnedMemory;
 
   /** A new queue on a device, which owns it. */
@@ -91,6 +96,7 @@ class Block {
 
   /** Gives the range back; once is enough. */
   [Symbol.dispose](): void {
+    if (this.#alive) this.queue.freed++;
     this.#alive = false;
     this.#memory[Symbol.dispose]();
   }
@@ -185,12 +191,13 @@ export class CudaVector extends Block implements Vector {
 }
 
 /** Rows, and what a norm has to know of them: `Group` of `layout.cuh`, where a kernel has written it. */
-class RowBlock extends Block {
+export class RowBlock extends Block {
   /** [rows, groups], made when first needed. */
   #groups: Block | undefined;
   /** The rows whose groups are known. */
   known: { readonly start: number; readonly end: number } = { start: 0, end: 0 };
 
+  /** Zeros. */
   constructor(queue: Queue, readonly rows: number, readonly columns: number) {
     super(queue, rows * padded(columns) * 4, "an activation");
   }
@@ -259,6 +266,7 @@ export class CudaActivation implements Activation {
     const start = this.#start, end = start + this.rows, { known } = this.#block;
     if (withGroups) this.#block.known = this.grouped ? known : { start, end };
     else if (start < known.end && known.start < end) this.#block.known = { start: 0, end: 0 };
+    this.queue.changed?.add(this.#block);
   }
 
   /** Bytes with the padding. */
@@ -341,6 +349,8 @@ export class CudaCache extends Block implements Cache {
   readonly width: number;
   /** @inheritdoc */
   readonly capacity: number;
+  /** Passes over it that can be launched as one. */
+  readonly passes: Passes;
   #length = 0;
 
   /** Empty. */
@@ -349,6 +359,7 @@ export class CudaCache extends Block implements Cache {
     this.layers = layers;
     this.width = width;
     this.capacity = capacity;
+    this.passes = new Passes(queue);
   }
 
   /** Address of the keys of a layer. */
@@ -376,6 +387,12 @@ export class CudaCache extends Block implements Cache {
   truncate(length: number): void {
     checkTruncate(this, length);
     this.#become(length);
+  }
+
+  /** @inheritdoc */
+  override [Symbol.dispose](): void {
+    this.passes[Symbol.dispose]();
+    super[Symbol.dispose]();
   }
 
   #become(length: number): void {
