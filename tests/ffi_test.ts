@@ -14,7 +14,7 @@ import { loadEngine } from "../mod.ts";
 import { createBackend } from "../src/backend/create.ts";
 import { createCudaBackend } from "../src/backend/cuda/backend.ts";
 import { type StandIn, standIn, whyNoStandIn } from "./cuda/standin.ts";
-import { assertClose, fixture } from "./helpers.ts";
+import { assertClose, assertSame, fixture } from "./helpers.ts";
 
 /** A test on the stand-in. Afterwards nothing may be left on it, and it may have objected to nothing but `objections`. */
 function onStandIn(
@@ -408,6 +408,46 @@ onStandIn("1,000 times opened, used and closed, nothing is left", async (standIn
   assert.equal(standIn.live(), 0);
   const grown = (Deno.memoryUsage().rss - before) / 900;
   assert.ok(grown < 100_000, `${grown} bytes of the host stay with each`);
+});
+
+/** Products and attention that are shared among blocks, and draws: all bits of their results. */
+async function sharedWork(): Promise<Float32Array> {
+  using backend = createCudaBackend();
+  const results: number[] = [];
+  for (const dtype of ["f32", "f16", "bf16", "int8"] as const) {
+    using matrix = await backend.matrix({ outputs: 48, inputs: 512, dtype }, [numbers(48 * 512)]);
+    using gain = backend.vector(numbers(512));
+    for (const rows of [1, 17]) {
+      using x = backend.activation(rows, 512), out = backend.activation(rows, 48);
+      x.write(numbers(rows * 512));
+      backend.project(out, x, { matrix, norm: { gain, epsilon: 1e-5 } });
+      results.push(...out.read());
+    }
+  }
+  using cache = backend.cache({ layers: 1, width: 16, capacity: 160 });
+  for (const rows of [150, 3]) {
+    using qkv = backend.activation(rows, 48),
+      out = backend.activation(rows, 16),
+      law = backend.activation(rows, 16);
+    qkv.write(numbers(rows * 48));
+    backend.attention(out, qkv, { cache, layer: 0, heads: 2, scale: 1, causalRows: rows });
+    cache.advance(rows);
+    results.push(...out.read());
+    if (rows > 3) continue;
+    using tokens = backend.tokens(rows);
+    backend.distribution(law, out, { temperature: 0.5, topP: 0.9 });
+    backend.sample(tokens, law, { seed: 3n, purpose: 1, position: 0 });
+    results.push(...law.read(), ...tokens.read());
+  }
+  return Float32Array.from(results);
+}
+
+onStandIn("kernels compute the same bits in whichever order blocks and threads run", async (standIn) => {
+  const expected = await sharedWork();
+  await standIn.withMachine(
+    { reversed: 1 },
+    async () => assertSame(await sharedWork(), expected, "reversed"),
+  );
 });
 
 /** The program, with no permission but to read and those given. */

@@ -225,6 +225,9 @@ inline void wait_at(Barrier& barrier) {
   if (_setjmp(fiber->place) == 0) _longjmp(block().scheduler, 1);
 }
 
+// Whether blocks, and threads that no barrier orders, run from the last to the first.
+inline bool reversed = false;
+
 // Runs one block of a kernel.
 inline bool run_block(const std::function<void()>& body, Index3 shape, size_t dynamic_bytes) {
   Block& all = block();
@@ -233,8 +236,9 @@ inline bool run_block(const std::function<void()>& body, Index3 shape, size_t dy
   all.warps.resize((count + 31) / 32);
   for (auto& warp : all.warps) warp.barrier = {0, 32, 0};
   all.threads.assign(count, {});
-  for (size_t i = 0; i < count; i++) {
-    Thread& thread = all.threads[i];
+  for (size_t place = 0; place < count; place++) {
+    Thread& thread = all.threads[place];
+    const size_t i = reversed ? count - 1 - place : place;
     thread.index = {uint32_t(i % shape.x), uint32_t(i / shape.x % shape.y), uint32_t(i / shape.x / shape.y)};
     thread.lane = i % 32;
     thread.warp = &all.warps[i / 32];

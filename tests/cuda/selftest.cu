@@ -72,3 +72,8 @@ SD_KERNEL(32, selftest_convert, float* f16, float* bf16, const float* x, int cou
     bf16[i] = from_bf16(to_bf16(x[i]));
   }
 }
+
+// A race: the thread that writes last is not determined.
+SD_KERNEL(32, selftest_race, int* out) {
+  *out = blockIdx.x * 32 + threadIdx.x;
+}

@@ -57,7 +57,7 @@ const std::map<Status, std::pair<const char*, const char*>> ERRORS = {
 
 // By the names `standin_set` knows.
 std::map<std::string, int64_t> settings = {
-    {"devices", 1}, {"memory", int64_t(1) << 33}, {"major", 9}, {"minor", 0}, {"version", 13000},
+    {"devices", 1}, {"memory", int64_t(1) << 33}, {"major", 9}, {"minor", 0}, {"version", 13000}, {"reversed", 0},
 };
 struct Failure { int after; Status status; };
 std::map<std::string, Failure> failures;
@@ -234,7 +234,10 @@ struct Config {
 // Makes the nth call of a function from now on return `status`.
 API void standin_fail(const char* name, int nth, Status status) { failures[name] = {nth, status}; }
 API int standin_calls(const char* name) { return calls[name]; }
-API void standin_set(const char* name, int64_t value) { settings.at(name) = value; }
+API void standin_set(const char* name, int64_t value) {
+  settings.at(name) = value;
+  emulator::reversed = settings["reversed"] != 0;
+}
 
 // Forgets failures to come and calls that were made.
 API void standin_reset() {
@@ -513,7 +516,9 @@ API Status cuLaunchKernelEx(const Config* config, Function* function, void** par
   return put(config->stream, {[=, label = function->name, shared_bytes = config->shared_bytes]() -> Status {
     gridDim = {x, y, z};
     blockDim = {width, height, depth};
-    for (uint64_t i = 0; i < uint64_t(x) * y * z; i++) {
+    const uint64_t blocks = uint64_t(x) * y * z;
+    for (uint64_t place = 0; place < blocks; place++) {
+      const uint64_t i = emulator::reversed ? blocks - 1 - place : place;
       blockIdx = {uint32_t(i % x), uint32_t(i / x % y), uint32_t(i / x / y)};
       if (emulator::run_block(body, blockDim, shared_bytes)) continue;
       complain("%s: some threads wait at a barrier that others never reach", label.c_str());

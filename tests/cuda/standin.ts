@@ -51,10 +51,10 @@ export class StandIn {
 
   /**
    * Runs `body` on another machine: `devices`, how many; `memory`, bytes of each; `major` and `minor`, their compute
-   * capability; `version`, of the driver.
+   * capability; `version`, of the driver; `reversed`, 1 to run blocks and unordered threads from last to first.
    */
   async withMachine(machine: Readonly<Record<string, number>>, body: () => unknown): Promise<void> {
-    const usual = { devices: 1, memory: 2 ** 33, major: 9, minor: 0, version: 13000 };
+    const usual = { devices: 1, memory: 2 ** 33, major: 9, minor: 0, version: 13000, reversed: 0 };
     const become = (settings: Readonly<Record<string, number>>) => {
       for (const [name, value] of Object.entries(settings)) {
         this.#symbols.standin_set(text(name), BigInt(value));
@@ -104,10 +104,13 @@ async function build(): Promise<string | undefined> {
     "-Wno-sign-compare",
     "-U_FORTIFY_SOURCE",
   );
-  const hash = createHash("sha256").update(flags.join());
-  for (const source of sources) hash.update(Deno.readTextFileSync(source));
   const folder = `${tmpdir()}/specdiff-standin`;
-  const path = `${folder}/libcuda-${hash.digest("hex").slice(0, 16)}.so`;
+  const pathOf = () => {
+    const hash = createHash("sha256").update(flags.join());
+    for (const source of sources) hash.update(Deno.readTextFileSync(source));
+    return `${folder}/libcuda-${hash.digest("hex").slice(0, 16)}.so`;
+  };
+  const path = pathOf();
   if (await Deno.stat(path).then(() => true, () => false)) return path;
 
   await Deno.mkdir(folder, { recursive: true });
@@ -122,6 +125,7 @@ async function build(): Promise<string | undefined> {
   try {
     const { success } = await compiler.output();
     if (!success) throw new Error("Cannot build the stand-in for libcuda: g++ failed, see above");
+    if (pathOf() !== path) throw new Error("Cannot build the stand-in for libcuda: its sources were changed");
   } catch (error) {
     await Deno.remove(unfinished);
     if (error instanceof Deno.errors.NotFound) return undefined;
