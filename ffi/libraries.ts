@@ -40,10 +40,11 @@ export function mayLoadLibraries(): boolean {
   return state === "granted" && partial !== true;
 }
 
+/** What was found, by name. */
 const loaded = new Map<string, { readonly path: string; readonly symbols: unknown }>();
 
 /**
- * Loads a library, once: the second time it is the same.
+ * Loads a library, once: from then on it is the same, whatever the environment says.
  * @returns its functions, and under which path it was found
  * @throws {LibraryNotFoundError}
  */
@@ -56,15 +57,14 @@ export function loadLibrary<const S extends Deno.ForeignLibraryInterface>(
       `Cannot load ${library.name}: libraries may not be loaded, run with --allow-ffi (without a path)`,
     );
   }
+  const before = loaded.get(library.name);
+  if (before !== undefined) return before as ReturnType<typeof loadLibrary<S>>;
   const absent = new Set<string>(), refused: string[] = [];
   for (const path of candidates(library)) {
     try {
-      let found = loaded.get(path);
-      if (found === undefined) {
-        found = { path, symbols: Deno.dlopen(path, symbols).symbols };
-        loaded.set(path, found);
-      }
-      return found as ReturnType<typeof loadLibrary<S>>;
+      const found = { path, symbols: Deno.dlopen(path, symbols).symbols };
+      loaded.set(library.name, found);
+      return found;
     } catch (error) {
       const why = reason(error);
       if (!/No such file/.test(why) || path === environment(library.variable)) {

@@ -3,7 +3,7 @@
  * Needs a C++ compiler; where there is none, {@linkcode standIn} is undefined and {@linkcode whyNoStandIn} says so,
  * and tests that need it are to be ignored with that reason in their name.
  *
- * Importing this file sets `SPECDIFF_LIBCUDA`, so that every CUDA backend that is opened afterwards is on the
+ * Importing this file loads it as libcuda, so that every CUDA backend that the importing test opens is on the
  * stand-in; nothing here looks for a GPU.
  *
  * @module
@@ -144,6 +144,11 @@ export const standIn: StandIn | undefined = path === undefined ? undefined : new
 export const whyNoStandIn: string = standIn === undefined ? " (ignored: there is no C++ compiler, g++)" : "";
 
 if (path !== undefined) {
+  // here, where no test is charged with a library that is never closed; and the environment, which all test files
+  // of the process share, is left as it was
+  const before = Deno.env.get("SPECDIFF_LIBCUDA");
   Deno.env.set("SPECDIFF_LIBCUDA", path);
-  new CudaDriver(); // loads the library here, where no test is charged with a resource that is never closed
+  new CudaDriver();
+  if (before === undefined) Deno.env.delete("SPECDIFF_LIBCUDA");
+  else Deno.env.set("SPECDIFF_LIBCUDA", before);
 }
