@@ -7,7 +7,8 @@
  */
 
 import assert from "node:assert/strict";
-import type { Backend, Cache } from "../src/backend/backend.ts";
+import type { Backend, Cache, Dtype } from "../src/backend/backend.ts";
+import { createCudaBackend } from "../src/backend/cuda/backend.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { type LoadedModel, loadModel } from "../src/model/load.ts";
 import type { CausalModel } from "../src/model/model.ts";
@@ -22,10 +23,14 @@ import {
   weightedLoss,
 } from "../src/model/sedd_score.ts";
 import type { LoadOptions } from "../src/model/uploads.ts";
+import { standIn, whyNoStandIn } from "./cuda/standin.ts";
 import { assertClose, assertSame, fixture, presentBackends, readTensors } from "./helpers.ts";
 
 /** f32 against f32, as a share of the largest logit; 1e-4 is what is promised, 1e-6 what is seen. */
 const TOLERANCE = 1e-5;
+
+/** On a GPU, where weights are held as f16 or bf16 and the rows they multiply are rounded too. */
+const HALF_TOLERANCE = 1e-2;
 
 /** The drafters of the pair are shipped as int8, and compared with outputs of the f16 originals. */
 const INT8_TOLERANCE = 1e-2;
@@ -80,13 +85,14 @@ function testGpt(
   model: CausalModel,
   cut: CausalModel,
   expected: Expected,
+  tolerance: number,
 ): void {
   const rows = expected.tokens.shape[1], { vocabSize } = model.shape;
   for (let b = 0; b < expected.tokens.shape[0]; b++) {
     const tokens = sequence(expected.tokens, b), what = `${name}, sequence ${b}`;
     using cache = model.newCache();
     const whole = model.forward(tokens, cache, { headRows: rows }).read().slice(); // [R, V]
-    assertClose(whole, sequence(expected.logits, b), TOLERANCE, `${what}, at once`);
+    assertClose(whole, sequence(expected.logits, b), tolerance, `${what}, at once`);
     assert.equal(cache.length, rows);
 
     cache.truncate(0);
@@ -217,13 +223,44 @@ Deno.test("the parity fixtures hold all architectures", () => {
   for (const name of ["gpt2-tiny", "gpt-neo-tiny", "sedd-tiny", FED]) assert(folders.includes(name), name);
 });
 
-for (const [backendName, open] of presentBackends()) {
-  for (const name of folders) {
-    Deno.test(`parity on ${backendName}: ${name}`, async () => {
+/** A backend, and the tiny models that are tested on it. */
+interface TinyCase {
+  readonly backendName: string;
+  readonly open: () => Promise<Backend>;
+  readonly dtype: Dtype;
+  readonly tolerance: number;
+  readonly names: readonly string[];
+  readonly ignore: boolean;
+}
+
+const tinyCases: TinyCase[] = presentBackends().map(([backendName, open]) => {
+  return { backendName, open, dtype: "f32", tolerance: TOLERANCE, names: folders, ignore: false };
+});
+// it computes thread by thread, and is asked for a few of the tiny models only
+const onStandIn = {
+  "gpt2-bare": "f32",
+  "sedd-f16": "f32",
+  "gpt-neo-f16": "f16",
+  "gpt2-bf16": "bf16",
+} as const;
+for (const [only, dtype] of Object.entries(onStandIn)) {
+  tinyCases.push({
+    backendName: `cuda in ${dtype}, stand-in${whyNoStandIn}`,
+    open: () => Promise.resolve(createCudaBackend()),
+    dtype,
+    tolerance: dtype === "f32" ? TOLERANCE : HALF_TOLERANCE,
+    names: [only],
+    ignore: standIn === undefined,
+  });
+}
+
+for (const { backendName, open, dtype, tolerance, names, ignore } of tinyCases) {
+  for (const name of names) {
+    const fn = async () => {
       using backend = await open();
       const expected = await readTensors(fixture(`parity/${name}/expected.safetensors`));
       using target = name === FED ? await loadGpt(backend, `parity/${FED_BY}`) : undefined;
-      const loaded = await load(backend, `parity/${name}`, { target });
+      const loaded = await load(backend, `parity/${name}`, { dtype, target });
       using model = loaded.model;
       if (loaded.kind === "diffusion" && target !== undefined) {
         using cut = await loadDiffusion(backend, `parity/${name}`, { target, chunkRows: 7 });
@@ -231,13 +268,16 @@ for (const [backendName, open] of presentBackends()) {
       } else if (loaded.kind === "diffusion") {
         testSedd(name, loaded.model, expected);
       } else {
-        using cut = await loadGpt(backend, `parity/${name}`, { chunkRows: 7 });
-        testGpt(backend, name, loaded.model, cut, expected);
+        using cut = await loadGpt(backend, `parity/${name}`, { dtype, chunkRows: 7 });
+        testGpt(backend, name, loaded.model, cut, expected, tolerance);
       }
       assert(model.bytes > 0);
-    });
+    };
+    Deno.test({ name: `parity on ${backendName}: ${name}`, ignore, fn });
   }
+}
 
+for (const [backendName, open] of presentBackends()) {
   Deno.test(`parity on ${backendName}: the pair's target`, async () => {
     using backend = await open();
     const expected = await readTensors(fixture("pair/expected.safetensors"));

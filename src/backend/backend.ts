@@ -229,6 +229,17 @@ export interface Backend extends Disposable {
   /** Allocates an empty cache. */
   cache(shape: { readonly layers: number; readonly width: number; readonly capacity: number }): Cache;
 
+  /**
+   * Enqueues what `body` does: a pass of `rows` rows over `cache`. Where a device records what it is given, it may
+   * repeat instead what a body enqueued before for the same cache, rows and key. So two such bodies must put the same
+   * operations on the same buffers, whose contents may differ, as may the cache's length; and they must not
+   * allocate, write, read or commit. Absent: there is nothing to be gained, call `body`.
+   */
+  repeat?(
+    pass: { readonly cache: Cache; readonly rows: number; readonly key: string },
+    body: () => void,
+  ): void;
+
   /** out[r] = table[tokens[r]] (+ positions[cache.length + r]). out [R, C]. */
   embed(out: Activation, options: EmbedOptions): void;
   /** out = activation(norm(x)·Wᵀ + bias). x [R, inputs], out [R, outputs]; they must not overlap. */

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { LibraryNotFoundError, mayLoadLibraries } from "../../ffi/libraries.ts";
 import type { Backend } from "./backend.ts";
 import { createReferenceBackend } from "./reference.ts";
 import { createWasmBackend } from "./wasm/backend.ts";
@@ -21,7 +22,8 @@ export class BackendUnavailableError extends Error {
 }
 
 /**
- * Opens a device.
+ * Opens a device. `auto` is a GPU if there is one that can be used and libraries may be loaded (`--allow-ffi`),
+ * else WebAssembly; it never asks for a permission.
  *
  * @param options.threads for a CPU; default: the machine's cores
  * @throws {BackendUnavailableError} if it is not there
@@ -32,15 +34,28 @@ export async function createBackend(
 ): Promise<Backend> {
   switch (device) {
     case "auto":
+      return await openCuda().catch(() => undefined) ?? await createWasmBackend(options);
     case "wasm":
       return await createWasmBackend(options);
     case "reference":
       return createReferenceBackend();
     case "cuda":
-      throw new BackendUnavailableError(
-        'Cannot open the device "cuda": this version has no CUDA backend, expected one of auto, wasm, reference',
-      );
+      return await openCuda();
     default:
       throw new TypeError(`Cannot open a device: unknown name "${device satisfies never}"`);
+  }
+}
+
+/** Opens the first GPU. What it needs is loaded only where it may be used. */
+async function openCuda(): Promise<Backend> {
+  try {
+    if (!mayLoadLibraries()) {
+      throw new LibraryNotFoundError("libraries may not be loaded, run with --allow-ffi");
+    }
+    const { createCudaBackend } = await import("./cuda/backend.ts");
+    return createCudaBackend();
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new BackendUnavailableError(`Cannot open the device "cuda": ${reason}`, { cause });
   }
 }

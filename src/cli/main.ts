@@ -8,13 +8,14 @@ import config from "../../deno.json" with { type: "json" };
 import { parseCommandLine, UsageError } from "./args.ts";
 import { type Command, commandHelp, programHelp } from "./command.ts";
 import { compare, demo } from "./compare.ts";
+import { doctor } from "./doctor.ts";
 import { generate } from "./generate.ts";
 import { inspect } from "./inspect.ts";
 import { models } from "./models.ts";
 import { score } from "./score.ts";
 import { printable, systemTerminal, type Terminal } from "./terminal.ts";
 
-const COMMANDS: readonly Command[] = [generate, compare, score, inspect, models, demo];
+const COMMANDS: readonly Command[] = [generate, compare, score, inspect, models, doctor, demo];
 
 /** The longest message: one that quotes a file need not quote all of it. */
 const MESSAGE_LENGTH = 1000;

@@ -119,15 +119,20 @@ export class CausalTransformer implements CausalModel {
     const buffers = this.#workspace.pass(rows);
     const { embedding: table, positions, blocks } = this.#weights;
     buffers.tokens.write(tokens);
-    this.#backend.embed(buffers.x, { tokens: buffers.tokens, table, positions, cache });
-    blocks.forEach((block, layer) => {
-      const from = layer === blocks.length - 1 && !hidden?.layers.includes(layer) ? head : 0;
-      const { heads } = this.shape;
-      runBlock(this.#backend, buffers, block, { cache, layer, heads, causalRows: rows, from });
-      hidden?.layers.forEach((tapped, i) => {
-        if (tapped === layer) this.#backend.copy(hidden.out[i].slice(start, rows), buffers.x);
+    const pass = () => {
+      this.#backend.embed(buffers.x, { tokens: buffers.tokens, table, positions, cache });
+      blocks.forEach((block, layer) => {
+        const from = layer === blocks.length - 1 && !hidden?.layers.includes(layer) ? head : 0;
+        const { heads } = this.shape;
+        runBlock(this.#backend, buffers, block, { cache, layer, heads, causalRows: rows, from });
+        hidden?.layers.forEach((tapped, i) => {
+          if (tapped === layer) this.#backend.copy(hidden.out[i].slice(start, rows), buffers.x);
+        });
       });
-    });
+    };
+    // where hidden states go is the caller's choice each time
+    if (this.#backend.repeat === undefined || hidden !== undefined) pass();
+    else this.#backend.repeat({ cache, rows, key: `head ${head}` }, pass);
     cache.advance(rows);
     return buffers.x;
   }

@@ -1,0 +1,164 @@
+// From logits to a token: `distribution.ts` and `race` of `philox.ts` on the device, one block a row.
+//
+// No float is summed across threads: weights are added as whole numbers of 2^-46, so that the order does not matter.
+
+#include "faults.cuh"
+#include "layout.cuh"
+
+constexpr int THREADS = 1024;
+
+typedef unsigned long long u64;
+
+// Folds a value over the block; every thread has the result.
+template <class T, class Fold>
+SD_INLINE T block_fold(T value, Fold fold) {
+  SD_SHARED(T, of_warp, THREADS / WARP);
+  value = warp_fold(value, fold);
+  if (threadIdx.x % WARP == 0) of_warp[threadIdx.x / WARP] = value;
+  syncthreads();
+  value = warp_fold(of_warp[threadIdx.x % WARP], fold);
+  syncthreads();
+  return value;
+}
+
+// A number whose unsigned order is that of the floats: −∞ … +∞, then NaN.
+SD_INLINE uint32_t ordered(float x) {
+  if (x != x) return ~0u;
+  uint32_t bits = float_to_bits(x + 0.0f);  // −0 is 0
+  return bits >> 31 ? ~bits : bits | 1u << 31;
+}
+
+SD_INLINE float from_ordered(uint32_t key) { return bits_to_float(key >> 31 ? key & ~(1u << 31) : ~key); }
+
+// Descending logits, ascending ids.
+SD_INLINE u64 ranked(float logit, int id) { return (u64)ordered(logit) << 32 | (uint32_t)~id; }
+
+// The largest key for which the measures of all keys at or above it reach `goal`, found a byte at a time.
+template <class Key, class Measure>
+SD_INLINE u64 select(int count, int bytes, u64 goal, Key key, Measure measure) {
+  SD_SHARED(u64, bins, 256);
+  SD_SHARED(u64, chosen, 2);  // byte, what is left of the goal
+  u64 prefix = 0;
+  for (int byte = bytes - 1; byte >= 0; byte--) {
+    for (int i = threadIdx.x; i < 256; i += THREADS) bins[i] = 0;
+    syncthreads();
+    for (int v = threadIdx.x; v < count; v += THREADS) {
+      u64 rest = key(v) >> 8 * byte;
+      if (rest >> 8 == prefix) atomic_add(&bins[rest & 255], measure(v));
+    }
+    syncthreads();
+    if (threadIdx.x == 0) {
+      int bin = 255;
+      while (bin > 0 && bins[bin] < goal) goal -= bins[bin--];
+      chosen[0] = bin;
+      chosen[1] = goal;
+    }
+    syncthreads();
+    prefix = prefix << 8 | chosen[0];
+    goal = chosen[1];
+    syncthreads();
+  }
+  return prefix;
+}
+
+// p[r] = the law of logits[r] under temperature, top-k (0: all) and top-p (1: all). Strides are padded.
+SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int columns, int logit_columns,
+          float temperature, int top_k, double top_p, Fault* fault) {
+  constexpr double UNIT = 70368744177664.0;  // 2^46
+  grid_dependency_wait();
+  float* p = p_rows + (size_t)blockIdx.x * padded(columns);
+  const float* logits = logit_rows + (size_t)blockIdx.x * padded(logit_columns);
+  auto add = [](u64 a, u64 b) { return a + b; };
+  auto weight = [&](int v) { return (u64)(p[v] * UNIT); };
+
+  u64 best = 0;
+  for (int v = threadIdx.x; v < columns; v += THREADS) best = max(best, ranked(logits[v], v));
+  best = block_fold(best, [](u64 a, u64 b) { return a > b ? a : b; });
+  const int winner = (int)~(uint32_t)best;
+  const uint32_t top = best >> 32;
+  const float largest = from_ordered(top);
+  if (!(fabsf(largest) < INFINITY)) {
+    if (threadIdx.x == 0 && top == ~0u) report(fault, LOGIT_NOT_A_NUMBER, winner);
+    if (threadIdx.x == 0) report(fault, LARGEST_LOGIT, (int)float_to_bits(largest));
+  }
+  if (temperature == 0 || !(fabsf(largest) < INFINITY)) {
+    for (int v = threadIdx.x; v < columns; v += THREADS) p[v] = v == winner ? 1 : 0;
+    return;
+  }
+
+  uint32_t threshold = 0;
+  if (top_k > 0 && top_k < columns) {
+    threshold = (uint32_t)select(
+        columns, 4, top_k, [&](int v) -> u64 { return ordered(logits[v]); }, [](int) -> u64 { return 1; });
+  }
+  u64 total = 0;
+  for (int v = threadIdx.x; v < columns; v += THREADS) {
+    p[v] = ordered(logits[v]) >= threshold ? expf((logits[v] - largest) / temperature) : 0;
+    total += weight(v);
+  }
+  total = block_fold(total, add);
+  if (top_p < 1) {
+    auto key = [&](int v) { return ranked(logits[v], v); };
+    u64 goal = (u64)ceil(top_p * total);
+    u64 least = select(columns, 8, goal > 1 ? goal : 1, key, weight);
+    total = 0;
+    for (int v = threadIdx.x; v < columns; v += THREADS) {
+      if (key(v) < least) p[v] = 0;
+      total += weight(v);
+    }
+    total = block_fold(total, add);
+  }
+  const double scale = UNIT / total;
+  for (int v = threadIdx.x; v < columns; v += THREADS) p[v] = (float)(p[v] * scale);
+}
+
+// Ten rounds of Philox4x32.
+SD_INLINE uint4 philox(uint4 c, uint32_t k0, uint32_t k1) {
+  for (int round = 0; round < 10; round++) {
+    c = make_uint4(mulhi(0xCD9E8D57u, c.z) ^ c.y ^ k0, 0xCD9E8D57u * c.z, mulhi(0xD2511F53u, c.x) ^ c.w ^ k1,
+                   0xD2511F53u * c.x);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return c;
+}
+
+// out[r] = argmin over v of E_v / p[r][v], the lowest id among equals, E_v = −log1p(−u_v) of row r's own noise.
+SD_KERNEL(THREADS, race, int* out, const float* p_rows, int columns, uint32_t seed_low, uint32_t seed_high,
+          uint32_t purpose, uint32_t position, Fault* fault) {
+  struct Entrant {
+    double time;
+    int id;
+  };
+  SD_SHARED(Entrant, of_warp, THREADS / WARP);
+  grid_dependency_wait();
+  const float* p = p_rows + (size_t)blockIdx.x * padded(columns);
+  Entrant best = {INFINITY, -1};
+  for (int block = threadIdx.x; block * 4 < columns; block += THREADS) {
+    uint4 noise = philox(make_uint4(block, position + blockIdx.x, purpose, 0), seed_low, seed_high);
+    const uint32_t numbers[4] = {noise.x, noise.y, noise.z, noise.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      int v = block * 4 + i;
+      double w = v < columns ? p[v] : 0, u = (numbers[i] + 0.5) * 0x1p-32;
+      // −log1p(−u) ≥ u: an entry that loses with u in place of its exponential cannot win
+      if (!(w > 0 && u < best.time * w)) continue;
+      double time = -log1p(-u) / w;
+      if (time < best.time) best = {time, v};
+    }
+  }
+  auto fold = [&](Entrant mine) {
+    for (int mask = WARP / 2; mask > 0; mask /= 2) {
+      Entrant other = {shfl_xor(mine.time, mask), shfl_xor(mine.id, mask)};
+      if (other.time < mine.time || (other.time == mine.time && other.id < mine.id)) mine = other;
+    }
+    return mine;
+  };
+  best = fold(best);
+  if (threadIdx.x % WARP == 0) of_warp[threadIdx.x / WARP] = best;
+  syncthreads();
+  best = fold(of_warp[threadIdx.x % WARP]);
+  if (threadIdx.x != 0) return;
+  out[blockIdx.x] = max(best.id, 0);
+  if (best.id < 0) report(fault, NO_WEIGHT, 0);
+}

@@ -1,0 +1,150 @@
+/**
+ * The compiled kernels on a device, with the kinds of their parameters, in the order of their sources
+ * (`ffi/kernels/*.cu`, where each is explained). Computes nothing and decides nothing.
+ *
+ * @module
+ */
+
+import type { CudaDevice, CudaKernel, CudaModule } from "../../../ffi/driver.ts";
+import { images } from "../../../ffi/kernels.generated.ts";
+
+/** Blocks of the f16 and bf16 projections, ascending: tiles of 16 outputs, tiles of 8 rows, stages of the ring. */
+export const HALF_BLOCKS = [
+  { mats: 1, tiles: 1, stages: 4 },
+  { mats: 4, tiles: 2, stages: 4 },
+  { mats: 4, tiles: 4, stages: 4 },
+  { mats: 4, tiles: 6, stages: 3 },
+] as const;
+/** Rows of one block of the f32 and int8 projections, ascending. */
+export const PANEL_ROWS = [1, 8] as const;
+
+const F32 = [
+  ...["pointer", "pointer"] as const, // out and its groups
+  ...["pointer", "pointer"] as const, // x and its groups
+  "pointer", // weights
+  ...["pointer", "pointer"] as const, // bias, gate
+  ...["pointer", "pointer", "f32"] as const, // gain, shift, epsilon
+  ...["i32", "i32", "i32"] as const, // rows, inputs, outputs
+  "i32", // what follows
+] as const;
+
+const HALF = [
+  ...["pointer", "pointer"] as const, // out and its groups
+  ...["pointer", "pointer"] as const, // x and its groups
+  "pointer", // weights
+  ...["pointer", "pointer"] as const, // bias, gate
+  ...["pointer", "pointer", "f32"] as const, // gain, shift, epsilon
+  ...["pointer", "pointer"] as const, // partial sums, arrivals
+  ...["i32", "i32", "i32"] as const, // rows, inputs, outputs
+  "i32", // what follows
+] as const;
+
+const INT8 = [
+  ...["pointer", "pointer"] as const, // out and its groups
+  ...["pointer", "pointer"] as const, // x as bytes, scale and zero of its rows
+  ...["pointer", "pointer", "pointer"] as const, // weights, scales, sums
+  ...["pointer", "pointer"] as const, // bias, gate
+  ...["i32", "i32", "i32"] as const, // rows, inputs, outputs
+  "i32", // what follows
+] as const;
+
+const PACK = ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"] as const;
+const EMBED = [
+  ...["pointer", "pointer"] as const, // out and its groups
+  "pointer", // x
+  "pointer", // tokens
+  ...["pointer", "pointer", "i32"] as const, // table, scales, format
+  "i32", // vocabulary
+  ...["pointer", "pointer", "i32"] as const, // positions, scales, format
+  "pointer", // length
+  "i32", // columns
+  "pointer", // fault
+] as const;
+const APPEND = ["pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32"] as const;
+const ATTENTION = [
+  "pointer", // out
+  "pointer", // qkv
+  "pointer", // keys
+  "pointer", // values
+  "pointer", // length
+  "pointer", // rotation
+  "pointer", // partials
+  "pointer", // arrivals
+  "i32", // head size
+  "i32", // capacity
+  "i32", // rows
+  "i32", // causal rows
+  "i32", // window
+  "f32", // scale
+] as const;
+const GROUP = ["pointer", "pointer", "i32"] as const;
+const QUANTISE = [
+  ...["pointer", "pointer"] as const, // bytes, scale and zero of rows
+  ...["pointer", "pointer"] as const, // x and its groups
+  ...["pointer", "pointer", "f32"] as const, // gain, shift, epsilon
+  "i32", // columns
+] as const;
+const ROTATION = ["pointer", "pointer", "i32"] as const;
+const DISTRIBUTION = ["pointer", "pointer", "i32", "i32", "f32", "i32", "f64", "pointer"] as const;
+const RACE = ["pointer", "pointer", "i32", "u32", "u32", "u32", "u32", "pointer"] as const;
+
+/** All kernels of a device; they live as long as it. */
+export class Kernels {
+  /** Puts rows of f32 into a matrix. */
+  readonly pack: CudaKernel<typeof PACK>;
+  /** Embeddings, and products with them. */
+  readonly embed: CudaKernel<typeof EMBED>;
+  /** Cosines and sines of positions. */
+  readonly rotation: CudaKernel<typeof ROTATION>;
+  /** What a norm has to know of rows that came without. */
+  readonly group: CudaKernel<typeof GROUP>;
+  /** Rows as bytes. */
+  readonly quantise: CudaKernel<typeof QUANTISE>;
+  /** Writes keys and values. */
+  readonly append: CudaKernel<typeof APPEND>;
+  /** Writes keys and values and attends. */
+  readonly attention: CudaKernel<typeof ATTENTION>;
+  /** Laws of logits. */
+  readonly distribution: CudaKernel<typeof DISTRIBUTION>;
+  /** Draws. */
+  readonly race: CudaKernel<typeof RACE>;
+  /** Projections with blocks of {@linkcode HALF_BLOCKS}. */
+  readonly projectHalf: Readonly<Record<"f16" | "bf16", readonly CudaKernel<typeof HALF>[]>>;
+  /** Projections with blocks of {@linkcode PANEL_ROWS}. */
+  readonly projectF32: readonly CudaKernel<typeof F32>[];
+  /** Projections with blocks of {@linkcode PANEL_ROWS}. */
+  readonly projectInt8: readonly CudaKernel<typeof INT8>[];
+
+  /**
+   * Loads them.
+   * @throws {CudaError} if the device is of an architecture they were not compiled for
+   */
+  constructor(device: CudaDevice) {
+    const load = (image: string): CudaModule => device.load(Uint8Array.fromBase64(image));
+    const rows = load(images.rows), project = load(images.project), law = load(images.law);
+    const attention = load(images.attention);
+    this.pack = rows.kernel("pack", PACK);
+    this.embed = rows.kernel("embed", EMBED);
+    this.rotation = rows.kernel("rotation", ROTATION);
+    this.group = project.kernel("group", GROUP);
+    this.quantise = project.kernel("quantise", QUANTISE);
+    this.append = attention.kernel("append", APPEND);
+    this.attention = attention.kernel("attention", ATTENTION);
+    this.distribution = law.kernel("distribution", DISTRIBUTION);
+    this.race = law.kernel("race", RACE);
+    const half = (dtype: string) =>
+      HALF_BLOCKS.map(({ tiles }) => project.kernel(`project_${dtype}_${tiles}`, HALF));
+    this.projectHalf = { f16: half("f16"), bf16: half("bf16") };
+    this.projectF32 = PANEL_ROWS.map((n) => project.kernel(`project_f32_${n}`, F32));
+    this.projectInt8 = PANEL_ROWS.map((n) => project.kernel(`project_int8_${n}`, INT8));
+    // what a block may have beyond the shared memory that every kernel may use
+    for (const kernel of [this.attention, ...this.projectHalf.f16, ...this.projectHalf.bf16]) {
+      kernel.allowShared(dynamicShared(device));
+    }
+  }
+}
+
+/** The most dynamic shared memory of a block, bytes, beside the little that the kernels declare. */
+export function dynamicShared(device: CudaDevice): number {
+  return device.sharedBytesPerBlock - 1024;
+}

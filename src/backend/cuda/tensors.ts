@@ -1,0 +1,406 @@
+/**
+ * What {@linkcode CudaBackend} hands out: ranges of the device's memory with a shape. They compute nothing; how
+ * matrices and rows lie is explained in `ffi/kernels/layout.cuh`.
+ *
+ * @module
+ */
+
+import type { CudaDevice, CudaStream, DeviceMemory, PinnedMemory } from "../../../ffi/driver.ts";
+import type { Activation, Cache, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
+import { checkAdvance, checkSlice, checkTokenCount, checkTruncate, checkWrite } from "../check.ts";
+import { Passes } from "./passes.ts";
+
+/** One device, its queue, and what kernels report. */
+export class Queue {
+  /** Where memory comes from. */
+  readonly device: CudaDevice;
+  /** All work of the backend, in order. */
+  readonly stream: CudaStream;
+  /** Whether the backend was disposed. */
+  closed = false;
+  /** How often memory was given back. */
+  freed = 0;
+  /** Where rows are noted that a pass changes while it is recorded. */
+  changed: Set<RowBlock> | undefined;
+  readonly #fault: PinnedMemory;
+
+  /** A new queue on a device, which owns it. */
+  constructor(device: CudaDevice) {
+    this.device = device;
+    this.stream = device.stream();
+    this.#fault = device.pin(8);
+  }
+
+  /** Where kernels report what is wrong with their data, `Fault` of `faults.cuh`. */
+  get fault(): bigint {
+    return this.#fault.pointer;
+  }
+
+  /**
+   * Waits for everything that was enqueued.
+   * @throws {RangeError} if a kernel met data that makes no sense
+   */
+  wait(): void {
+    this.stream.synchronize();
+    const fault = new Int32Array(this.#fault.buffer), [code, detail] = fault;
+    if (code === 0) return;
+    fault.fill(0);
+    throw new RangeError(describeFault(code, detail));
+  }
+}
+
+/** The codes are those of `faults.cuh`. */
+function describeFault(code: number, detail: number): string {
+  switch (code) {
+    case 1:
+      return `Cannot embed token ${detail}: the table has no such id`;
+    case 2:
+      return `Cannot make a distribution: the logit of token ${detail} is not a number`;
+    case 3:
+      return `Cannot make a distribution: the largest logit is ${
+        new Float32Array(Int32Array.of(detail).buffer)[0]
+      }`;
+    default:
+      return "Cannot draw a token: no weight is positive";
+  }
+}
+
+/** A range of the device's memory that can be given back. */
+class Block {
+  /** Where from. */
+  readonly queue: Queue;
+  readonly #memory: DeviceMemory;
+  readonly #what: string;
+  #alive = true;
+
+  /**
+   * @param what for messages: `a matrix`
+   * @param zeros how many bytes from the beginning, a multiple of 4, must start as zeros
+   */
+  constructor(queue: Queue, bytes: number, what: string, zeros: number = bytes) {
+    this.queue = queue;
+    this.#what = what;
+    this.#memory = queue.device.allocate(bytes);
+    queue.stream.fill(this.#memory.pointer, 0, zeros / 4);
+  }
+
+  /**
+   * Its address on the device.
+   * @throws {Error} once it or its backend is disposed
+   */
+  get pointer(): bigint {
+    if (this.queue.closed) throw new Error(`Cannot use ${this.#what}: its backend is disposed`);
+    if (!this.#alive) throw new Error(`Cannot use ${this.#what}: it is disposed`);
+    return this.#memory.pointer;
+  }
+
+  /** Gives the range back; once is enough. */
+  [Symbol.dispose](): void {
+    if (this.#alive) this.queue.freed++;
+    this.#alive = false;
+    this.#memory[Symbol.dispose]();
+  }
+}
+
+/** How the kernels number the dtypes. */
+export const formats: Readonly<Record<Dtype, number>> = { f32: 0, f16: 1, bf16: 2, int8: 3 };
+
+/** Bytes of an entry. */
+const entryBytes: Readonly<Record<Dtype, number>> = { f32: 4, f16: 2, bf16: 2, int8: 1 };
+
+/** Columns with their padding. */
+export function padded(columns: number): number {
+  return Math.ceil(columns / 16) * 16;
+}
+
+/** Outputs of one block of a projection. */
+export function panelOutputs(dtype: Dtype): number {
+  return dtype === "f16" || dtype === "bf16" ? 16 : 32;
+}
+
+/** Bytes of a packed matrix, scales and sums of int8 channels included. */
+export function matrixBytes(outputs: number, inputs: number, dtype: Dtype): number {
+  const panel = panelOutputs(dtype), rows = Math.ceil(outputs / panel) * panel;
+  return rows * (padded(inputs) * entryBytes[dtype] + (dtype === "int8" ? 8 : 0));
+}
+
+/**
+ * Blocks of a projection that share an output, each with a part of its sum: as many as it takes to keep a large GPU
+ * busy when a block has 64 outputs, as long as every warp has two steps of 16 inputs. It decides the order of
+ * additions, so it depends on nothing but the matrix.
+ */
+function splitsOf(outputs: number, inputs: number): number {
+  const wanted = Math.ceil(132 / Math.ceil(outputs / 64)), most = Math.floor(padded(inputs) / 16 / 16);
+  return Math.max(1, Math.min(wanted, most));
+}
+
+/** Tiles or panels; for int8 followed by a scale and then a sum for each output. */
+export class CudaMatrix extends Block implements Matrix {
+  /** @inheritdoc */
+  readonly outputs: number;
+  /** @inheritdoc */
+  readonly inputs: number;
+  /** @inheritdoc */
+  readonly dtype: Dtype;
+  /** @inheritdoc */
+  readonly bytes: number;
+  /** f16 and bf16: blocks that share an output. */
+  readonly splits: number;
+
+  /** Zeros; rows are packed into it later. */
+  constructor(queue: Queue, outputs: number, inputs: number, dtype: Dtype) {
+    const bytes = matrixBytes(outputs, inputs, dtype);
+    super(queue, bytes, "a matrix");
+    this.outputs = outputs;
+    this.inputs = inputs;
+    this.dtype = dtype;
+    this.bytes = bytes;
+    this.splits = splitsOf(outputs, inputs);
+  }
+
+  /** int8: address of [outputs] f32. */
+  get scales(): bigint {
+    return this.sums - BigInt(Math.ceil(this.outputs / 32) * 128);
+  }
+
+  /** int8: address of [outputs] i32. */
+  get sums(): bigint {
+    return this.pointer + BigInt(this.bytes - Math.ceil(this.outputs / 32) * 128);
+  }
+}
+
+/** f32, padded with zeros. */
+export class CudaVector extends Block implements Vector {
+  /** @inheritdoc */
+  readonly length: number;
+  /** As inverse frequencies: cosines, then sines, of the first positions. */
+  rotation: { readonly table: CudaActivation; readonly positions: number } | undefined;
+
+  /** A copy of `values`. */
+  constructor(queue: Queue, values: Float32Array) {
+    super(queue, padded(values.length) * 4, "a vector");
+    this.length = values.length;
+    queue.stream.upload(this.pointer, values.slice());
+  }
+
+  /** @inheritdoc */
+  override [Symbol.dispose](): void {
+    this.rotation?.table[Symbol.dispose]();
+    super[Symbol.dispose]();
+  }
+}
+
+/** Rows, and what a norm has to know of them: `Group` of `layout.cuh`, where a kernel has written it. */
+export class RowBlock extends Block {
+  /** [rows, groups], made when first needed. */
+  #groups: Block | undefined;
+  /** The rows whose groups are known. */
+  known: { readonly start: number; readonly end: number } = { start: 0, end: 0 };
+
+  /** Zeros. */
+  constructor(queue: Queue, readonly rows: number, readonly columns: number) {
+    super(queue, rows * padded(columns) * 4, "an activation");
+  }
+
+  /** Address of the groups of a row. */
+  groups(row: number): bigint {
+    const bytes = padded(this.columns) / 16 * 8;
+    this.#groups ??= new Block(this.queue, this.rows * bytes, "an activation", 0);
+    return this.#groups.pointer + BigInt(row * bytes);
+  }
+
+  /** @inheritdoc */
+  override [Symbol.dispose](): void {
+    this.#groups?.[Symbol.dispose]();
+    super[Symbol.dispose]();
+  }
+}
+
+/** Rows of f32, each padded with zeros. */
+export class CudaActivation implements Activation {
+  /** @inheritdoc */
+  readonly rows: number;
+  /** @inheritdoc */
+  readonly columns: number;
+  readonly #block: RowBlock;
+  readonly #start: number;
+  readonly #view: boolean;
+
+  /** Zeros; or, given what `slice` hands over, a view. */
+  constructor(
+    queue: Queue,
+    rows: number,
+    columns: number,
+    of?: { readonly block: RowBlock; readonly start: number },
+  ) {
+    this.rows = rows;
+    this.columns = columns;
+    this.#block = of?.block ?? new RowBlock(queue, rows, columns);
+    this.#start = of?.start ?? 0;
+    this.#view = of !== undefined;
+  }
+
+  /** Where from. */
+  get queue(): Queue {
+    return this.#block.queue;
+  }
+
+  /** Address of row 0. */
+  get pointer(): bigint {
+    return this.#block.pointer + BigInt(this.#start * padded(this.columns) * 4);
+  }
+
+  /** Address of the groups of row 0. */
+  get groups(): bigint {
+    return this.#block.groups(this.#start);
+  }
+
+  /** Whether the groups are those of the contents. */
+  get grouped(): boolean {
+    const { start, end } = this.#block.known;
+    return start <= this.#start && this.#start + this.rows <= end;
+  }
+
+  /** Says that the contents are about to change, and whether the groups will change with them. */
+  changes(withGroups: boolean): void {
+    const start = this.#start, end = start + this.rows, { known } = this.#block;
+    if (withGroups) this.#block.known = this.grouped ? known : { start, end };
+    else if (start < known.end && known.start < end) this.#block.known = { start: 0, end: 0 };
+    this.queue.changed?.add(this.#block);
+  }
+
+  /** Bytes with the padding. */
+  get bytes(): number {
+    return this.rows * padded(this.columns) * 4;
+  }
+
+  /** @inheritdoc */
+  slice(start: number, count: number): CudaActivation {
+    checkSlice(this.rows, start, count);
+    return new CudaActivation(this.queue, count, this.columns, {
+      block: this.#block,
+      start: this.#start + start,
+    });
+  }
+
+  /** @inheritdoc */
+  read(): Float32Array {
+    const { rows, columns } = this, stride = padded(columns);
+    const all = new Float32Array((rows - 1) * stride + columns);
+    this.queue.stream.download(all, this.pointer);
+    this.queue.wait();
+    for (let r = 1; r < rows && stride > columns; r++) {
+      all.copyWithin(r * columns, r * stride, r * stride + columns);
+    }
+    return all.subarray(0, rows * columns);
+  }
+
+  /** @inheritdoc */
+  write(values: Float32Array): void {
+    checkWrite(this, values.length);
+    this.changes(false);
+    const { rows, columns } = this, stride = padded(columns);
+    const all = new Float32Array(rows * stride);
+    for (let r = 0; r < rows; r++) all.set(values.subarray(r * columns, (r + 1) * columns), r * stride);
+    this.queue.stream.upload(this.pointer, all);
+  }
+
+  /** @inheritdoc */
+  [Symbol.dispose](): void {
+    if (!this.#view) this.#block[Symbol.dispose]();
+  }
+}
+
+/** Ids as i32. */
+export class CudaTokens extends Block implements TokenBuffer {
+  /** @inheritdoc */
+  readonly capacity: number;
+
+  /** All 0. */
+  constructor(queue: Queue, capacity: number) {
+    super(queue, capacity * 4, "a token buffer");
+    this.capacity = capacity;
+  }
+
+  /** @inheritdoc */
+  read(count: number = this.capacity): Int32Array {
+    checkTokenCount(this.capacity, count);
+    const ids = new Int32Array(count);
+    if (count > 0) this.queue.stream.download(ids, this.pointer);
+    this.queue.wait();
+    return ids;
+  }
+
+  /** @inheritdoc */
+  write(tokens: ArrayLike<number>): void {
+    checkTokenCount(this.capacity, tokens.length);
+    if (tokens.length > 0) this.queue.stream.upload(this.pointer, Int32Array.from(tokens));
+  }
+}
+
+/**
+ * The length, then for each layer keys [H, capacity, D], then values. The length stands on the device too, where
+ * the kernels read it; the host's is the same, ahead of the queue.
+ */
+export class CudaCache extends Block implements Cache {
+  /** @inheritdoc */
+  readonly layers: number;
+  /** @inheritdoc */
+  readonly width: number;
+  /** @inheritdoc */
+  readonly capacity: number;
+  /** Passes over it that can be launched as one. */
+  readonly passes: Passes;
+  #length = 0;
+
+  /** Empty. */
+  constructor(queue: Queue, layers: number, width: number, capacity: number) {
+    super(queue, HEADER + layers * 2 * capacity * width * 4, "a cache", HEADER);
+    this.layers = layers;
+    this.width = width;
+    this.capacity = capacity;
+    this.passes = new Passes(queue);
+  }
+
+  /** Address of the keys of a layer. */
+  keys(layer: number): bigint {
+    return this.pointer + BigInt(HEADER + layer * 2 * this.capacity * this.width * 4);
+  }
+
+  /** Address of the values of a layer. */
+  values(layer: number): bigint {
+    return this.keys(layer) + BigInt(this.capacity * this.width * 4);
+  }
+
+  /** @inheritdoc */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** @inheritdoc */
+  advance(count: number): void {
+    checkAdvance(this, count);
+    this.#become(this.#length + count);
+  }
+
+  /** @inheritdoc */
+  truncate(length: number): void {
+    checkTruncate(this, length);
+    this.#become(length);
+  }
+
+  /** @inheritdoc */
+  override [Symbol.dispose](): void {
+    this.passes[Symbol.dispose]();
+    super[Symbol.dispose]();
+  }
+
+  #become(length: number): void {
+    if (length === this.#length) return;
+    this.#length = length;
+    this.queue.stream.fill(this.pointer, length, 1);
+  }
+}
+
+/** Bytes before the first keys. */
+const HEADER = 64;

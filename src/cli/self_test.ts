@@ -1,0 +1,139 @@
+/**
+ * Whether a device computes what it should: every operation, on a few numbers, against the oracle. It takes about
+ * a second, and finds a broken driver or kernel; rare shapes and whole models are the matter of `tests/`.
+ *
+ * @module
+ */
+
+import type { Activation, Backend, Dtype, Matrix } from "../backend/backend.ts";
+import { createReferenceBackend } from "../backend/reference.ts";
+
+/** What was found about one operation. */
+export interface OperationCheck {
+  /** The operation, and on what. */
+  readonly operation: string;
+  /** The largest difference from the oracle, as a share of the largest value; 0 where both must be the same. */
+  readonly error: number;
+  /** The most that the rounding of its numbers explains. */
+  readonly allowed: number;
+}
+
+/** One operation: what it is called, how far it may be off, and how it is done on a device. */
+type Case = readonly [
+  operation: string,
+  allowed: number,
+  run: (backend: Backend) => Float32Array | Promise<Float32Array>,
+];
+
+const WIDTH = 96, OUTPUTS = 200, HEADS = 3, LAYERS = 1;
+
+/** Rounding of the inputs where a device multiplies 16-bit numbers, and of rows that are quantised. */
+const ALLOWED: Readonly<Record<Dtype, number>> = { f32: 1e-5, f16: 2e-3, bf16: 1e-2, int8: 5e-3 };
+
+const DTYPES: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
+
+const CASES: readonly Case[] = [
+  ...DTYPES.flatMap((dtype) =>
+    [1, 17].map((rows): Case => [
+      `project, ${dtype}, ${rows === 1 ? "1 row" : `${rows} rows`}`,
+      ALLOWED[dtype],
+      async (backend) => {
+        const matrix = await weights(backend, dtype), out = backend.activation(rows, OUTPUTS);
+        const norm = { gain: backend.vector(numbers(WIDTH, 5)), epsilon: 1e-5 };
+        const bias = backend.vector(numbers(OUTPUTS, 6));
+        backend.project(out, filled(backend, rows, WIDTH), { matrix, norm, bias, activation: "gelu" });
+        return out.read();
+      },
+    ])
+  ),
+  ...DTYPES.map((dtype): Case => [`embed, ${dtype}`, 0, async (backend) => {
+    const table = await weights(backend, dtype), out = backend.activation(3, WIDTH);
+    backend.embed(out, { table, tokens: tokens(backend, [199, 0, 7]), cache: cache(backend) });
+    return out.read();
+  }]),
+  ["projectResidual", ALLOWED.f32, async (backend) => {
+    const matrix = await weights(backend, "f32"), x = filled(backend, 3, OUTPUTS);
+    const gate = backend.vector(numbers(OUTPUTS, 7));
+    backend.projectResidual(x, filled(backend, 3, WIDTH), { matrix, gate });
+    return x.read();
+  }],
+  ...[true, false].map((causal): Case => [
+    `attention, ${causal ? "causal" : "bidirectional, rotary"}`,
+    ALLOWED.f32,
+    (backend) => {
+      const sequence = cache(backend), out = backend.activation(5, WIDTH);
+      const rotary = causal ? undefined : backend.vector(numbers(WIDTH / HEADS / 2, 8));
+      for (const from of [0, 5]) {
+        const qkv = filled(backend, 5, 3 * WIDTH, from);
+        const options = { cache: sequence, layer: 0, heads: HEADS, scale: 0.2, rotary };
+        backend.attention(out, qkv, { ...options, causalRows: causal ? 5 : 0 });
+        sequence.advance(5);
+      }
+      return out.read();
+    },
+  ]),
+  ["multiplyEmbedding", ALLOWED.f32, async (backend) => {
+    const x = filled(backend, 2, WIDTH), table = await weights(backend, "f32");
+    backend.multiplyEmbedding(x, x, { table, tokens: tokens(backend, [3, 150]) });
+    return x.read();
+  }],
+  ["copy", 0, (backend) => {
+    const out = backend.activation(2, WIDTH);
+    backend.copy(out, filled(backend, 2, WIDTH));
+    return out.read();
+  }],
+  ["distribution", ALLOWED.f32, (backend) => law(backend).read()],
+  ["sample", 0, (backend) => {
+    const out = tokens(backend, [0, 0, 0]);
+    backend.sample(out, law(backend), { seed: 5n, purpose: 1, position: 2 });
+    return Float32Array.from(out.read());
+  }],
+];
+
+/** Compares every operation of a device with the oracle. What it allocates there dies with the backend. */
+export async function selfTest(backend: Backend): Promise<OperationCheck[]> {
+  const checks: OperationCheck[] = [];
+  for (const [operation, allowed, run] of CASES) {
+    using oracle = createReferenceBackend();
+    const expected = await run(oracle), found = await run(backend);
+    const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+    const error = expected.reduce((most, value, i) => {
+      const off = Math.abs(found[i] - value) / largest;
+      return off <= most ? most : Number.isNaN(off) ? Infinity : off;
+    }, 0);
+    checks.push({ operation, error, allowed });
+  }
+  return checks;
+}
+
+/** Numbers in (−1, 1), the same each time. */
+function numbers(count: number, seed: number): Float32Array {
+  return Float32Array.from({ length: count }, (_, i) => Math.sin((i + 1) * (i + 1) + seed));
+}
+
+function filled(backend: Backend, rows: number, columns: number, seed = 1): Activation {
+  const activation = backend.activation(rows, columns);
+  activation.write(numbers(rows * columns, seed));
+  return activation;
+}
+
+function weights(backend: Backend, dtype: Dtype): Promise<Matrix> {
+  return backend.matrix({ outputs: OUTPUTS, inputs: WIDTH, dtype }, [numbers(OUTPUTS * WIDTH, 4)]);
+}
+
+function tokens(backend: Backend, ids: readonly number[]): ReturnType<Backend["tokens"]> {
+  const buffer = backend.tokens(ids.length);
+  buffer.write(ids);
+  return buffer;
+}
+
+function cache(backend: Backend): ReturnType<Backend["cache"]> {
+  return backend.cache({ layers: LAYERS, width: WIDTH, capacity: 16 });
+}
+
+/** [3, WIDTH] */
+function law(backend: Backend): Activation {
+  const p = backend.activation(3, WIDTH);
+  backend.distribution(p, filled(backend, 3, WIDTH), { temperature: 0.6, topK: 50, topP: 0.9 });
+  return p;
+}

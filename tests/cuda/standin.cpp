@@ -1,0 +1,640 @@
+// A stand-in for libcuda: the functions `ffi/libcuda.ts` binds, over the host's memory, with kernels that were
+// compiled for the host (`emulator.h`) and are found by name, whatever module is loaded. Built by `standin.ts`
+// together with the kernels.
+//
+// It is stricter than a driver. Work that is put into a stream runs when something waits for it and no earlier;
+// memory starts as NaN and stands between guards; sizes of parameters are compared with the kernel's own; handles
+// and addresses are checked. What it objects to it also remembers, for `standin_complaints`. It can be told to fail
+// the Nth call of any function, and counts what was not given back. Deliberately without threads.
+
+#include <chrono>
+#include <cstdarg>
+#include <deque>
+#include <set>
+
+#include "device.cuh"
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using Status = int; // CUresult
+using Address = uint64_t;
+
+enum : Status {
+  SUCCESS = 0,
+  INVALID_VALUE = 1,
+  OUT_OF_MEMORY = 2,
+  NOT_INITIALIZED = 3,
+  NO_DEVICE = 100,
+  INVALID_DEVICE = 101,
+  INVALID_CONTEXT = 201,
+  NO_BINARY = 209,
+  INVALID_HANDLE = 400,
+  NOT_FOUND = 500,
+  ILLEGAL_ADDRESS = 700,
+  LAUNCH_FAILED = 719,
+  CAPTURE_UNSUPPORTED = 900,
+};
+
+const std::map<Status, std::pair<const char*, const char*>> ERRORS = {
+    {SUCCESS, {"CUDA_SUCCESS", "no error"}},
+    {INVALID_VALUE, {"CUDA_ERROR_INVALID_VALUE", "invalid argument"}},
+    {OUT_OF_MEMORY, {"CUDA_ERROR_OUT_OF_MEMORY", "out of memory"}},
+    {NOT_INITIALIZED, {"CUDA_ERROR_NOT_INITIALIZED", "initialization error"}},
+    {NO_DEVICE, {"CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"}},
+    {INVALID_DEVICE, {"CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"}},
+    {INVALID_CONTEXT, {"CUDA_ERROR_INVALID_CONTEXT", "invalid device context"}},
+    {NO_BINARY, {"CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"}},
+    {INVALID_HANDLE, {"CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"}},
+    {NOT_FOUND, {"CUDA_ERROR_NOT_FOUND", "named symbol not found"}},
+    {ILLEGAL_ADDRESS, {"CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"}},
+    {LAUNCH_FAILED, {"CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"}},
+    {CAPTURE_UNSUPPORTED, {"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"}},
+};
+
+// ---- what tests set and ask
+
+// By the names `standin_set` knows.
+std::map<std::string, int64_t> settings = {
+    {"devices", 1}, {"memory", int64_t(1) << 33}, {"major", 9}, {"minor", 0}, {"version", 13000}, {"reversed", 0},
+};
+struct Failure { int after; Status status; };
+std::map<std::string, Failure> failures;
+std::map<std::string, int> calls;
+std::string complaints;
+
+void complain(const char* format, ...) __attribute__((format(printf, 1, 2)));
+void complain(const char* format, ...) {
+  char line[256];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(line, sizeof line, format, arguments);
+  va_end(arguments);
+  complaints += std::string(line) + "\n";
+}
+
+// ---- the machine
+
+bool initialised = false;
+// Set by a failure of a kernel: every call fails with it until the last context is released.
+Status lost = SUCCESS;
+
+struct Context { int device; int retained = 0; };
+Context contexts[8];
+Context* current = nullptr;
+
+constexpr size_t GUARD = 256;
+constexpr unsigned char POISON = 0xff; // of all bytes: NaN in f32, f16 and bf16
+
+struct Allocation {
+  size_t bytes;
+  int device;
+  std::unique_ptr<unsigned char[]> memory; // guard, contents, guard, and up to 255 bytes for alignment
+  unsigned char* contents;
+};
+std::map<Address, Allocation> allocations;
+std::deque<Allocation> freed; // the latest, to see whether they are still written to
+std::map<Address, size_t> pinned;
+
+struct Operation {
+  std::function<Status()> run;
+  uint64_t serial = 0;
+};
+
+struct Graph { std::vector<Operation> operations; };
+struct Stream {
+  int device;
+  std::deque<Operation> queue;
+  std::unique_ptr<Graph> capture;
+};
+struct Event {
+  Stream* stream = nullptr;
+  uint64_t serial = 0;
+  std::chrono::steady_clock::time_point time;
+};
+struct Function { const emulator::Kernel* kernel; std::string name; int most_shared = 48 << 10; };
+struct Module { std::map<std::string, std::unique_ptr<Function>> functions; };
+
+template <class T> using Live = std::map<T*, std::unique_ptr<T>>;
+Live<Stream> streams;
+Live<Event> events;
+Live<Graph> graphs, executables;
+Live<Module> modules;
+uint64_t serial = 0;
+
+template <class T> T* make(Live<T>& live, std::unique_ptr<T> object) {
+  T* handle = object.get();
+  live[handle] = std::move(object);
+  return handle;
+}
+
+template <class T> T* find(Live<T>& live, T* handle, const char* what) {
+  if (live.count(handle)) return handle;
+  complain("%s: no such handle", what);
+  return nullptr;
+}
+
+// Counts a call; what it is to return before it does anything.
+Status enter(const char* name) {
+  calls[name]++;
+  auto failure = failures.find(name);
+  if (failure != failures.end() && --failure->second.after == 0) {
+    const Status status = failure->second.status;
+    failures.erase(failure);
+    if (status >= ILLEGAL_ADDRESS && status <= LAUNCH_FAILED) lost = status;
+    return status;
+  }
+  if (!initialised) return NOT_INITIALIZED;
+  return lost;
+}
+#define ENTER() if (const Status status = enter(__func__)) return status
+#define ENTER_CONTEXT() ENTER(); if (current == nullptr || current->retained == 0) return INVALID_CONTEXT
+
+bool all_poison(const unsigned char* bytes, size_t count) {
+  return std::all_of(bytes, bytes + count, [](unsigned char byte) { return byte == POISON; });
+}
+
+// Whether nothing was written around the allocations. Complains once for each.
+bool guards_hold() {
+  bool hold = true;
+  for (auto& [address, allocation] : allocations) {
+    unsigned char* before = allocation.contents - GUARD;
+    unsigned char* after = allocation.contents + allocation.bytes;
+    if (all_poison(before, GUARD) && all_poison(after, GUARD)) continue;
+    complain("memory was written outside an allocation of %zu bytes", allocation.bytes);
+    std::memset(before, POISON, GUARD);
+    std::memset(after, POISON, GUARD);
+    hold = false;
+  }
+  return hold;
+}
+
+void check_freed(const Allocation& allocation) {
+  if (!all_poison(allocation.contents - GUARD, allocation.bytes + 2 * GUARD)) {
+    complain("memory of %zu bytes was written after it was freed", allocation.bytes);
+  }
+}
+
+// Whether [address, address + bytes) lies inside one allocation.
+bool within(Address address, size_t bytes, const char* what) {
+  auto after = allocations.upper_bound(address);
+  if (after != allocations.begin()) {
+    auto& [begin, allocation] = *std::prev(after);
+    if (address + bytes <= begin + allocation.bytes) return true;
+  }
+  complain("%s: %zu bytes are not within an allocation", what, bytes);
+  return false;
+}
+
+bool is_pinned(const void* host, size_t bytes) {
+  const Address address = Address(host);
+  auto after = pinned.upper_bound(address);
+  return after != pinned.begin() && address + bytes <= std::prev(after)->first + std::prev(after)->second;
+}
+
+// Runs what is in the stream, up to an operation.
+Status drain(Stream* stream, uint64_t until = UINT64_MAX) {
+  while (!stream->queue.empty() && stream->queue.front().serial <= until) {
+    const Operation operation = std::move(stream->queue.front());
+    stream->queue.pop_front();
+    if (lost == SUCCESS) lost = operation.run();
+  }
+  return lost;
+}
+
+Status drain_all() {
+  for (auto& [handle, stream] : streams) drain(handle);
+  return lost;
+}
+
+Status put(Stream* stream, Operation operation) {
+  operation.serial = ++serial;
+  if (stream->capture) stream->capture->operations.push_back(std::move(operation));
+  else stream->queue.push_back(std::move(operation));
+  return SUCCESS;
+}
+
+bool any_capture() {
+  return std::any_of(streams.begin(), streams.end(), [](auto& entry) { return entry.second->capture != nullptr; });
+}
+
+struct Attribute { uint32_t id, padding; uint32_t value[16]; };
+struct Config {
+  uint32_t grid[3], block[3], shared_bytes;
+  Stream* stream;
+  const Attribute* attributes;
+  uint32_t attribute_count;
+};
+
+} // namespace
+
+// ---- for the tests
+
+// Makes the nth call of a function from now on return `status`.
+API void standin_fail(const char* name, int nth, Status status) { failures[name] = {nth, status}; }
+API int standin_calls(const char* name) { return calls[name]; }
+API void standin_set(const char* name, int64_t value) {
+  settings.at(name) = value;
+  emulator::reversed = settings["reversed"] != 0;
+}
+
+// Forgets failures to come and calls that were made.
+API void standin_reset() {
+  failures.clear();
+  calls.clear();
+}
+
+// What was made and not given back.
+API int standin_live() {
+  int contexts_held = 0;
+  for (auto& context : contexts) contexts_held += context.retained;
+  return int(allocations.size() + pinned.size() + streams.size() + events.size() + graphs.size() + executables.size() +
+             modules.size()) + contexts_held;
+}
+
+// What it objected to since the last time, a line each; as much as fits, with a zero at its end.
+API void standin_complaints(char* text, int capacity) {
+  for (auto& allocation : freed) check_freed(allocation);
+  freed.clear();
+  snprintf(text, capacity, "%s", complaints.c_str());
+  complaints.clear();
+}
+
+// ---- what there is
+
+API Status cuInit(uint32_t) {
+  initialised = true;
+  ENTER();
+  return settings["devices"] > 0 ? SUCCESS : NO_DEVICE;
+}
+API Status cuDriverGetVersion(int* version) {
+  ENTER();
+  *version = int(settings["version"]);
+  return SUCCESS;
+}
+API Status cuGetErrorName(Status error, const char** text) {
+  auto found = ERRORS.find(error);
+  *text = found == ERRORS.end() ? nullptr : found->second.first;
+  return *text == nullptr ? INVALID_VALUE : SUCCESS;
+}
+API Status cuGetErrorString(Status error, const char** text) {
+  auto found = ERRORS.find(error);
+  *text = found == ERRORS.end() ? nullptr : found->second.second;
+  return *text == nullptr ? INVALID_VALUE : SUCCESS;
+}
+API Status cuDeviceGetCount(int* count) {
+  ENTER();
+  *count = int(settings["devices"]);
+  return SUCCESS;
+}
+API Status cuDeviceGet(int* device, int ordinal) {
+  ENTER();
+  if (ordinal < 0 || ordinal >= settings["devices"]) return INVALID_DEVICE;
+  *device = ordinal;
+  return SUCCESS;
+}
+API Status cuDeviceGetName(char* name, int capacity, int) {
+  ENTER();
+  snprintf(name, capacity, "stand-in");
+  return SUCCESS;
+}
+API Status cuDeviceGetAttribute(int* value, int attribute, int) {
+  ENTER();
+  switch (attribute) {
+    case 16: *value = 4; break;          // multiprocessors
+    case 75: *value = int(settings["major"]); break;
+    case 76: *value = int(settings["minor"]); break;
+    case 97: *value = 227 << 10; break;  // shared memory per block
+    default: return INVALID_VALUE;
+  }
+  return SUCCESS;
+}
+
+// ---- contexts
+
+API Status cuDevicePrimaryCtxRetain(Context** context, int device) {
+  ENTER();
+  contexts[device].device = device;
+  contexts[device].retained++;
+  *context = &contexts[device];
+  return SUCCESS;
+}
+API Status cuDevicePrimaryCtxRelease_v2(int device) {
+  const Status status = enter(__func__);
+  if (contexts[device].retained == 0) return INVALID_CONTEXT;
+  if (--contexts[device].retained == 0) lost = SUCCESS;
+  return status;
+}
+API Status cuCtxSetCurrent(Context* context) {
+  ENTER();
+  current = context;
+  return SUCCESS;
+}
+API Status cuCtxSynchronize() {
+  ENTER_CONTEXT();
+  if (any_capture()) return CAPTURE_UNSUPPORTED;
+  return drain_all();
+}
+
+// ---- memory
+
+API Status cuMemGetInfo_v2(size_t* free, size_t* total) {
+  ENTER_CONTEXT();
+  *free = *total = settings["memory"];
+  for (auto& [address, allocation] : allocations) {
+    if (allocation.device == current->device) *free -= allocation.bytes;
+  }
+  return SUCCESS;
+}
+API Status cuMemAlloc_v2(Address* address, size_t bytes) {
+  ENTER_CONTEXT();
+  if (any_capture()) return CAPTURE_UNSUPPORTED;
+  if (bytes == 0) return INVALID_VALUE;
+  size_t used = bytes;
+  for (auto& [other, allocation] : allocations) {
+    if (allocation.device == current->device) used += allocation.bytes;
+  }
+  if (used > size_t(settings["memory"])) return OUT_OF_MEMORY;
+  Allocation made{bytes, current->device, nullptr, nullptr};
+  const size_t whole = bytes + 2 * GUARD + 255;
+  made.memory.reset(new unsigned char[whole]);
+  std::memset(made.memory.get(), POISON, whole);
+  made.contents = made.memory.get() + GUARD;
+  made.contents += -uintptr_t(made.contents) % 256;
+  *address = Address(made.contents);
+  allocations[*address] = std::move(made);
+  return SUCCESS;
+}
+API Status cuMemFree_v2(Address address) {
+  const Status status = enter(__func__);
+  auto found = allocations.find(address);
+  if (found == allocations.end()) {
+    complain("cuMemFree_v2: not an allocation, or freed before");
+    return INVALID_VALUE;
+  }
+  drain_all();
+  guards_hold();
+  std::memset(found->second.contents, POISON, found->second.bytes);
+  if (found->second.bytes <= 1 << 20) freed.push_back(std::move(found->second));
+  allocations.erase(found);
+  if (freed.size() > 64) {
+    check_freed(freed.front());
+    freed.pop_front();
+  }
+  return status;
+}
+API Status cuMemHostAlloc(void** host, size_t bytes, uint32_t) {
+  ENTER_CONTEXT();
+  if (bytes == 0) return INVALID_VALUE;
+  *host = new unsigned char[bytes];
+  std::memset(*host, POISON, bytes);
+  pinned[Address(*host)] = bytes;
+  return SUCCESS;
+}
+API Status cuMemFreeHost(void* host) {
+  const Status status = enter(__func__);
+  auto found = pinned.find(Address(host));
+  if (found == pinned.end()) {
+    complain("cuMemFreeHost: not an allocation, or freed before");
+    return INVALID_VALUE;
+  }
+  drain_all();
+  std::memset(host, POISON, found->second);
+  delete[] static_cast<unsigned char*>(host);
+  pinned.erase(found);
+  return status;
+}
+
+API Status cuMemcpyHtoDAsync_v2(Address to, const void* host, size_t bytes, Stream* stream) {
+  ENTER_CONTEXT();
+  if (!find(streams, stream, __func__)) return INVALID_HANDLE;
+  if (!within(to, bytes, __func__)) return INVALID_VALUE;
+  void* target = reinterpret_cast<void*>(to);
+  if (is_pinned(host, bytes)) {
+    return put(stream, {[=] { std::memcpy(target, host, bytes); return SUCCESS; }});
+  }
+  if (stream->capture) return CAPTURE_UNSUPPORTED;
+  // pageable memory is read before the call returns
+  const std::vector<char> staged(static_cast<const char*>(host), static_cast<const char*>(host) + bytes);
+  return put(stream, {[=] { std::memcpy(target, staged.data(), bytes); return SUCCESS; }});
+}
+API Status cuMemcpyDtoHAsync_v2(void* host, Address from, size_t bytes, Stream* stream) {
+  ENTER_CONTEXT();
+  if (!find(streams, stream, __func__)) return INVALID_HANDLE;
+  if (!within(from, bytes, __func__)) return INVALID_VALUE;
+  if (!is_pinned(host, bytes) && stream->capture) return CAPTURE_UNSUPPORTED;
+  const void* source = reinterpret_cast<const void*>(from);
+  return put(stream, {[=] { std::memcpy(host, source, bytes); return SUCCESS; }});
+}
+API Status cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream* stream) {
+  ENTER_CONTEXT();
+  if (!find(streams, stream, __func__)) return INVALID_HANDLE;
+  if (!within(to, bytes, __func__) || !within(from, bytes, __func__)) return INVALID_VALUE;
+  void* target = reinterpret_cast<void*>(to);
+  const void* source = reinterpret_cast<const void*>(from);
+  return put(stream, {[=] { std::memmove(target, source, bytes); return SUCCESS; }});
+}
+API Status cuMemsetD32Async(Address to, uint32_t word, size_t count, Stream* stream) {
+  ENTER_CONTEXT();
+  if (!find(streams, stream, __func__)) return INVALID_HANDLE;
+  if (to % 4 != 0 || !within(to, 4 * count, __func__)) return INVALID_VALUE;
+  uint32_t* target = reinterpret_cast<uint32_t*>(to);
+  return put(stream, {[=] { std::fill_n(target, count, word); return SUCCESS; }});
+}
+
+// ---- kernels
+
+API Status cuModuleLoadData(Module** module, const void*) {
+  ENTER_CONTEXT();
+  if (settings["major"] < 8) return NO_BINARY;
+  *module = make(modules, std::make_unique<Module>());
+  return SUCCESS;
+}
+API Status cuModuleUnload(Module* module) {
+  const Status status = enter(__func__);
+  if (!find(modules, module, __func__)) return INVALID_HANDLE;
+  drain_all();
+  modules.erase(module);
+  return status;
+}
+API Status cuModuleGetFunction(Function** function, Module* module, const char* name) {
+  ENTER_CONTEXT();
+  if (!find(modules, module, __func__)) return INVALID_HANDLE;
+  auto found = emulator::kernels().find(name);
+  if (found == emulator::kernels().end()) return NOT_FOUND;
+  auto& entry = module->functions[name];
+  if (entry == nullptr) entry.reset(new Function{&found->second, name});
+  *function = entry.get();
+  return SUCCESS;
+}
+API Status cuFuncSetAttribute(Function* function, int attribute, int value) {
+  ENTER_CONTEXT();
+  const int MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
+  if (attribute != MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > 227 << 10) return INVALID_VALUE;
+  function->most_shared = value;
+  return SUCCESS;
+}
+API Status cuLaunchKernelEx(const Config* config, Function* function, void** parameters, void** extra) {
+  ENTER_CONTEXT();
+  if (!find(streams, config->stream, __func__)) return INVALID_HANDLE;
+  if (config->stream->device != current->device) return INVALID_HANDLE;
+  const char* name = function->name.c_str();
+  const auto [x, y, z] = config->grid;
+  const auto [width, height, depth] = config->block;
+  const uint64_t threads = uint64_t(width) * height * depth;
+  if (x == 0 || y == 0 || z == 0 || x > INT32_MAX || y > 65535 || z > 65535) {
+    complain("%s: a grid of [%u, %u, %u] blocks", name, x, y, z);
+    return INVALID_VALUE;
+  }
+  if (threads == 0 || threads > function->kernel->most_threads) {
+    complain("%s: a block of %zu threads, expected up to %u", name, size_t(threads), function->kernel->most_threads);
+    return INVALID_VALUE;
+  }
+  if (int(config->shared_bytes) > function->most_shared) {
+    complain("%s: %u bytes of shared memory, %d are allowed", name, config->shared_bytes, function->most_shared);
+    return INVALID_VALUE;
+  }
+  const uint32_t PROGRAMMATIC_STREAM_SERIALIZATION = 6;
+  for (uint32_t i = 0; i < config->attribute_count; i++) {
+    if (config->attributes[i].id != PROGRAMMATIC_STREAM_SERIALIZATION || config->attributes[i].value[0] != 1) {
+      complain("%s: launch attribute %u is not known", name, config->attributes[i].id);
+      return INVALID_VALUE;
+    }
+  }
+  // CU_LAUNCH_PARAM_BUFFER_POINTER, pointer, CU_LAUNCH_PARAM_BUFFER_SIZE, pointer to the size, CU_LAUNCH_PARAM_END
+  if (parameters != nullptr || Address(extra[0]) != 1 || Address(extra[2]) != 2 || extra[4] != nullptr) {
+    complain("%s: parameters are not in one buffer", name);
+    return INVALID_VALUE;
+  }
+  const size_t bytes = *static_cast<const size_t*>(extra[3]);
+  if (bytes != function->kernel->parameter_bytes) {
+    complain("%s: %zu bytes of parameters, expected %zu", name, bytes, function->kernel->parameter_bytes);
+    return INVALID_VALUE;
+  }
+  const std::function<void()> body = function->kernel->bind(static_cast<const char*>(extra[1]));
+  return put(config->stream, {[=, label = function->name, shared_bytes = config->shared_bytes]() -> Status {
+    gridDim = {x, y, z};
+    blockDim = {width, height, depth};
+    const uint64_t blocks = uint64_t(x) * y * z;
+    for (uint64_t place = 0; place < blocks; place++) {
+      const uint64_t i = emulator::reversed ? blocks - 1 - place : place;
+      blockIdx = {uint32_t(i % x), uint32_t(i / x % y), uint32_t(i / x / y)};
+      if (emulator::run_block(body, blockDim, shared_bytes)) continue;
+      complain("%s: some threads wait at a barrier that others never reach", label.c_str());
+      return LAUNCH_FAILED;
+    }
+    if (guards_hold()) return SUCCESS;
+    complain("%s: went out of bounds", label.c_str());
+    return ILLEGAL_ADDRESS;
+  }});
+}
+
+// ---- streams, events, graphs
+
+API Status cuStreamCreate(Stream** stream, uint32_t) {
+  ENTER_CONTEXT();
+  *stream = make(streams, std::make_unique<Stream>());
+  (*stream)->device = current->device;
+  return SUCCESS;
+}
+API Status cuStreamDestroy_v2(Stream* stream) {
+  const Status status = enter(__func__);
+  if (!find(streams, stream, __func__)) return INVALID_HANDLE;
+  drain(stream);
+  for (auto& [handle, event] : events) {
+    if (event->stream == stream) event->stream = nullptr;
+  }
+  streams.erase(stream);
+  return status;
+}
+API Status cuStreamSynchronize(Stream* stream) {
+  ENTER_CONTEXT();
+  if (!find(streams, stream, __func__)) return INVALID_HANDLE;
+  if (stream->capture) return CAPTURE_UNSUPPORTED;
+  return drain(stream);
+}
+API Status cuStreamWaitEvent(Stream* stream, Event* event, uint32_t) {
+  ENTER_CONTEXT();
+  if (!find(streams, stream, __func__) || !find(events, event, __func__)) return INVALID_HANDLE;
+  Stream* other = event->stream;
+  if (other == nullptr || other == stream) return SUCCESS; // reached already
+  return put(stream, {[other, until = event->serial] { return streams.count(other) ? drain(other, until) : lost; }});
+}
+API Status cuStreamBeginCapture_v2(Stream* stream, int) {
+  ENTER_CONTEXT();
+  if (!find(streams, stream, __func__)) return INVALID_HANDLE;
+  if (stream->capture) return CAPTURE_UNSUPPORTED;
+  stream->capture = std::make_unique<Graph>();
+  return SUCCESS;
+}
+API Status cuStreamEndCapture(Stream* stream, Graph** graph) {
+  const Status status = enter(__func__);
+  if (!find(streams, stream, __func__)) return INVALID_HANDLE;
+  if (!stream->capture) return INVALID_VALUE;
+  auto captured = std::move(stream->capture);
+  if (status != SUCCESS) return status;
+  *graph = make(graphs, std::move(captured));
+  return SUCCESS;
+}
+API Status cuGraphInstantiateWithFlags(Graph** executable, Graph* graph, uint64_t) {
+  ENTER_CONTEXT();
+  if (!find(graphs, graph, __func__)) return INVALID_HANDLE;
+  *executable = make(executables, std::make_unique<Graph>(*graph));
+  return SUCCESS;
+}
+API Status cuGraphLaunch(Graph* executable, Stream* stream) {
+  ENTER_CONTEXT();
+  if (!find(executables, executable, __func__) || !find(streams, stream, __func__)) return INVALID_HANDLE;
+  return put(stream, {[operations = executable->operations] {
+    for (auto& operation : operations) {
+      if (const Status status = operation.run()) return status;
+    }
+    return Status(SUCCESS);
+  }});
+}
+API Status cuGraphDestroy(Graph* graph) {
+  const Status status = enter(__func__);
+  if (!find(graphs, graph, __func__)) return INVALID_HANDLE;
+  graphs.erase(graph);
+  return status;
+}
+API Status cuGraphExecDestroy(Graph* executable) {
+  const Status status = enter(__func__);
+  if (!find(executables, executable, __func__)) return INVALID_HANDLE;
+  executables.erase(executable);
+  return status;
+}
+API Status cuEventCreate(Event** event, uint32_t) {
+  ENTER_CONTEXT();
+  *event = make(events, std::make_unique<Event>());
+  return SUCCESS;
+}
+API Status cuEventRecord(Event* event, Stream* stream) {
+  ENTER_CONTEXT();
+  if (!find(events, event, __func__) || !find(streams, stream, __func__)) return INVALID_HANDLE;
+  put(stream, {[event] {
+    if (events.count(event)) event->time = std::chrono::steady_clock::now();
+    return Status(SUCCESS);
+  }});
+  event->stream = stream;
+  event->serial = serial;
+  return SUCCESS;
+}
+API Status cuEventSynchronize(Event* event) {
+  ENTER_CONTEXT();
+  if (!find(events, event, __func__)) return INVALID_HANDLE;
+  return event->stream == nullptr ? Status(SUCCESS) : drain(event->stream, event->serial);
+}
+API Status cuEventElapsedTime(float* milliseconds, Event* begin, Event* end) {
+  ENTER_CONTEXT();
+  if (!find(events, begin, __func__) || !find(events, end, __func__)) return INVALID_HANDLE;
+  *milliseconds = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
+  return SUCCESS;
+}
+API Status cuEventDestroy_v2(Event* event) {
+  const Status status = enter(__func__);
+  if (!find(events, event, __func__)) return INVALID_HANDLE;
+  events.erase(event);
+  return status;
+}

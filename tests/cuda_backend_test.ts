@@ -1,0 +1,211 @@
+/**
+ * What only the CUDA backend does: sums and caches shared among blocks, norms from what the kernel before left, faults
+ * that the next read throws, and how many kernels a layer takes. On the stand-in; `backend_test.ts` and
+ * `parity_test.ts` hold what every backend has to meet.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import type { Activation, Backend } from "../src/backend/backend.ts";
+import { createCudaBackend, type CudaBackend } from "../src/backend/cuda/backend.ts";
+import { createReferenceBackend } from "../src/backend/reference.ts";
+import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { loadModel } from "../src/model/load.ts";
+import { standIn, whyNoStandIn } from "./cuda/standin.ts";
+import { assertClose, assertSame, fixture } from "./helpers.ts";
+
+/** A test that leaves nothing behind on the device and gives the stand-in nothing to object to. */
+function test(name: string, body: (backend: CudaBackend) => Promise<void> | void): void {
+  Deno.test({
+    name: `cuda: ${name}${whyNoStandIn}`,
+    ignore: standIn === undefined,
+    fn: async () => {
+      {
+        using backend = createCudaBackend();
+        await body(backend);
+      }
+      assert.deepEqual(standIn?.complaints(), []);
+      assert.equal(standIn?.live(), 0, "something is left on the device");
+    },
+  });
+}
+
+/** Numbers in (−1, 1), the same each time. */
+function values(count: number, seed: number): Float32Array {
+  return Float32Array.from(
+    { length: count },
+    (_, i) => Math.sin((i + 1) * (seed + 0.37)) * Math.cos(i * 0.71),
+  );
+}
+
+function filled(backend: Backend, rows: number, columns: number, seed: number): Activation {
+  const activation = backend.activation(rows, columns);
+  activation.write(values(rows * columns, seed));
+  return activation;
+}
+
+test("a sum that blocks share has the same bits for one row and for all sizes of blocks", async (backend) => {
+  const outputs = 70, inputs = 1040, most = 50;
+  using oracle = createReferenceBackend();
+  const run = async (b: Backend, counts: readonly number[]) => {
+    using matrix = await b.matrix({ outputs, inputs, dtype: "f16" }, [values(outputs * inputs, 1)]);
+    using x = filled(b, most, inputs, 2), out = b.activation(most, outputs);
+    using gain = b.vector(values(inputs, 3)), bias = b.vector(values(outputs, 4));
+    return counts.map((rows) => {
+      const norm = { gain, epsilon: 1e-5 };
+      b.project(out.slice(0, rows), x.slice(most - rows, rows), { matrix, norm, bias });
+      return out.slice(0, rows).read().slice();
+    });
+  };
+  const [[expected], [all, ...fewer]] = [
+    await run(oracle, [most]),
+    await run(backend, [most, 1, 8, 9, 20, 40]),
+  ];
+  assertClose(all, expected, 2e-3, "50 rows");
+  for (const some of fewer) {
+    assertSame(some, all.subarray(all.length - some.length), `the last ${some.length / outputs} of 50 rows`);
+  }
+});
+
+test("a cache of several chunks gives the same bits split among blocks and walked by one", (backend) => {
+  const heads = 2, size = 6, width = heads * size, most = 150;
+  using oracle = createReferenceBackend();
+  const qkv = values(most * 3 * width, 5);
+  const run = (
+    b: Backend,
+    first: number,
+    rows: number,
+    options: { window?: number | undefined; causal: boolean },
+  ) => {
+    using cache = b.cache({ layers: 1, width, capacity: most });
+    const results: number[] = [];
+    for (let at = 0; at < most;) {
+      const count = at === 0 ? first : Math.min(rows, most - at);
+      using from = b.activation(count, 3 * width), out = b.activation(count, width);
+      from.write(qkv.subarray(at * 3 * width, (at + count) * 3 * width));
+      const { window, causal } = options, causalRows = causal ? count : 0;
+      b.attention(out, from, { cache, layer: 0, heads, scale: 0.4, causalRows, window });
+      cache.advance(count);
+      at += count;
+      results.push(...out.read());
+    }
+    return results;
+  };
+  for (const window of [undefined, 20]) {
+    const whole = run(backend, most, most, { window, causal: true });
+    assertClose(whole, run(oracle, most, most, { window, causal: true }), 2e-6, "one pass");
+    assertSame(run(backend, 70, 5, { window, causal: true }), whole, "five rows at a time");
+    assertSame(run(backend, 120, 1, { window, causal: true }), whole, "one row at a time");
+  }
+  const seen = run(backend, most, most, { causal: false });
+  assertClose(seen, run(oracle, most, most, { causal: false }), 2e-6, "a bidirectional pass");
+});
+
+test("a norm has the same bits whoever wrote the rows", async (backend) => {
+  const rows = 5, columns = 77; // the last group is not full
+  using matrix = await backend.matrix({ outputs: columns, inputs: columns, dtype: "f32" }, [
+    values(columns * columns, 1),
+  ]);
+  using table = await backend.matrix({ outputs: 9, inputs: columns, dtype: "f32" }, [values(9 * columns, 2)]);
+  using gain = backend.vector(values(columns, 3)),
+    cache = backend.cache({ layers: 1, width: 4, capacity: 9 });
+  using x = backend.activation(rows, columns), u = filled(backend, rows, columns, 4);
+  using same = backend.activation(rows, columns), out = backend.activation(rows, columns);
+  using tokens = backend.tokens(rows);
+  tokens.write([3, 1, 4, 1, 5]);
+  const normed = (of: Activation) => {
+    backend.project(out, of, { matrix, norm: { gain, epsilon: 1e-5 } });
+    return out.read().slice();
+  };
+  const check = (what: string) => {
+    same.write(x.read());
+    assertSame(normed(x), normed(same), what);
+  };
+  backend.embed(x, { tokens, table, cache });
+  check("embed");
+  backend.projectResidual(x, u, { matrix });
+  check("projectResidual");
+  backend.projectResidual(x.slice(3, 2), u.slice(3, 2), { matrix });
+  check("projectResidual of the last rows");
+  backend.copy(x.slice(1, 1), u.slice(0, 1));
+  check("copy into one row");
+  backend.project(x, u, { matrix });
+  check("project");
+});
+
+test("data without sense is an error of the next read, once", (backend) => {
+  using logits = backend.activation(1, 5), p = backend.activation(1, 5), tokens = backend.tokens(1);
+  const fails = (run: () => void, message: RegExp) => {
+    run();
+    assert.throws(() => p.read(), { name: "RangeError", message });
+    p.read();
+  };
+  logits.write(Float32Array.of(1, 2, NaN, 4, NaN));
+  fails(() => backend.distribution(p, logits, {}), /the logit of token 2 is not a number/);
+  logits.write(new Float32Array(5).fill(-Infinity));
+  fails(() => backend.distribution(p, logits, {}), /the largest logit is -Infinity/);
+  p.write(new Float32Array(5));
+  fails(() => backend.sample(tokens, p, { seed: 1n, purpose: 0, position: 0 }), /no weight is positive/);
+});
+
+test("keys and values that are appended are those that attention appends", (backend) => {
+  const heads = 2, size = 6, width = heads * size, first = 9, rows = 3, all = first + rows;
+  const qkv = values(all * 3 * width, 5);
+  using rotary = backend.vector(Float32Array.of(1, 0.3, 0.01));
+  const run = (apart: number) => {
+    using cache = backend.cache({ layers: 2, width, capacity: all });
+    if (apart > 0) {
+      using kv = backend.activation(apart, 2 * width);
+      kv.write(Float32Array.from({ length: apart * 2 * width }, (_, i) => {
+        return qkv[Math.floor(i / (2 * width)) * 3 * width + width + i % (2 * width)];
+      }));
+      backend.append(kv, { cache, layer: 1, heads, rotary });
+      cache.advance(apart);
+    }
+    using from = backend.activation(all - apart, 3 * width), out = backend.activation(all - apart, width);
+    from.write(qkv.subarray(apart * 3 * width));
+    backend.attention(out, from, { cache, layer: 1, heads, scale: 0.4, causalRows: all - apart, rotary });
+    return out.slice(out.rows - rows, rows).read().slice();
+  };
+  assertSame(run(first), run(0), "the last rows");
+});
+
+test("a pass that is repeated is one launch, until memory is given back", async (backend) => {
+  using checkpoint = await openCheckpoint(fixture("parity/gpt2-bf16"));
+  const loaded = await loadModel(checkpoint, backend, { dtype: "bf16" });
+  assert(loaded.kind === "causal");
+  using model = loaded.model;
+  using cache = model.newCache(), fresh = model.newCache();
+  const tokens = [3, 1, 4, 1, 5, 9];
+  const expected = model.forward(tokens, fresh, { headRows: tokens.length }).read().slice(); // [R, V]
+  const launches = () => {
+    const counts = ["cuLaunchKernelEx", "cuGraphLaunch"].map((name) => standIn?.calls(name));
+    standIn?.reset();
+    return counts;
+  };
+  const all = 5 * model.shape.layers + 2, columns = model.shape.vocabSize;
+  launches();
+  const seen = tokens.map((token, at) => {
+    if (at === 4) backend.vector(new Float32Array(1))[Symbol.dispose]();
+    const logits = model.forward([token], cache).read();
+    assertSame(logits, expected.subarray(at * columns, (at + 1) * columns), `token ${at}`);
+    return launches();
+  });
+  // run, recorded and run, run, run; then anew
+  assert.deepEqual(seen, [[all, 0], [all, 1], [1, 1], [1, 1], [all, 0], [all, 1]]);
+});
+
+test("a layer takes five kernels, for one row and for many", async (backend) => {
+  using checkpoint = await openCheckpoint(fixture("parity/gpt2-bf16"));
+  const loaded = await loadModel(checkpoint, backend, { dtype: "bf16" });
+  assert(loaded.kind === "causal");
+  using model = loaded.model;
+  using cache = model.newCache();
+  for (const rows of [12, 1]) {
+    standIn?.reset();
+    model.forward(new Int32Array(rows), cache, { headRows: rows });
+    const launches = standIn?.calls("cuLaunchKernelEx");
+    assert.equal(launches, 5 * model.shape.layers + 2, `${rows} rows: embedding, layers, head`);
+  }
+});
