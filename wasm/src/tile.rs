@@ -171,6 +171,10 @@ impl Panels {
     pub unsafe fn from(self, panel: usize) -> Panels {
         Panels { data: self.data.add(panel * self.stride), ..self }
     }
+    #[inline(always)]
+    unsafe fn after(self, steps: usize) -> Panels {
+        Panels { data: self.data.add(steps * self.step), ..self }
+    }
 }
 
 /// Lane LANE in all four.
@@ -184,10 +188,10 @@ fn splat<const LANE: usize>(v: v128) -> v128 {
 unsafe fn advance<F: Format, const M: usize, const P: usize>(
     acc: &mut [[[v128; 2]; P]; M],
     held: F::Held,
-    ws: [*const u8; P],
+    w: Panels,
     x: impl Fn(usize) -> v128,
 ) {
-    let w = ws.map(|p| F::load(p, held));
+    let w: [[v128; 2]; P] = core::array::from_fn(|p| F::load(w.from(p).data, held));
     for m in 0..M {
         let a = x(m);
         for p in 0..P {
@@ -200,27 +204,26 @@ unsafe fn advance<F: Format, const M: usize, const P: usize>(
 ///
 /// Out of line, because V8 compiles one loop better than a function of fifty. Four steps at a time, because each load
 /// is paid for with a bounds check: one load of x serves four steps. (The check is cheaper without a constant offset,
-/// another reason for `w.step` to be a variable.)
+/// another reason for `w.step` to be a variable.) One pointer for all rows and one for all panels, because registers
+/// are few.
 #[inline(never)]
 unsafe fn tile<F: Format, const M: usize, const P: usize>(out: Rows, x: Rows, w: Panels, steps: usize) {
     let held = F::hold();
-    let step = w.step;
     let mut acc = [[[i32x4_splat(0); 2]; P]; M];
-    let mut xs: [*const u8; M] = core::array::from_fn(|m| x.at(m, 0) as *const u8);
-    let mut ws: [*const u8; P] = core::array::from_fn(|p| w.from(p).data);
+    let (mut x, mut w) = (x, w);
     for _ in 0..steps / 4 {
-        let a = xs.map(|p| v128_load(p as *const v128));
-        advance::<F, M, P>(&mut acc, held, ws, |m| splat::<0>(a[m]));
-        advance::<F, M, P>(&mut acc, held, ws.map(|p| p.add(step)), |m| splat::<1>(a[m]));
-        advance::<F, M, P>(&mut acc, held, ws.map(|p| p.add(2 * step)), |m| splat::<2>(a[m]));
-        advance::<F, M, P>(&mut acc, held, ws.map(|p| p.add(3 * step)), |m| splat::<3>(a[m]));
-        xs = xs.map(|p| p.add(16));
-        ws = ws.map(|p| p.add(4 * step));
+        let a: [v128; M] = core::array::from_fn(|m| v128_load(x.at(m, 0) as *const v128));
+        advance::<F, M, P>(&mut acc, held, w, |m| splat::<0>(a[m]));
+        advance::<F, M, P>(&mut acc, held, w.after(1), |m| splat::<1>(a[m]));
+        advance::<F, M, P>(&mut acc, held, w.after(2), |m| splat::<2>(a[m]));
+        advance::<F, M, P>(&mut acc, held, w.after(3), |m| splat::<3>(a[m]));
+        x = x.from(0, 4);
+        w = w.after(4);
     }
     for _ in 0..steps % 4 {
-        advance::<F, M, P>(&mut acc, held, ws, |m| v128_load32_splat(xs[m] as *const u32));
-        xs = xs.map(|p| p.add(4));
-        ws = ws.map(|p| p.add(step));
+        advance::<F, M, P>(&mut acc, held, w, |m| v128_load32_splat(x.at(m, 0) as *const u32));
+        x = x.from(0, 1);
+        w = w.after(1);
     }
     for m in 0..M {
         for p in 0..P {
