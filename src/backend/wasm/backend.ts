@@ -28,6 +28,7 @@ import { formatBytes, Heap, OutOfMemory } from "./memory.ts";
 import { bits, type Pool, startPool } from "./pool.ts";
 import {
   formats,
+  GROUP_COLUMNS,
   packing,
   WasmActivation,
   WasmCache,
@@ -313,10 +314,15 @@ class WasmBackend implements Backend {
       formats[dtype],
       flags,
     ];
-    // raw sums of a group of 32 columns, and a group widened to f32
-    this.#pool.reserveScratch(rows * 128 + inputs * 128);
+    // raw sums of a group of columns, and a group widened to f32
+    this.#pool.reserveScratch((rows + inputs) * GROUP_COLUMNS * 4);
     // reading the weights costs as much as multiplying them by some four rows
-    this.#pool.run("project", job, Math.ceil(matrix.outputs / 32), Math.max(4, rows) * inputs * 32);
+    this.#pool.run(
+      "project",
+      job,
+      Math.ceil(matrix.outputs / GROUP_COLUMNS),
+      Math.max(4, rows) * inputs * GROUP_COLUMNS,
+    );
   }
 
   /** out = table[token] ⊙ x + positions[start + r] */
