@@ -280,12 +280,12 @@ unsafe fn row_tile<F: Format, const M: usize, const P: usize, const Q: usize>(
 ///
 /// Tiles are as wide as they are because memory is read at its full rate only from several places at once, and because
 /// a vector of x is then loaded once for many panels. That their accumulators exceed x86's 16 registers costs next to
-/// nothing: each is fetched and put back once for four steps. Beyond some 56 of them V8 gives up.
+/// nothing: each is fetched and put back once for four steps.
 #[inline(never)]
 pub unsafe fn multiply<F: Format>(out: Rows, x: Rows, rows: usize, w: Panels, panels: usize, steps: usize) {
     let tiles = rows.div_ceil(MAX_ROWS);
-    // three panels at a time when several tiles of rows need them
-    let width = if tiles > 1 { 3 } else { panels };
+    // two panels at a time when several tiles of rows need them: as many as the nearest cache holds
+    let width = if tiles > 1 { 2 } else { panels };
     for p in (0..panels).step_by(width) {
         let (w, panels) = (w.from(p), width.min(panels - p));
         for t in 0..tiles {
@@ -297,10 +297,10 @@ pub unsafe fn multiply<F: Format>(out: Rows, x: Rows, rows: usize, w: Panels, pa
                 2 => row_tile::<F, 2, 6, 4>(out, x, w, panels, steps),
                 3 => row_tile::<F, 3, 6, 4>(out, x, w, panels, steps),
                 4 => row_tile::<F, 4, 6, 4>(out, x, w, panels, steps),
-                5 => row_tile::<F, 5, 3, 2>(out, x, w, panels, steps),
-                6 => row_tile::<F, 6, 3, 2>(out, x, w, panels, steps),
-                7 => row_tile::<F, 7, 3, 2>(out, x, w, panels, steps),
-                8 => row_tile::<F, 8, 3, 2>(out, x, w, panels, steps),
+                5 => row_tile::<F, 5, 2, 2>(out, x, w, panels, steps),
+                6 => row_tile::<F, 6, 2, 2>(out, x, w, panels, steps),
+                7 => row_tile::<F, 7, 2, 2>(out, x, w, panels, steps),
+                8 => row_tile::<F, 8, 2, 2>(out, x, w, panels, steps),
                 _ => row_tile::<F, 9, 2, 2>(out, x, w, panels, steps),
             }
         }

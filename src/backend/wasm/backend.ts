@@ -215,7 +215,8 @@ class WasmBackend implements Backend {
     this.#pool.run("append", job, heads, rows * size * 4);
     // scores [block, end padded to panels], then queries or their mixed values [block, size padded]
     this.#pool.reserveScratch(block * (end + 16 + size + 8) * 4);
-    this.#pool.run("attend", job, heads * Math.ceil(rows / block), block * end * size * 2);
+    // beside the multiplications a key has its share of a softmax, which costs more than they do
+    this.#pool.run("attend", job, heads * Math.ceil(rows / block), block * end * (size * 2 + 512));
   }
 
   /** @inheritdoc */
