@@ -6,7 +6,7 @@
 //! nothing. So its result does not depend on which rows share its tile.
 
 use crate::simd::{load, max, store, sum, Elementary};
-use crate::tile::{multiply, Panels, Rows, F32};
+use crate::tile::{multiply, Loose, Panels, Rows};
 use core::arch::wasm32::*;
 
 /// What the host wrote for [`append`] and [`attend`].
@@ -118,7 +118,7 @@ unsafe fn attend_block(job: &Attention, head: usize, first: usize, rows: usize, 
         queries = rotated;
     }
     let keys = Panels { data: job.keys.add(offset + begin * size) as *const u8, stride: size * 32, step: 32 };
-    multiply::<F32>(scores, queries, rows, keys, panels, size);
+    multiply::<Loose>(scores, queries, rows, keys, panels, size);
 
     let mut totals = [0f32; MAX_BLOCK];
     for (r, total) in totals.iter_mut().enumerate().take(rows) {
@@ -130,7 +130,7 @@ unsafe fn attend_block(job: &Attention, head: usize, first: usize, rows: usize, 
     let wide = size.div_ceil(8);
     let mixed = Rows { data: spare, stride: wide * 32 };
     let values = Panels { data: job.values.add(offset + begin * size) as *const u8, stride: 32, step: size * 4 };
-    multiply::<F32>(mixed, scores, rows, values, wide, end - begin);
+    multiply::<Loose>(mixed, scores, rows, values, wide, end - begin);
     for (r, total) in totals.iter().enumerate().take(rows) {
         let out = job.out.add(((first + r) * job.heads + head) * size);
         for d in (0..size).step_by(4) {

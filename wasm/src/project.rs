@@ -35,7 +35,7 @@ pub struct Project {
     then: usize,
 }
 
-/// Unit: a group of panels, 32 columns of out. Scratch: rows × 128 bytes, then a group as f32.
+/// Unit: a group of panels, 48 columns of out. Scratch: rows × 192 bytes, then a group as f32.
 #[no_mangle]
 pub unsafe extern "C" fn project(job: &Project, begin: usize, end: usize, scratch: *mut u8) {
     match job.format {

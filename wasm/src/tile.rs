@@ -12,7 +12,7 @@ use core::arch::wasm32::*;
 /// Rows of the largest tile: a verify pass of 8 drafted tokens has 9.
 pub const MAX_ROWS: usize = 9;
 /// Panels of the widest tile, and so the panels of a group.
-pub const GROUP: usize = 4;
+pub const GROUP: usize = 6;
 /// Columns of a group.
 pub const GROUP_COLUMNS: usize = GROUP * 8;
 
@@ -20,7 +20,7 @@ pub const GROUP_COLUMNS: usize = GROUP * 8;
 pub trait Format {
     /// Bytes of a step of a panel.
     const STEP: usize;
-    /// Whether panels always come in whole groups.
+    /// Whether panels come in whole groups and their steps side by side, as those of a matrix do.
     const GROUPED: bool = true;
     /// Vectors that every step needs. They pass through [`opaque`], for V8 makes a constant anew at each use.
     type Held: Copy;
@@ -33,6 +33,8 @@ pub trait Format {
 
 /// Eight f32.
 pub struct F32;
+/// Eight f32 of any number of panels, whose steps may lie apart: what attention has.
+pub struct Loose;
 /// Eight IEEE half-precision numbers.
 pub struct F16;
 /// Eight upper halves of an f32.
@@ -55,7 +57,21 @@ fn join_halves(low: v128, high: v128) -> [v128; 2] {
 
 impl Format for F32 {
     const STEP: usize = 32;
-    /// Attention has as many panels as there are positions.
+    type Held = ();
+    #[inline(always)]
+    fn hold() {}
+    #[inline(always)]
+    unsafe fn load(w: *const u8, _: ()) -> [v128; 2] {
+        load_two(w)
+    }
+    #[inline(always)]
+    fn multiply(x: v128, w: v128, acc: v128, _: ()) -> v128 {
+        madd(x, w, acc)
+    }
+}
+
+impl Format for Loose {
+    const STEP: usize = 32;
     const GROUPED: bool = false;
     type Held = ();
     #[inline(always)]
@@ -162,7 +178,7 @@ pub struct Panels {
     pub data: *const u8,
     /// Bytes from one panel to the next.
     pub stride: usize,
-    /// Bytes from one step to the next.
+    /// Bytes from one step to the next; that of the format, unless it is [`Loose`].
     pub step: usize,
 }
 
@@ -170,6 +186,10 @@ impl Panels {
     #[inline(always)]
     pub unsafe fn from(self, panel: usize) -> Panels {
         Panels { data: self.data.add(panel * self.stride), ..self }
+    }
+    #[inline(always)]
+    unsafe fn after(self, steps: usize) -> Panels {
+        Panels { data: self.data.add(steps * self.step), ..self }
     }
 }
 
@@ -184,10 +204,10 @@ fn splat<const LANE: usize>(v: v128) -> v128 {
 unsafe fn advance<F: Format, const M: usize, const P: usize>(
     acc: &mut [[[v128; 2]; P]; M],
     held: F::Held,
-    ws: [*const u8; P],
+    w: Panels,
     x: impl Fn(usize) -> v128,
 ) {
-    let w = ws.map(|p| F::load(p, held));
+    let w: [[v128; 2]; P] = core::array::from_fn(|p| F::load(w.from(p).data, held));
     for m in 0..M {
         let a = x(m);
         for p in 0..P {
@@ -200,27 +220,28 @@ unsafe fn advance<F: Format, const M: usize, const P: usize>(
 ///
 /// Out of line, because V8 compiles one loop better than a function of fifty. Four steps at a time, because each load
 /// is paid for with a bounds check: one load of x serves four steps. (The check is cheaper without a constant offset,
-/// another reason for `w.step` to be a variable.)
+/// another reason for `w.step` to be a variable.) One pointer for all rows and one for all panels, because registers
+/// are few.
 #[inline(never)]
 unsafe fn tile<F: Format, const M: usize, const P: usize>(out: Rows, x: Rows, w: Panels, steps: usize) {
     let held = F::hold();
-    let step = w.step;
     let mut acc = [[[i32x4_splat(0); 2]; P]; M];
-    let mut xs: [*const u8; M] = core::array::from_fn(|m| x.at(m, 0) as *const u8);
-    let mut ws: [*const u8; P] = core::array::from_fn(|p| w.from(p).data);
+    let mut x = x;
+    // a constant where it can be: registers are few
+    let mut w = Panels { step: if F::GROUPED { F::STEP } else { w.step }, ..w };
     for _ in 0..steps / 4 {
-        let a = xs.map(|p| v128_load(p as *const v128));
-        advance::<F, M, P>(&mut acc, held, ws, |m| splat::<0>(a[m]));
-        advance::<F, M, P>(&mut acc, held, ws.map(|p| p.add(step)), |m| splat::<1>(a[m]));
-        advance::<F, M, P>(&mut acc, held, ws.map(|p| p.add(2 * step)), |m| splat::<2>(a[m]));
-        advance::<F, M, P>(&mut acc, held, ws.map(|p| p.add(3 * step)), |m| splat::<3>(a[m]));
-        xs = xs.map(|p| p.add(16));
-        ws = ws.map(|p| p.add(4 * step));
+        let a: [v128; M] = core::array::from_fn(|m| v128_load(x.at(m, 0) as *const v128));
+        advance::<F, M, P>(&mut acc, held, w, |m| splat::<0>(a[m]));
+        advance::<F, M, P>(&mut acc, held, w.after(1), |m| splat::<1>(a[m]));
+        advance::<F, M, P>(&mut acc, held, w.after(2), |m| splat::<2>(a[m]));
+        advance::<F, M, P>(&mut acc, held, w.after(3), |m| splat::<3>(a[m]));
+        x = x.from(0, 4);
+        w = w.after(4);
     }
     for _ in 0..steps % 4 {
-        advance::<F, M, P>(&mut acc, held, ws, |m| v128_load32_splat(xs[m] as *const u32));
-        xs = xs.map(|p| p.add(4));
-        ws = ws.map(|p| p.add(step));
+        advance::<F, M, P>(&mut acc, held, w, |m| v128_load32_splat(x.at(m, 0) as *const u32));
+        x = x.from(0, 1);
+        w = w.after(1);
     }
     for m in 0..M {
         for p in 0..P {
@@ -230,20 +251,24 @@ unsafe fn tile<F: Format, const M: usize, const P: usize>(out: Rows, x: Rows, w:
     }
 }
 
-/// M rows, all panels: in tiles of P, then, if there may be some left, one by one.
+/// M rows, all panels: in tiles of P; loose ones in tiles of Q, then, if there are some left, one by one.
 #[inline(always)]
-unsafe fn row_tile<F: Format, const M: usize, const P: usize>(
+unsafe fn row_tile<F: Format, const M: usize, const P: usize, const Q: usize>(
     out: Rows,
     x: Rows,
     w: Panels,
     panels: usize,
     steps: usize,
 ) {
-    let whole = if F::GROUPED { panels } else { panels / P * P };
-    for p in (0..whole).step_by(P) {
-        tile::<F, M, P>(out.from(0, p * 8), x, w.from(p), steps);
-    }
-    if !F::GROUPED {
+    if F::GROUPED {
+        for p in (0..panels).step_by(P) {
+            tile::<F, M, P>(out.from(0, p * 8), x, w.from(p), steps);
+        }
+    } else {
+        let whole = panels / Q * Q;
+        for p in (0..whole).step_by(Q) {
+            tile::<F, M, Q>(out.from(0, p * 8), x, w.from(p), steps);
+        }
         for p in whole..panels {
             tile::<F, M, 1>(out.from(0, p * 8), x, w.from(p), steps);
         }
@@ -253,12 +278,13 @@ unsafe fn row_tile<F: Format, const M: usize, const P: usize>(
 /// out = x·w, every panel whole: 8 columns each, f32, or i32 for the int8 formats. A panel comes from memory once;
 /// what follows the first tile of rows finds it in the cache.
 ///
-/// Tiles are as wide as they are because memory is read at its full rate only from several places at once; that
-/// their accumulators exceed x86's 16 registers costs next to nothing.
+/// Tiles are as wide as they are because memory is read at its full rate only from several places at once, and because
+/// a vector of x is then loaded once for many panels. That their accumulators exceed x86's 16 registers costs next to
+/// nothing: each is fetched and put back once for four steps.
 #[inline(never)]
 pub unsafe fn multiply<F: Format>(out: Rows, x: Rows, rows: usize, w: Panels, panels: usize, steps: usize) {
     let tiles = rows.div_ceil(MAX_ROWS);
-    // two panels at a time when several tiles of rows need them
+    // two panels at a time when several tiles of rows need them: as many as the nearest cache holds
     let width = if tiles > 1 { 2 } else { panels };
     for p in (0..panels).step_by(width) {
         let (w, panels) = (w.from(p), width.min(panels - p));
@@ -267,15 +293,15 @@ pub unsafe fn multiply<F: Format>(out: Rows, x: Rows, rows: usize, w: Panels, pa
             let (first, last) = (rows * t / tiles, rows * (t + 1) / tiles);
             let (out, x) = (out.from(first, p * 8), x.from(first, 0));
             match last - first {
-                1 => row_tile::<F, 1, 4>(out, x, w, panels, steps),
-                2 => row_tile::<F, 2, 4>(out, x, w, panels, steps),
-                3 => row_tile::<F, 3, 4>(out, x, w, panels, steps),
-                4 => row_tile::<F, 4, 4>(out, x, w, panels, steps),
-                5 => row_tile::<F, 5, 2>(out, x, w, panels, steps),
-                6 => row_tile::<F, 6, 2>(out, x, w, panels, steps),
-                7 => row_tile::<F, 7, 2>(out, x, w, panels, steps),
-                8 => row_tile::<F, 8, 2>(out, x, w, panels, steps),
-                _ => row_tile::<F, 9, 2>(out, x, w, panels, steps),
+                1 => row_tile::<F, 1, 6, 4>(out, x, w, panels, steps),
+                2 => row_tile::<F, 2, 6, 4>(out, x, w, panels, steps),
+                3 => row_tile::<F, 3, 6, 4>(out, x, w, panels, steps),
+                4 => row_tile::<F, 4, 6, 4>(out, x, w, panels, steps),
+                5 => row_tile::<F, 5, 2, 2>(out, x, w, panels, steps),
+                6 => row_tile::<F, 6, 2, 2>(out, x, w, panels, steps),
+                7 => row_tile::<F, 7, 2, 2>(out, x, w, panels, steps),
+                8 => row_tile::<F, 8, 2, 2>(out, x, w, panels, steps),
+                _ => row_tile::<F, 9, 2, 2>(out, x, w, panels, steps),
             }
         }
     }

@@ -29,6 +29,7 @@ import { formatBytes, Heap, OutOfMemory } from "./memory.ts";
 import { bits, type Pool, startPool } from "./pool.ts";
 import {
   formats,
+  GROUP_COLUMNS,
   packing,
   WasmActivation,
   WasmCache,
@@ -221,7 +222,8 @@ class WasmBackend implements Backend {
     this.#pool.run("append", job, heads, rows * size * 4);
     // scores [block, end padded to panels], then queries or their mixed values [block, size padded]
     this.#pool.reserveScratch(block * (end + 16 + size + 8) * 4);
-    this.#pool.run("attend", job, heads * Math.ceil(rows / block), block * end * size * 2);
+    // beside the multiplications a key has its share of a softmax, which costs more than they do
+    this.#pool.run("attend", job, heads * Math.ceil(rows / block), block * end * (size * 2 + 512));
   }
 
   /** @inheritdoc */
@@ -320,10 +322,15 @@ class WasmBackend implements Backend {
       formats[dtype],
       flags,
     ];
-    // raw sums of a group of 32 columns, and a group widened to f32
-    this.#pool.reserveScratch(rows * 128 + inputs * 128);
+    // raw sums of a group of columns, and a group widened to f32
+    this.#pool.reserveScratch((rows + inputs) * GROUP_COLUMNS * 4);
     // reading the weights costs as much as multiplying them by some four rows
-    this.#pool.run("project", job, Math.ceil(matrix.outputs / 32), Math.max(4, rows) * inputs * 32);
+    this.#pool.run(
+      "project",
+      job,
+      Math.ceil(matrix.outputs / GROUP_COLUMNS),
+      Math.max(4, rows) * inputs * GROUP_COLUMNS,
+    );
   }
 
   /** What the kernels `append` and `attend` are told, for rows from position `start` on. */

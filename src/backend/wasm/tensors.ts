@@ -50,9 +50,12 @@ export const formats: Readonly<Record<Dtype, number>> = { f32: 0, f16: 1, bf16: 
 /** Bytes of one step of a panel of 8 columns; int8 steps hold 4 inputs, others 1. */
 const stepBytes: Readonly<Record<Dtype, number>> = { f32: 32, f16: 16, bf16: 16, int8: 32 };
 
+/** Outputs of a group of panels, which the kernels multiply together: `wasm/src/tile.rs`. */
+export const GROUP_COLUMNS = 48;
+
 /** Sizes of a packed matrix. */
 export interface Packing {
-  /** Panels of 8 outputs, whole groups of 4. */
+  /** Panels of 8 outputs, whole groups of {@linkcode GROUP_COLUMNS}. */
   readonly panels: number;
   /** Steps of a panel. */
   readonly steps: number;
@@ -64,7 +67,8 @@ export interface Packing {
 
 /** How a matrix is packed. */
 export function packing(outputs: number, inputs: number, dtype: Dtype): Packing {
-  const panels = Math.ceil(outputs / 32) * 4, steps = dtype === "int8" ? Math.ceil(inputs / 4) : inputs;
+  const panels = Math.ceil(outputs / GROUP_COLUMNS) * GROUP_COLUMNS / 8,
+    steps = dtype === "int8" ? Math.ceil(inputs / 4) : inputs;
   const panelBytes = steps * stepBytes[dtype];
   return { panels, steps, panelBytes, bytes: panels * (panelBytes + (dtype === "int8" ? 64 : 0)) };
 }
