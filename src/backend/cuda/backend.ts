@@ -12,6 +12,7 @@
 import { type CudaDevice, CudaDriver, CudaError } from "../../../ffi/driver.ts";
 import type {
   Activation,
+  AppendOptions,
   AttentionOptions,
   Backend,
   Cache,
@@ -203,11 +204,9 @@ export class CudaBackend implements Backend {
     this.#multiply(x, u, options, ADD);
   }
 
-  /**
-   * Writes the keys and values of R rows to a layer behind the cache's length, without committing them.
-   * kv [R, 2*H*D] with k and v side by side, each head-major.
-   */
-  append(kv: Activation, options: Pick<AttentionOptions, "cache" | "layer" | "heads" | "rotary">): void {
+  /** @inheritdoc */
+  append(kv: Activation, options: AppendOptions): void {
+    check.checkAppend(kv, options);
     const cache = this.#own(CudaCache, options.cache), { layer, heads, rotary } = options;
     this.#queue.stream.launch(
       this.#kernels.append,
