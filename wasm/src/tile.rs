@@ -284,7 +284,8 @@ unsafe fn row_tile<F: Format, const M: usize, const P: usize, const Q: usize>(
 #[inline(never)]
 pub unsafe fn multiply<F: Format>(out: Rows, x: Rows, rows: usize, w: Panels, panels: usize, steps: usize) {
     let tiles = rows.div_ceil(MAX_ROWS);
-    // two panels at a time when several tiles of rows need them: as many as the nearest cache holds
+    // two panels at a time when several tiles of rows need them: as many as the nearest cache holds. Such tiles have
+    // five rows or more, so none below is wider
     let width = if tiles > 1 { 2 } else { panels };
     for p in (0..panels).step_by(width) {
         let (w, panels) = (w.from(p), width.min(panels - p));
