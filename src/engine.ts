@@ -48,8 +48,8 @@ export interface EngineOptions extends WatchOptions {
   /**
    * Drafters to load, the first of which {@linkcode Engine.generate} uses unless told otherwise: a folder or a
    * name as for the target (of a SEDD or of a smaller causal model with the same vocabulary), the name of an
-   * embedded drafter (`sedd-causal`, `sedd`, `gpt2`), or `ngram`. `null`: none.
-   * @default `sedd-causal` with the embedded target, none with any other
+   * embedded drafter (`sedd-target`, `sedd-causal`, `sedd`, `gpt2`), or `ngram`. `null`: none.
+   * @default `sedd-target` with the embedded target, none with any other
    */
   readonly drafter?: string | URL | readonly (string | URL)[] | null | undefined;
   /** Used instead of the `tokenizer.json` in or beside the target's folder. */
@@ -389,7 +389,7 @@ function cut(round: Round, count: number): Round {
 
 /** What is to be drafted with. */
 function choices({ target, drafter }: EngineOptions): readonly (string | URL)[] {
-  if (drafter === undefined) return target === undefined ? ["sedd-causal"] : [];
+  if (drafter === undefined) return target === undefined ? ["sedd-target"] : [];
   if (drafter === null) return [];
   return typeof drafter === "string" || drafter instanceof URL ? [drafter] : drafter;
 }

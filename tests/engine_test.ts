@@ -21,7 +21,7 @@ import type { CausalModel } from "../src/model/model.ts";
 import { checkpointOf, fixture, tensorsOf } from "./helpers.ts";
 
 const PROMPT = "It was a dark and stormy night; the captain";
-const ALL = ["sedd-causal", "sedd", "gpt2", "ngram"] as const;
+const ALL = ["sedd-target", "sedd-causal", "sedd", "gpt2", "ngram"] as const;
 
 async function withEngine(body: (engine: Engine) => Promise<void>, threads?: number): Promise<void> {
   using engine = await loadEngine({ drafter: ALL, threads });
@@ -233,7 +233,7 @@ Deno.test("combinations that are not exact are refused, but for paper, which is 
     assert.equal(await label("ordered"), "exact");
     await assert.rejects(
       engine.generate(PROMPT, { drafter: "absent" }),
-      /was not loaded, expected one of sedd-causal/,
+      /was not loaded, expected one of sedd-target/,
     );
   }));
 

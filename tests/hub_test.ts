@@ -522,7 +522,15 @@ Deno.test({
 Deno.test("fixtures: the embedded pair opens, is stored as documented, and keeps to its size", async () => {
   const pair = new URL("../fixtures/pair/", import.meta.url);
   let size = 0;
-  for (const folder of [pair, ...["target", "drafter-sedd-causal", "drafter-sedd", "drafter-gpt2"]]) {
+  for (
+    const folder of [pair, ...[
+      "target",
+      "drafter-sedd-target",
+      "drafter-sedd-causal",
+      "drafter-sedd",
+      "drafter-gpt2",
+    ]]
+  ) {
     const url = folder instanceof URL ? folder : new URL(`${folder}/`, pair);
     for await (const { name, isFile } of Deno.readDir(url)) {
       if (isFile) size += (await Deno.stat(new URL(name, url))).size;
@@ -539,7 +547,7 @@ Deno.test("fixtures: the embedded pair opens, is stored as documented, and keeps
   for (const [i, { name, shape }] of some.entries()) {
     assert.deepEqual(together[i], await drafter.read(name, shape));
   }
-  for (const name of ["drafter-sedd-causal", "drafter-sedd", "drafter-gpt2"]) {
+  for (const name of ["drafter-sedd-target", "drafter-sedd-causal", "drafter-sedd", "drafter-gpt2"]) {
     using drafter = await openCheckpoint(new URL(`${name}/`, pair));
     for (const { name, dtype, shape } of drafter.tensors()) {
       if (name.endsWith(".scale")) continue;

@@ -7,7 +7,7 @@
  */
 
 import assert from "node:assert/strict";
-import type { Backend, Cache, Dtype } from "../src/backend/backend.ts";
+import type { Activation, Backend, Cache, Dtype } from "../src/backend/backend.ts";
 import { createCudaBackend } from "../src/backend/cuda/backend.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { type LoadedModel, loadModel } from "../src/model/load.ts";
@@ -297,22 +297,26 @@ for (const [backendName, open] of presentBackends()) {
     const logits = small.forward(prompt, cache, { headRows: 9 }).read();
     assertClose(logits, expected["drafter-gpt2.logits"].values, INT8_TOLERANCE, "drafter-gpt2");
 
-    for (const name of ["drafter-sedd", "drafter-sedd-causal"]) {
-      using model = await loadDiffusion(backend, `pair/${name}`);
-      const { vocabSize } = model.shape;
+    using target = await loadGpt(backend, "pair/target");
+    for (const name of ["drafter-sedd", "drafter-sedd-causal", "drafter-sedd-target"]) {
+      using model = await loadDiffusion(backend, `pair/${name}`, { target });
+      const fed = model.prefixAttention === "target", { vocabSize } = model.shape;
       using cache = model.newCache();
-      const window = [...prompt, ...new Array(8).fill(vocabSize)];
+      if (fed) feed(backend, target, model, cache, prompt.subarray(0, -1));
+      const clean = fed ? prompt.subarray(-1) : prompt; // fed, the last token opens the window
+      const window = [...clean, ...new Array(8).fill(vocabSize)];
       const pass = model.denoise(window, cache, sigma, {
-        cleanRows: prompt.length,
+        cleanRows: fed ? 0 : prompt.length,
         head: lastRows(8, window.length),
       });
-      const plain = withoutMask(pass.logits.read(), vocabSize); // [8, V]
+      const logits = () => withoutMask(pass.logits, vocabSize); // [8, V]
+      const plain = logits();
       assertClose(plain, expected[`${name}.logits`].values, INT8_TOLERANCE, name);
-      assert.equal(model.hasMarkovHead, name === "drafter-sedd-causal");
+      assert.equal(model.hasMarkovHead, name !== "drafter-sedd");
       if (!model.hasMarkovHead) continue;
 
       expected[`${name}.previous`].values.forEach((token, row) => model.markovLogits(pass, row, token));
-      const added = withoutMask(pass.logits.read(), vocabSize).map((y, i) => y - plain[i]);
+      const added = logits().map((y, i) => y - plain[i]);
       const original = expected[`${name}.markov_logits`].values.map((y, i) => {
         return y - expected[`${name}.logits`].values[i];
       });
@@ -363,7 +367,17 @@ function lastRows(count: number, rows: number): number[] {
   return Array.from({ length: count }, (_, i) => rows - count + i);
 }
 
-/** Rows of V+1 without their last column. */
-function withoutMask(logits: Float32Array, vocabSize: number): Float32Array {
-  return logits.filter((_, i) => i % (vocabSize + 1) !== vocabSize);
+/** Logits of the real tokens, [R, V]. */
+function withoutMask(logits: Activation, vocabSize: number): Float32Array {
+  return logits.read().filter((_, i) => i % logits.columns !== vocabSize);
+}
+
+/** Gives a drafter what the target makes of a text. */
+function feed(backend: Backend, target: CausalModel, model: SeddModel, to: Cache, seen: Float32Array): void {
+  const layers = model.hiddenLayers;
+  using cache = target.newCache();
+  const out = layers.map(() => backend.activation(seen.length, target.shape.width));
+  target.forward(seen, cache, { hidden: { layers, out } });
+  model.feed(out, to);
+  for (const states of out) states[Symbol.dispose]();
 }

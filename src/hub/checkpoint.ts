@@ -51,6 +51,9 @@ interface Entry {
  *
  * int8 storage: an I8 tensor `X` of shape [rows, columns] beside an F32 tensor `X.scale` of shape [rows, 1] or
  * [1, columns] stands for the matrix X[r][c]·scale[r or c], and is read as that.
+ *
+ * f16 in planes: a U8 tensor `X.planes` of shape [2, …] holds all low, then all high bytes of the F16 tensor `X` of
+ * shape […], and is read as that. The high ones are much alike: a compressed file is smaller by a fifteenth.
  */
 export class Checkpoint implements Weights, Disposable {
   /** The folder. */

@@ -18,6 +18,9 @@ import { ELEMENT_BYTES, fault, TensorFile, type TensorInfo } from "./tensor_file
  */
 const MAX_HEADER_BYTES = 8_000_000;
 
+/** A U8 tensor `X.planes` of shape [2, …] holds the low and the high bytes of the F16 tensor `X`. */
+const PLANES_SUFFIX = ".planes";
+
 /** The most axes of a tensor. */
 const MAX_AXES = 16;
 
@@ -89,7 +92,10 @@ function parseHead(head: Uint8Array, path: string): { tensors: Map<string, Tenso
   const header = parseObject(head.subarray(8), "the header", (what) => fault(path, what));
   const tensors = new Map<string, TensorInfo>();
   for (const [name, entry] of Object.entries(header)) {
-    if (name !== "__metadata__") tensors.set(name, parseEntry(name, entry, start, path));
+    if (name === "__metadata__") continue;
+    const tensor = parseEntry(name, entry, start, path);
+    if (tensors.has(tensor.name)) throw fault(path, `tensor ${brief(tensor.name)} is there twice`);
+    tensors.set(tensor.name, tensor);
   }
   let end = start;
   for (const tensor of [...tensors.values()].sort((a, b) => a.start - b.start || a.bytes - b.bytes)) {
@@ -128,7 +134,16 @@ function parseEntry(name: string, entry: unknown, dataStart: number, path: strin
   if (found !== expected) {
     throw wrong(`of shape [${shape.join(", ")}] and dtype ${dtype} has ${found} bytes, expected ${expected}`);
   }
-  return { name, dtype: dtype as string, shape, bytes: found, start: dataStart + offsets[0] };
+  const place = { bytes: found, start: dataStart + offsets[0] };
+  return name.endsWith(PLANES_SUFFIX) && dtype === "U8" && shape[0] === 2
+    ? {
+      name: name.slice(0, -PLANES_SUFFIX.length),
+      dtype: "F16",
+      shape: shape.slice(1),
+      ...place,
+      planes: true,
+    }
+    : { name, dtype: dtype as string, shape, ...place };
 }
 
 function isNaturals(value: unknown): value is number[] {
