@@ -95,7 +95,9 @@ export async function loadSedd(
         ? await uploads.padded("markov_head.w.weight", shape.vocabSize, rank)
         : await uploads.matrix("markov_head.w.weight", shape.vocabSize, rank),
     };
-    const head = shared?.head ?? await uploads.matrix("output_layer.linear.weight", columns, width);
+    const head = shared === undefined
+      ? await uploads.matrix("output_layer.linear.weight", columns, width)
+      : await uploads.copy(shared.head);
     const headBias = await uploads.vector("output_layer.linear.bias", columns);
     const conditioning = await Conditioning.load(backend, uploads, {
       width,

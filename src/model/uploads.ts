@@ -87,6 +87,13 @@ export class Uploads implements Disposable {
     return this.#upload(outputs + 1, inputs, concat(pieces));
   }
 
+  /** A matrix that is on the device already, for a model that is held otherwise than its owner; else itself. */
+  async copy(matrix: Matrix): Promise<Matrix> {
+    const { outputs, inputs, dtype } = matrix;
+    if (dtype === this.#dtype) return matrix;
+    return await this.#upload(outputs, inputs, rowsOnDevice(this.#backend, matrix));
+  }
+
   /** A vector as a matrix of one output, held at full precision. */
   async row(name: string, inputs: number): Promise<Matrix> {
     return await this.#upload(1, inputs, [await this.host(name, [inputs])], "f32");
@@ -170,4 +177,18 @@ async function* concat(
   pieces: Iterable<AsyncIterable<Float32Array> | Iterable<Float32Array>>,
 ): AsyncGenerator<Float32Array> {
   for (const piece of pieces) yield* piece;
+}
+
+/** Rows of a matrix on a device, read back some at a time. */
+function* rowsOnDevice(backend: Backend, table: Matrix): Generator<Float32Array> {
+  const most = Math.min(128, table.outputs);
+  using tokens = backend.tokens(most);
+  using rows = backend.activation(most, table.inputs);
+  using cache = backend.cache({ layers: 1, width: 1, capacity: most }); // for a position, which is not used
+  for (let start = 0; start < table.outputs; start += most) {
+    const count = Math.min(most, table.outputs - start), out = rows.slice(0, count);
+    tokens.write(Array.from({ length: count }, (_, i) => start + i));
+    backend.embed(out, { tokens, table, cache });
+    yield out.read();
+  }
 }
