@@ -4,7 +4,7 @@
  * in the path or named by `LLAMA_BENCH`. Each runs in a process of its own. An engine that does not work here is a
  * line in the table. What each is given: `onnx.ts`, `gguf.ts`.
  *
- * `deno task bench:peers` prints the tables; `--write` also makes `bench/reports/peers.json` and `.md`. About ten
+ * `deno task bench:peers` prints the tables; `--write` also makes `bench/reports/peers.json` and `.md`. About five
  * minutes and 4 GB of memory; nothing else should run meanwhile.
  *
  * @module
@@ -20,7 +20,9 @@ import type { Answer, Order } from "./peer.ts";
 import { gpt2Of, noiseGpt2 } from "./weights.ts";
 
 /** Turns that each engine has. */
-const ROUNDS = 7;
+const ROUNDS = 5;
+/** Turns before those, until compilers have seen what is hot. */
+const WARM_UP = 3;
 const THREADS = navigator.hardwareConcurrency;
 
 /** What is measured of one engine. */
@@ -115,7 +117,7 @@ function quantile(values: readonly number[], share: number): number {
 }
 
 async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<Table> {
-  const tokens = model === "pair" ? 64 : 16, context = 16;
+  const tokens = model === "pair" ? 192 : 16, context = 16;
   const orders: Record<string, Order> = {
     "one token": { what: "decode", context, tokens },
     "4-row pass": { what: "pass", context, rows: 4, times: tokens },
@@ -141,7 +143,7 @@ async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<T
     }
   }
   const answers = new Map(peers.map(({ engine }) => [engine, new Map<string, Answer[]>()]));
-  for (let round = -1; round < ROUNDS; round++) { // one to warm up
+  for (let round = -WARM_UP; round < ROUNDS; round++) {
     console.error(`${model} ${dtype}: turn ${round + 1} of ${ROUNDS}`);
     for (const [task, order] of Object.entries(orders)) {
       for (const peer of peers) {

@@ -70,7 +70,7 @@ async function gather(chunks: AsyncIterable<Float32Array>, length: number): Prom
   return all;
 }
 
-/** GPT-2 124M with noise for weights: every tensor that is asked for exists. */
+/** GPT-2 124M with noise for weights: every tensor of such a model exists. */
 export function noiseGpt2(): Weights {
   const noise = Float32Array.from({ length: 1 << 16 }, (_, i) => Math.sin(i * 12.9898 + i * i * 1e-3) * 0.04);
   const fill = (name: string, length: number) => {
@@ -89,7 +89,7 @@ export function noiseGpt2(): Weights {
       ...{ model_type: "gpt2", vocab_size: 50257, n_positions: 1024, n_embd: 768, n_layer: 12, n_head: 12 },
       ...{ activation_function: "gelu_new", layer_norm_epsilon: 1e-5 },
     },
-    has: (name) => !name.startsWith("transformer."),
+    has: (name) => Number(/^h\.(\d+)\./.exec(name)?.[1] ?? 0) < 12 && !/^(transformer|lm_head)\./.test(name),
     read: (name, shape) => Promise.resolve(fill(name, shape.reduce((product, n) => product * n, 1))),
     rows,
     async *transposed(name, [inputs, outputs]) {
