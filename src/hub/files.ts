@@ -92,7 +92,8 @@ export async function readGzip(path: string, most: number): Promise<Uint8Array<A
   using source = await fileSource(path);
   const out = new Uint8Array(Math.min(most, MAX_DEFLATION * source.size));
   let filled = 0;
-  for await (const chunk of ReadableStream.from(pieces(source)).pipeThrough(new DecompressionStream("gzip"))) {
+  const inflated = ReadableStream.from(pieces(source)).pipeThrough(new DecompressionStream("gzip"));
+  for await (const chunk of inflated) {
     const part = chunk.subarray(0, out.length - filled);
     out.set(part, filled);
     filled += part.length;
@@ -140,9 +141,8 @@ async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
       );
     }
     const denied = ["EACCES", "EPERM"].includes(codeOf(error)!);
-    throw new Error(`Cannot read "${path}": ${denied ? "the system denies it (its owner or mode)" : message}`, {
-      cause: error,
-    });
+    const reason = denied ? "the system denies it (its owner or mode)" : message;
+    throw new Error(`Cannot read "${path}": ${reason}`, { cause: error });
   }
 }
 
