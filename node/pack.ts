@@ -1,7 +1,7 @@
 /**
- * Makes the package for Node: the tarball of `deno pack`, without the command line, which needs Deno, and with
- * entry points that say so in one line where Node is too old for the language these modules are written in. Deliberately no
- * build: what runs under Node are the same modules, with their types taken off.
+ * Makes the package for Node: the tarball of `deno pack`, without the command line, which needs Deno, and with entry
+ * points that say in one line where Node is too old for the language that these modules are written in. Deliberately
+ * no build: what runs under Node are the same modules, with their types taken off.
  *
  * Usage: `deno task pack [FILE]`; then `npm install FILE`.
  *
@@ -25,17 +25,8 @@ export async function pack(file: string): Promise<void> {
   const work = await Deno.makeTempDir();
   try {
     const plain = `${work}/plain.tgz`, folder = `${work}/package`;
-    const left = ["cli.ts", "src/cli"].map((path) => `--ignore=${path}`);
-    await run(
-      Deno.execPath(),
-      "pack",
-      "--quiet",
-      "--allow-dirty",
-      "--no-source-maps",
-      ...left,
-      "--output",
-      plain,
-    );
+    const options = ["--quiet", "--allow-dirty", "--no-source-maps", "--ignore=cli.ts", "--ignore=src/cli"];
+    await run(Deno.execPath(), "pack", ...options, "--output", plain);
     await run("tar", "-xzf", plain, "-C", work);
 
     const manifest = JSON.parse(await Deno.readTextFile(`${folder}/package.json`));
@@ -73,4 +64,4 @@ async function run(program: string, ...args: string[]): Promise<void> {
   if (!success) throw new Error(`Cannot pack: ${program} failed:\n${new TextDecoder().decode(stderr)}`);
 }
 
-if (import.meta.main) await pack(Deno.args[0] ?? `${root}/specdiff-${config.version}.tgz`);
+if (import.meta.main) await pack(Deno.args[0] ?? `${root}specdiff-${config.version}.tgz`);

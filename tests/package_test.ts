@@ -22,14 +22,13 @@ const PROMPT = "The captain came on deck";
 
 /** What is run where the package was installed: says the text, then what loading without models comes to. */
 function program(from: string): string {
+  const attempts = [{}, { target: "owner/name" }, { target: MODELS.target, device: "cuda" }];
   return `import { loadEngine } from "${from}";
 const engine = await loadEngine({ ...${JSON.stringify(MODELS)}, threads: 2 });
 console.log((await engine.generate("${PROMPT}", ${JSON.stringify(GENERATE)})).text);
 engine[Symbol.dispose]();
-for (const options of [{}, { target: "owner/name" }, { target: ${
-    JSON.stringify(MODELS.target)
-  }, device: "cuda" }]) {
-  await loadEngine(options).catch((error) => console.log(error.message));
+for (const attempt of [${attempts.map((options) => `() => loadEngine(${JSON.stringify(options)})`)}]) {
+  await attempt().catch((error) => console.log(error.message));
 }
 `;
 }
@@ -139,7 +138,7 @@ Deno.test("installed from a registry, library, command line and workers need to 
           env,
         });
 
-      const { code, out, err } = await deno("main.ts");
+      const { code, out, err } = await deno("--check", "main.ts");
       assert.deepEqual([code, err], [0, ""]);
       const text = await expectedText();
       assert(out.startsWith(`${text}\n`), out);
