@@ -3,7 +3,7 @@
  * autoregressive target verifies, and the text has exactly the target's law.
  *
  * @example Generate with the embedded pair
- * ```ts ignore
+ * ```ts
  * import { loadEngine } from "@specdiff/specdiff";
  *
  * using engine = await loadEngine();

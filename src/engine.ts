@@ -150,7 +150,7 @@ interface LoadedDrafter {
  * Loads a target, its drafters and a tokenizer.
  *
  * @example Generate with the embedded pair
- * ```ts ignore
+ * ```ts
  * import { loadEngine } from "@specdiff/specdiff";
  *
  * using engine = await loadEngine();

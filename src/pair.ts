@@ -48,10 +48,10 @@ export function embeddedDrafter(name: string): EmbeddedDrafter | undefined {
 
 function embedded(path: string): URL {
   const url = new URL(`../fixtures/pair/${path}`, import.meta.url);
-  if (url.protocol !== "file:") {
+  if (url.protocol !== "file:" || url.pathname.includes("/node_modules/")) {
     throw new Error(
-      "Cannot load the embedded pair: its weights are in the repository and not in the published package; " +
-        "name a target folder, or run from a checkout",
+      "Cannot load the embedded pair: its weights are in the repository and not in the published package; clone " +
+        "the repository and name the folder fixtures/pair/target as the target, or name another model",
     );
   }
   return url;

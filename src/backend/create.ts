@@ -49,6 +49,9 @@ export async function createBackend(
 /** Opens the first GPU. What it needs is loaded only where it may be used. */
 async function openCuda(): Promise<Backend> {
   try {
+    if (typeof Deno === "undefined") {
+      throw new LibraryNotFoundError("it needs Deno, which loads the libraries");
+    }
     if (!mayLoadLibraries()) {
       throw new LibraryNotFoundError("libraries may not be loaded, run with --allow-ffi");
     }

@@ -1,6 +1,19 @@
 /**
  * Devices: the contract that models are written over, the backends that meet it, and what they share.
  *
+ * @example A projection
+ * ```ts
+ * import { createBackend } from "@specdiff/specdiff/backend";
+ *
+ * using backend = await createBackend("wasm", { threads: 1 });
+ * const weights = Float32Array.of(1, 2, 3, 4, 5, 6); // [2, 3]
+ * using matrix = await backend.matrix({ outputs: 2, inputs: 3, dtype: "f32" }, [weights]);
+ * using x = backend.activation(1, 3), out = backend.activation(1, 2);
+ * x.write(Float32Array.of(1, 0, 1));
+ * backend.project(out, x, { matrix });
+ * console.log(out.read()); // 4, 10
+ * ```
+ *
  * @module
  */
 

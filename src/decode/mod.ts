@@ -3,12 +3,21 @@
  *
  * The sampler is `speculate` in `speculative.ts`; what is accepted is decided in `acceptance.ts`.
  *
- * ```ts ignore
+ * ```ts
+ * import { createBackend } from "@specdiff/specdiff/backend";
  * import { DiffusionDrafter, ModelTarget, speculate } from "@specdiff/specdiff/decode";
+ * import { openCheckpoint } from "@specdiff/specdiff/hub";
+ * import { loadGpt2, loadSedd } from "@specdiff/specdiff/model";
  *
+ * using backend = await createBackend();
+ * using targetWeights = await openCheckpoint("fixtures/parity/gpt2-tiny");
+ * using drafterWeights = await openCheckpoint("fixtures/parity/sedd-tiny");
+ * using gpt2 = await loadGpt2(targetWeights, backend);
+ * using sedd = await loadSedd(drafterWeights, backend);
  * using target = new ModelTarget(gpt2, backend);
  * using drafter = new DiffusionDrafter(sedd, backend, { steps: 1 });
- * for await (const round of speculate(target, drafter, prompt, { gamma: 4, seed: 1 })) {
+ * const prompt = [1, 2, 3];
+ * for await (const round of speculate(target, drafter, prompt, { gamma: 4, seed: 1, maxTokens: 20 })) {
  *   console.log(round.tokens, round.accepted);
  * }
  * ```

@@ -352,7 +352,9 @@ async function compressedSource(path: string): Promise<ByteSource> {
     const header = await readGzip(path, dataStart(await readGzip(path, 8), path));
     return memorySource(await readGzip(path, declaredSize(header, path) + 1));
   } catch (error) {
-    if (error instanceof TypeError) throw fault(path, `it is not a whole gzip file (${error.message})`);
+    if (error instanceof TypeError) {
+      throw fault(path, `it is not a whole gzip file${error.message && ` (${error.message})`}`);
+    }
     if (error instanceof RangeError) throw fault(path, `it does not fit the memory (${error.message})`);
     throw error;
   }

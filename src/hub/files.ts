@@ -1,11 +1,12 @@
 /**
  * The hub's door to the files it reads: a source of bytes that is read in ranges, and a few questions about paths.
- * It deliberately knows no tensor format. For folders nothing else in `src/hub` touches `Deno`, so that another
- * runtime needs another version of this file alone; models by name also need `cache.ts`, which writes.
+ * It deliberately knows no tensor format. It goes through `node:fs`, which Deno and Node both have, so that folders
+ * are read under either; models by name also need `cache.ts`, which writes, and that takes Deno.
  *
  * @module
  */
 
+import { open, readFile, stat } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 
 /** Bytes that can be read in any order, in ranges, one at a time. */
@@ -33,28 +34,30 @@ export function memorySource(bytes: Uint8Array): ByteSource {
 
 /**
  * Opens a file for reading in ranges.
- * @throws {Deno.errors.NotFound} if there is none
+ * @throws {Error} if there is none, or the system refuses it
  * @throws {Deno.errors.NotCapable} if the permission to read it is missing
  */
 export async function fileSource(path: string): Promise<ByteSource> {
-  const file = await readable(path, () => Deno.open(path));
-  const { size } = await file.stat();
+  const file = await readable(path, () => open(path));
+  const { size } = await readable(path, () => file.stat());
   return {
     size,
     async read(into: Uint8Array, position: number): Promise<void> {
-      await file.seek(position, Deno.SeekMode.Start);
       for (let filled = 0; filled < into.length;) {
-        const count = await file.read(into.subarray(filled));
-        if (count === null) {
+        const { bytesRead } = await readable(
+          path,
+          () => file.read(into, filled, into.length - filled, position + filled),
+        );
+        if (bytesRead === 0) {
           throw new RangeError(
             `Cannot read "${path}": it ends at byte ${position + filled}, expected ${position + into.length}`,
           );
         }
-        filled += count;
+        filled += bytesRead;
       }
     },
     [Symbol.dispose](): void {
-      file.close();
+      void file.close();
     },
   };
 }
@@ -66,28 +69,31 @@ export function toPath(location: string | URL): string {
 
 /**
  * Reads a whole text file as UTF-8.
- * @throws {Deno.errors.NotFound} and {Deno.errors.NotCapable} as {@linkcode fileSource}
+ * @throws as {@linkcode fileSource}
  */
 export function readText(path: string): Promise<string> {
-  return readable(path, () => Deno.readTextFile(path));
+  return readable(path, () => readFile(path, "utf8"));
 }
 
 /** A deflated byte stands for no more than this many: what is said to be more is not there. */
 const MAX_DEFLATION = 1032;
+
+/** Bytes of a gzip file that are read at once. */
+const PIECE_BYTES = 1 << 16;
 
 /**
  * What a gzip file holds, decompressed; of more than `most` bytes only the first `most`. Takes no more memory than
  * that, nor than the file can hold.
  * @throws {TypeError} if it is not gzip, or ends early
  * @throws {RangeError} if the memory does not suffice
- * @throws {Deno.errors.NotFound} and {Deno.errors.NotCapable} as {@linkcode fileSource}
+ * @throws as {@linkcode fileSource}
  */
 export async function readGzip(path: string, most: number): Promise<Uint8Array<ArrayBuffer>> {
-  const file = await readable(path, () => Deno.open(path));
-  const { size } = await file.stat();
-  const out = new Uint8Array(Math.min(most, MAX_DEFLATION * size));
+  using source = await fileSource(path);
+  const out = new Uint8Array(Math.min(most, MAX_DEFLATION * source.size));
   let filled = 0;
-  for await (const chunk of file.readable.pipeThrough(new DecompressionStream("gzip"))) {
+  const inflated = ReadableStream.from(pieces(source)).pipeThrough(new DecompressionStream("gzip"));
+  for await (const chunk of inflated) {
     const part = chunk.subarray(0, out.length - filled);
     out.set(part, filled);
     filled += part.length;
@@ -96,18 +102,29 @@ export async function readGzip(path: string, most: number): Promise<Uint8Array<A
   return out.subarray(0, filled);
 }
 
+/** All bytes of a source, in order. */
+async function* pieces(source: ByteSource): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  for (let at = 0; at < source.size; at += PIECE_BYTES) {
+    const piece = new Uint8Array(Math.min(PIECE_BYTES, source.size - at));
+    await source.read(piece, at);
+    yield piece;
+  }
+}
+
 /**
  * What stands at a path; undefined also for what is neither, such as a pipe or a device, which may never end.
  * @throws {Deno.errors.NotCapable} if the permission to look is missing
  */
 export async function kindOf(path: string): Promise<"file" | "folder" | undefined> {
-  try {
-    const info = await readable(path, () => Deno.stat(path));
-    return info.isDirectory ? "folder" : info.isFile ? "file" : undefined;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return undefined;
-    throw error;
-  }
+  const info = await readable(path, async () => {
+    try {
+      return await stat(path);
+    } catch (error) {
+      if (["ENOENT", "ENOTDIR"].includes(codeOf(error)!)) return undefined;
+      throw error;
+    }
+  });
+  return info?.isDirectory() ? "folder" : info?.isFile() ? "file" : undefined;
 }
 
 /** Runs an access to `path`; if it fails, the message says on what, and if it is refused, by whom. */
@@ -115,19 +132,21 @@ async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
   try {
     return await access();
   } catch (error) {
-    if (error instanceof Deno.errors.NotCapable) {
+    const { name, message } = error as Error;
+    // only Deno has such, and it throws them through `node:fs` too
+    if (name === "NotCapable") {
       throw new Deno.errors.NotCapable(
         `Cannot read "${path}": permission to read it is missing; run with --allow-read="${path}"`,
         { cause: error },
       );
     }
-    if (error instanceof Deno.errors.PermissionDenied) {
-      throw new Deno.errors.PermissionDenied(
-        `Cannot read "${path}": the system denies it (its owner or mode)`,
-        { cause: error },
-      );
-    }
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) throw error;
-    throw new Error(`Cannot read "${path}": ${(error as Error).message}`, { cause: error });
+    const denied = ["EACCES", "EPERM"].includes(codeOf(error)!);
+    const reason = denied ? "the system denies it (its owner or mode)" : message;
+    throw new Error(`Cannot read "${path}": ${reason}`, { cause: error });
   }
+}
+
+/** What the system calls an error, such as `ENOENT`. */
+function codeOf(error: unknown): string | undefined {
+  return (error as { readonly code?: string }).code;
 }

@@ -23,8 +23,7 @@ export function isRecord(value: unknown): value is Record<string, unknown> {
 /**
  * Reads a JSON file whose value is an object.
  * @throws {CheckpointError} if it is not, or is larger than 20 MB, and as {@linkcode parseObject}
- * @throws {Deno.errors.NotFound} if there is no such file
- * @throws {Deno.errors.NotCapable} if the permission to read it is missing
+ * @throws as {@linkcode fileSource}
  */
 export async function readJson(path: string): Promise<Record<string, unknown>> {
   const fault = (what: string) => new CheckpointError(`Cannot read "${path}": ${what}`);

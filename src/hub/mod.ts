@@ -4,9 +4,11 @@
  * ```ts
  * import { loadTokenizer, openCheckpoint } from "@specdiff/specdiff/hub";
  *
- * using checkpoint = await openCheckpoint("./gpt2");
+ * const folder = "fixtures/pair/target"; // or another in the Hugging Face layout
+ * using checkpoint = await openCheckpoint(folder);
  * for (const { name, dtype, shape } of checkpoint.tensors()) console.log(name, dtype, shape);
- * const tokenizer = await loadTokenizer("./gpt2");
+ * const tokenizer = await loadTokenizer(folder);
+ * console.log(tokenizer.encode("It was a dark and stormy night"));
  * ```
  *
  * @module

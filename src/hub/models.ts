@@ -169,7 +169,7 @@ async function isHere(path: string): Promise<boolean> {
   try {
     return await kindOf(path) === "folder";
   } catch (error) {
-    if (error instanceof Deno.errors.NotCapable) return false;
+    if ((error as Error).name === "NotCapable") return false;
     throw error;
   }
 }

@@ -50,8 +50,16 @@ export interface HubOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** The folder of the cache. */
+/**
+ * The folder of the cache.
+ * @throws {TypeError} where there is none: its locks and its permissions are Deno's
+ */
 export function cacheFolder({ cacheDir }: HubOptions): string {
+  if (typeof Deno === "undefined") {
+    throw new TypeError(
+      "Cannot look for a model by name: the cache of models needs Deno; name a folder with its files",
+    );
+  }
   return cacheDir ?? variable("HF_HUB_CACHE") ?? join(home(), "hub");
 }
 
@@ -79,12 +87,9 @@ export async function tokenOf({ token }: HubOptions): Promise<string | undefined
   const path = variable("HF_TOKEN_PATH") ?? join(home(), "token");
   try {
     return await kindOf(path) === "file" ? (await readText(path)).trim() || undefined : undefined;
-  } catch (error) {
-    // most models are public: who needs the token learns it from the hub's answer
-    if (error instanceof Deno.errors.NotCapable || error instanceof Deno.errors.PermissionDenied) {
-      return undefined;
-    }
-    throw error;
+  } catch {
+    // it may not be read; most models are public, and who needs the token learns it from the hub's answer
+    return undefined;
   }
 }
 

@@ -1,6 +1,20 @@
 /**
  * Models: GPT-2 and GPT-Neo, SEDD, and what is computed from SEDD's logits. A model runs on any backend.
  *
+ * @example The likeliest next token
+ * ```ts
+ * import { createReferenceBackend } from "@specdiff/specdiff/backend";
+ * import { openCheckpoint } from "@specdiff/specdiff/hub";
+ * import { loadGpt2 } from "@specdiff/specdiff/model";
+ *
+ * using backend = createReferenceBackend();
+ * using checkpoint = await openCheckpoint("fixtures/parity/gpt2-tiny");
+ * using model = await loadGpt2(checkpoint, backend);
+ * using cache = model.newCache();
+ * const logits = model.forward([1, 2, 3], cache, { headRows: 1 }).read(); // [1, V]
+ * console.log(logits.indexOf(Math.max(...logits)));
+ * ```
+ *
  * @module
  */
 

@@ -65,7 +65,7 @@ export async function createWasmBackend(options: WasmOptions = {}): Promise<Back
       `Cannot start the WebAssembly backend: threads is ${threads}, expected at most ${MAX_THREADS}`,
     );
   }
-  const bytes = { relaxed: Uint8Array.fromBase64(relaxed), plain: Uint8Array.fromBase64(plain) };
+  const bytes = { relaxed: await decode(relaxed), plain: await decode(plain) };
   const simd = options.simd ?? (WebAssembly.validate(bytes.relaxed) ? "relaxed" : "plain");
   if (!WebAssembly.validate(bytes[simd])) {
     throw new Error(
@@ -75,6 +75,13 @@ export async function createWasmBackend(options: WasmOptions = {}): Promise<Back
   const heap = new Heap(reservedPages);
   const pool = await startPool(heap, await WebAssembly.compile(bytes[simd]), threads);
   return new WasmBackend(heap, pool, simd);
+}
+
+/** The bytes of a base64 text. */
+async function decode(base64: string): Promise<Uint8Array<ArrayBuffer>> {
+  if (Object.hasOwn(Uint8Array, "fromBase64")) return Uint8Array.fromBase64(base64);
+  const { Buffer } = await import("node:buffer"); // Node has the other from version 25 on
+  return Uint8Array.from(Buffer.from(base64, "base64"));
 }
 
 /** {@linkcode Backend} on the CPU. Made by {@linkcode createWasmBackend}. */

@@ -6,6 +6,7 @@
  */
 
 import type { Heap } from "./memory.ts";
+import { spawn, type Spawned } from "./spawn.ts";
 import { Control, joinThreads, kernelNames, resident, type Thread, type ThreadSetup } from "./worker.ts";
 
 /** The name of a kernel. */
@@ -33,13 +34,13 @@ export class Pool {
   /** How many threads work, the main one included. */
   readonly threads: number;
   readonly #heap: Heap;
-  readonly #workers: readonly Worker[];
+  readonly #workers: readonly Spawned[];
   #control: Int32Array;
   #job: Uint32Array;
   #main: Thread | undefined;
 
   /** @param control address of the control block */
-  constructor(heap: Heap, control: number, main: Thread, workers: readonly Worker[]) {
+  constructor(heap: Heap, control: number, main: Thread, workers: readonly Spawned[]) {
     this.threads = workers.length + 1;
     this.#heap = heap;
     this.#workers = workers;
@@ -133,13 +134,12 @@ export async function startPool(heap: Heap, module: WebAssembly.Module, threads:
     stack: thread === 0 ? undefined : stacks + thread * STACK,
   });
   const main = joinThreads(setup(0));
-  const source = `(${resident})(${joinThreads})`;
-  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-  const workers: Worker[] = [];
+  const program = `(${resident})(${joinThreads})`;
+  const workers: Spawned[] = [];
   try {
     const starts: Promise<void>[] = [];
     for (let thread = 1; thread < threads; thread++) {
-      const worker = new Worker(url, { type: "module", name: `specdiff ${thread}` });
+      const worker = await spawn(program, `specdiff ${thread}`);
       workers.push(worker);
       starts.push(start(worker, setup(thread), `worker thread ${thread} of ${threads - 1}`));
     }
@@ -147,23 +147,15 @@ export async function startPool(heap: Heap, module: WebAssembly.Module, threads:
   } catch (error) {
     for (const worker of workers) worker.terminate();
     throw error;
-  } finally {
-    URL.revokeObjectURL(url);
   }
   return new Pool(heap, control, main, workers);
 }
 
 /** Sends a worker its setup and waits for its answer. */
-function start(worker: Worker, setup: ThreadSetup, what: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const fail = (reason: string) =>
-      reject(new Error(`Cannot start ${what}: ${reason}; fewer threads may work (option threads)`));
-    worker.onmessage = ({ data }) => data === "ready" ? resolve() : fail(data);
-    worker.onmessageerror = () => fail("the shared memory cannot be sent to it");
-    worker.onerror = (event) => {
-      event.preventDefault();
-      fail(event.message);
-    };
-    worker.postMessage(setup);
-  });
+async function start(worker: Spawned, setup: ThreadSetup, what: string): Promise<void> {
+  worker.postMessage(setup);
+  const answer = await worker.answer.catch((error: Error) => error.message);
+  if (answer !== "ready") {
+    throw new Error(`Cannot start ${what}: ${answer}; fewer threads may work (option threads)`);
+  }
 }
