@@ -262,6 +262,21 @@ export class CudaBackend implements Backend {
     cache.passes.run(`${pass.rows} ${chunksFor(cache, pass.rows)} ${pass.key}`, body);
   }
 
+  /**
+   * Milliseconds of the device for what `body` enqueues, from when it begins to when it is done. Waits for that; what
+   * the device does not get in time is counted as well, so long work is measured best as a pass that is repeated.
+   */
+  time(body: () => void): number {
+    this.#expectOpen();
+    using before = this.#device.event(), after = this.#device.event();
+    const { stream } = this.#queue;
+    stream.record(before);
+    body();
+    stream.record(after);
+    this.#queue.wait();
+    return after.since(before);
+  }
+
   /** @inheritdoc */
   copy(out: Activation, x: Activation): void {
     check.checkCopy(out, x);
