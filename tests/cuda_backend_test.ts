@@ -10,6 +10,7 @@ import assert from "node:assert/strict";
 import type { Activation, Backend, Cache } from "../src/backend/backend.ts";
 import { createCudaBackend, type CudaBackend } from "../src/backend/cuda/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
+import { DeviceDistributions } from "../src/decode/device_distributions.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadModel } from "../src/model/load.ts";
 import { standIn, whyNoStandIn } from "./cuda/standin.ts";
@@ -227,6 +228,44 @@ test("a denoising pass that is repeated is one launch and one for its head, for 
     assertSame(replayed.logits, expected.logits, `${tokens} at ${sigma}`);
     assert.notDeepEqual(denoise(cache, other, sigma).logits, expected.logits);
   }
+});
+
+test("rows of one law after another are drawn at once, and anew once a law or the noise has changed", (backend) => {
+  using oracle = createReferenceBackend();
+  const rows = 6, columns = 40;
+  const fill = (laws: DeviceDistributions, b: Backend, start: number, count: number, seed: number) => {
+    using logits = filled(b, count, columns, seed);
+    laws.fill(start, logits, {});
+  };
+  using laws = new DeviceDistributions(backend, columns, "a model");
+  using expected = new DeviceDistributions(oracle, columns, "a model");
+  const reads = () => {
+    const count = standIn?.calls("cuMemcpyDtoHAsync_v2");
+    standIn?.reset();
+    return count;
+  };
+  const drawn: number[] = [];
+  const check = (j: number, seed: bigint, purpose = 0) => {
+    const key = { seed, purpose, position: 100 + j };
+    const token = laws.race(j, key);
+    assert.equal(token, expected.race(j, key), `row ${j}`);
+    drawn.push(token);
+  };
+  for (const [b, of] of [[backend, laws], [oracle, expected]] as const) {
+    of.resize(rows);
+    fill(of, b, 0, 4, 1); // rows 4 and 5 hold none
+  }
+  reads();
+  for (const j of [0, 1, 2, 3, 1]) check(j, 5n);
+  assert.equal(reads(), 1);
+  check(2, 6n);
+  check(2, 6n, 1);
+  assert.equal(reads(), 2, "other noise");
+  for (const [b, of] of [[backend, laws], [oracle, expected]] as const) fill(of, b, 3, 3, 2);
+  reads();
+  for (const j of [2, 3, 4, 5]) check(j, 6n, 1);
+  assert.equal(reads(), 1);
+  assert.ok(new Set(drawn).size > 3, "not always the same token");
 });
 
 test("a layer takes five kernels, for one row and for many", async (backend) => {

@@ -91,6 +91,8 @@ export class CudaBackend implements Backend {
   /** @inheritdoc */
   readonly name = "cuda";
   /** @inheritdoc */
+  readonly slowReads = true;
+  /** @inheritdoc */
   readonly description: string;
   readonly #device: CudaDevice;
   readonly #queue: Queue;
