@@ -1,13 +1,13 @@
 /**
- * A tiny model against the outputs of its original implementation (`fixtures/parity`, made by
- * `fixtures/make_parity.py`), and the bit-exact rule through it: however a text is cut into passes, the logits are
+ * Models against the outputs of their original implementations (`fixtures/parity`, made by
+ * `fixtures/make_parity.py`, and the embedded pair), and the bit-exact rule through them: however a text is cut into passes, the logits are
  * the same bits. What is done with it on which backend is the matter of `parity_test.ts` and `gpu/main.ts`.
  *
  * @module
  */
 
 import assert from "node:assert/strict";
-import type { Backend, Cache, Dtype } from "../src/backend/backend.ts";
+import type { Activation, Backend, Cache, Dtype } from "../src/backend/backend.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { type LoadedModel, loadModel } from "../src/model/load.ts";
 import type { CausalModel } from "../src/model/model.ts";
@@ -30,6 +30,9 @@ export const TOLERANCE = 1e-5;
 /** On a GPU, where weights are held as f16 or bf16 and the rows they multiply are rounded too. */
 export const HALF_TOLERANCE = 1e-2;
 
+/** The drafters of the pair are shipped as int8, and compared with outputs of the f16 originals. */
+const INT8_TOLERANCE = 1e-2;
+
 /** The drafter that a target feeds, and that target. */
 const FED = "sedd-target-tiny", FED_BY = "gpt2-bare";
 
@@ -47,8 +50,7 @@ export async function loadGpt(backend: Backend, folder: string, options?: LoadOp
   return loaded.model;
 }
 
-/** A checkpoint of the fixtures. */
-export async function loadDiffusion(
+async function loadDiffusion(
   backend: Backend,
   folder: string,
   options?: LoadOptions,
@@ -255,6 +257,108 @@ export async function testParity(backend: Backend, name: string, options: Parity
 }
 
 /** The last `count` of `rows` rows. */
-export function lastRows(count: number, rows: number): number[] {
+function lastRows(count: number, rows: number): number[] {
   return Array.from({ length: count }, (_, i) => rows - count + i);
+}
+
+/** What is checked of the embedded pair: what it is called, and how. */
+export const pairChecks: readonly (readonly [name: string, check: (backend: Backend) => Promise<void>])[] = [
+  ["the pair's target", testPairTarget],
+  ["the pair's drafters, shipped as int8", testPairDrafters],
+  ["a causal prefix may come in any pieces, and never sees what is masked", testCausalPrefix],
+];
+
+async function testPairTarget(backend: Backend): Promise<void> {
+  const expected = await readTensors(fixture("pair/expected.safetensors"));
+  using target = await loadGpt(backend, "pair/target");
+  using cache = target.newCache();
+  const logits = target.forward(expected.prompt_tokens.values, cache, { headRows: 9 }).read();
+  assertClose(logits, expected["target.logits"].values, TOLERANCE, "target");
+}
+
+async function testPairDrafters(backend: Backend): Promise<void> {
+  const expected = await readTensors(fixture("pair/expected.safetensors"));
+  const prompt = expected.prompt_tokens.values, sigma = expected.sigma.values[0];
+
+  using small = await loadGpt(backend, "pair/drafter-gpt2");
+  using cache = small.newCache();
+  const logits = small.forward(prompt, cache, { headRows: 9 }).read();
+  assertClose(logits, expected["drafter-gpt2.logits"].values, INT8_TOLERANCE, "drafter-gpt2");
+
+  using target = await loadGpt(backend, "pair/target");
+  for (const name of ["drafter-sedd", "drafter-sedd-causal", "drafter-sedd-target"]) {
+    using model = await loadDiffusion(backend, `pair/${name}`, { target });
+    const fed = model.prefixAttention === "target", { vocabSize } = model.shape;
+    using cache = model.newCache();
+    if (fed) feed(backend, target, model, cache, prompt.subarray(0, -1));
+    const clean = fed ? prompt.subarray(-1) : prompt; // fed, the last token opens the window
+    const window = [...clean, ...new Array(8).fill(vocabSize)];
+    const pass = model.denoise(window, cache, sigma, {
+      cleanRows: fed ? 0 : prompt.length,
+      head: lastRows(8, window.length),
+    });
+    const logits = () => withoutMask(pass.logits, vocabSize); // [8, V]
+    const plain = logits();
+    assertClose(plain, expected[`${name}.logits`].values, INT8_TOLERANCE, name);
+    assert.equal(model.hasMarkovHead, name !== "drafter-sedd");
+    if (!model.hasMarkovHead) continue;
+
+    expected[`${name}.previous`].values.forEach((token, row) => model.markovLogits(pass, row, token));
+    const added = logits().map((y, i) => y - plain[i]);
+    const original = expected[`${name}.markov_logits`].values.map((y, i) => {
+      return y - expected[`${name}.logits`].values[i];
+    });
+    assertClose(added, original, 2 * INT8_TOLERANCE, `${name}: what the Markov head adds`);
+  }
+}
+
+async function testCausalPrefix(backend: Backend): Promise<void> {
+  const folder = "pair/drafter-sedd-causal";
+  using model = await loadDiffusion(backend, folder);
+  using cut = await loadDiffusion(backend, folder, { chunkRows: 5 });
+  const mask = model.shape.vocabSize, sigma = logLinearSigma(1);
+  const text = Array.from({ length: 29 }, (_, i) => (i * 761 + 13) % mask);
+  const masks = new Array(4).fill(mask);
+  const denoise = (of: SeddModel, cache: Cache, clean: number[], rest: number[], wanted = 4) => {
+    const head = lastRows(wanted, clean.length + rest.length);
+    return of.denoise([...clean, ...rest], cache, sigma, { cleanRows: clean.length, head }).logits.read()
+      .slice();
+  };
+
+  using cache = model.newCache();
+  const whole = denoise(model, cache, text, masks);
+  assert.equal(cache.length, text.length, "the clean rows are committed, the masked ones are not");
+  assertSame(denoise(model, cache, [], masks), whole, "the same masks again");
+
+  // another draft, over the same positions, leaves no trace
+  denoise(model, cache, [], [1, mask, 2, mask, mask, 3]);
+  assertSame(denoise(model, cache, [], masks), whole, "after another draft");
+
+  cache.truncate(11);
+  denoise(model, cache, [7, 7, 7], masks);
+  cache.truncate(11);
+  denoise(model, cache, text.slice(11, 12), masks);
+  assertSame(denoise(model, cache, text.slice(12), masks), whole, "after rollbacks");
+
+  using pieces = cut.newCache();
+  const all = denoise(cut, pieces, text, masks, 33);
+  assertSame(all.subarray(all.length - whole.length), whole, "one pass cut into chunks");
+  pieces.truncate(0);
+  const clean = denoise(cut, pieces, text.slice(0, 10), [], 10);
+  assertSame(all.subarray(0, clean.length), clean, "clean rows do not see what follows");
+}
+
+/** Logits of the real tokens, [R, V]. */
+function withoutMask(logits: Activation, vocabSize: number): Float32Array {
+  return logits.read().filter((_, i) => i % logits.columns !== vocabSize);
+}
+
+/** Gives a drafter what the target makes of a text. */
+function feed(backend: Backend, target: CausalModel, model: SeddModel, to: Cache, seen: Float32Array): void {
+  const layers = model.hiddenLayers;
+  using cache = target.newCache();
+  const out = layers.map(() => backend.activation(seen.length, target.shape.width));
+  target.forward(seen, cache, { hidden: { layers, out } });
+  model.feed(out, to);
+  for (const states of out) states[Symbol.dispose]();
 }
