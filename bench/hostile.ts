@@ -33,6 +33,7 @@ function unlucky(drafter: Drafter): Drafter {
     name: drafter.name,
     vocabSize: drafter.vocabSize,
     leftToRight: true,
+    hiddenLayers: drafter.hiddenLayers,
     draft: async (request) => {
       const { tokens, steps, passes } = await drafter.draft(request);
       return { tokens: new Int32Array(tokens.length).fill(UNLIKELY), steps, passes };
@@ -63,7 +64,7 @@ export async function hostile({ tokenizer }: Engine): Promise<Section> {
   for (const name of embeddedDrafters) {
     const { folder, draftContext } = embeddedDrafter(name)!;
     using draftCheckpoint = await openCheckpoint(folder);
-    const drafting = await loadModel(draftCheckpoint, backend, { dtype: "int8" });
+    const drafting = await loadModel(draftCheckpoint, backend, { dtype: "int8", target: model });
     using _model = drafting.model;
     const create = () =>
       drafting.kind === "diffusion"

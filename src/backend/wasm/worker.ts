@@ -162,7 +162,7 @@ export function resident(join: typeof joinThreads): void {
         } catch {
           break; // counted as a failure, which the main thread reports
         }
-      } else if (++spins > 40000) { // some 25 µs: longer than the host takes between two jobs of a pass
+      } else if (++spins > 40000) { // some 250 µs: longer than the sampler takes between two passes
         spins = 0;
         Atomics.add(control, layout.sleepers, 1);
         Atomics.wait(control, layout.epoch, seen);

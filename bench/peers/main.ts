@@ -1,0 +1,225 @@
+/**
+ * specdiff beside the engines that people would use instead, on the same weights, on this machine, taking turns in
+ * one run: onnxruntime-node and onnxruntime-web (what transformers.js runs on), and llama.cpp if `llama-bench` is
+ * in the path or named by `LLAMA_BENCH`. Each runs in a process of its own. An engine that does not work here is a
+ * line in the table. What each is given: `onnx.ts`, `gguf.ts`.
+ *
+ * `deno task bench:peers` prints the tables; `--write` also makes `bench/reports/peers.json` and `.md`. About ten
+ * minutes and 4 GB of memory; nothing else should run meanwhile.
+ *
+ * @module
+ */
+
+import { openCheckpoint } from "../../src/hub/checkpoint.ts";
+import { describeMachine, type Machine } from "../../src/cli/machine.ts";
+import { embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
+import { writeGguf } from "./gguf.ts";
+import { lines } from "./lines.ts";
+import { llamaBench } from "./llama.ts";
+import type { Answer, Order } from "./peer.ts";
+import { gpt2Of, noiseGpt2 } from "./weights.ts";
+
+/** Turns that each engine has. */
+const ROUNDS = 7;
+const THREADS = navigator.hardwareConcurrency;
+
+/** What is measured of one engine. */
+interface Row {
+  readonly engine: string;
+  /** Why there is nothing else. */
+  readonly failure?: string;
+  /** Medians over the turns, in milliseconds, by task; absent: not of this engine. */
+  readonly ms: Readonly<Record<string, number>>;
+  /** Quartiles of the same. */
+  readonly quartiles: Readonly<Record<string, readonly [number, number]>>;
+  /** Time to the first token after the context, the median. */
+  readonly firstMs: number | null;
+  readonly peakBytes: number | null;
+}
+
+/** One model in one dtype. */
+interface Table {
+  readonly title: string;
+  readonly rows: readonly Row[];
+}
+
+interface Report {
+  readonly date: string;
+  readonly machine: Machine;
+  readonly tables: readonly Table[];
+}
+
+/** An engine that takes orders. */
+interface Peer {
+  readonly engine: string;
+  obey(order: Order): Promise<Answer>;
+  stop(): void;
+}
+
+async function start(engine: string, model: string, dtype: string): Promise<Peer> {
+  const args = ["run", "-A", new URL("peer.ts", import.meta.url).href, engine, model, dtype, String(THREADS)];
+  const child = new Deno.Command(Deno.execPath(), {
+    args,
+    env: { NO_COLOR: "1" },
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  })
+    .spawn();
+  const errors = new Response(child.stderr).text();
+  const answers = lines(child.stdout), orders = child.stdin.getWriter();
+  const next = async () => {
+    const { value } = await answers.next();
+    if (value !== undefined) return JSON.parse(value);
+    const reason = (await errors).split("\n").find((line) => /rror/.test(line));
+    throw new Error(reason ?? "it ended without a word");
+  };
+  const peer = {
+    engine,
+    async obey(order: Order) {
+      await orders.write(new TextEncoder().encode(`${JSON.stringify(order)}\n`));
+      return await next();
+    },
+    stop: () => child.kill(),
+  };
+  await next();
+  return peer;
+}
+
+/** llama.cpp, on a file that exists until it is stopped. */
+async function startLlama(model: string, dtype: "f32" | "int8"): Promise<Peer> {
+  const program = Deno.env.get("LLAMA_BENCH") ?? "llama-bench";
+  const file = await Deno.makeTempFile({ suffix: ".gguf" });
+  const peer = {
+    engine: "llama.cpp",
+    obey: (order: Order) => llamaBench(program, file, THREADS, order),
+    stop: () => Deno.removeSync(file),
+  };
+  try {
+    await writeGguf(
+      file,
+      gpt2Of(model === "124M" ? noiseGpt2() : await openCheckpoint(embeddedTarget())),
+      dtype,
+    );
+    await peer.obey({ what: "pass", context: 0, rows: 1, times: 1 });
+    return peer;
+  } catch (error) {
+    peer.stop();
+    throw error instanceof Deno.errors.NotFound ? new Error(`there is no program "${program}"`) : error;
+  }
+}
+
+function quantile(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((a, b) => a - b), at = share * (sorted.length - 1), low = Math.floor(at);
+  return sorted[low] + (at - low) * (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]);
+}
+
+async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<Table> {
+  const tokens = model === "pair" ? 64 : 16, context = 16;
+  const orders: Record<string, Order> = {
+    "one token": { what: "decode", context, tokens },
+    "4-row pass": { what: "pass", context, rows: 4, times: tokens },
+    "9-row pass": { what: "pass", context, rows: 9, times: tokens },
+  };
+  const failed: Row[] = [], peers: Peer[] = [];
+  const add = async (engine: string, open: () => Promise<Peer>) => {
+    console.error(`${model} ${dtype}: loading ${engine}`);
+    try {
+      peers.push(await open());
+    } catch (error) {
+      const failure = (error as Error).message;
+      failed.push({ engine, failure, ms: {}, quartiles: {}, firstMs: null, peakBytes: null });
+    }
+  };
+  for (const engine of ["specdiff", "onnxruntime-node", "onnxruntime-web"]) {
+    await add(engine, () => start(engine, model, dtype));
+  }
+  await add("llama.cpp", () => startLlama(model, dtype));
+  if (model === "pair" && dtype === "f32") {
+    for (const drafter of embeddedDrafters) {
+      await add(`specdiff + ${drafter}`, () => start(`specdiff + ${drafter}`, model, dtype));
+    }
+  }
+  const answers = new Map(peers.map(({ engine }) => [engine, new Map<string, Answer[]>()]));
+  for (let round = -1; round < ROUNDS; round++) { // one to warm up
+    console.error(`${model} ${dtype}: turn ${round + 1} of ${ROUNDS}`);
+    for (const [task, order] of Object.entries(orders)) {
+      for (const peer of peers) {
+        if (order.what === "pass" && peer.engine.includes("+")) continue;
+        const answer = await peer.obey(order), of = answers.get(peer.engine)!;
+        if (round >= 0) of.set(task, [...of.get(task) ?? [], answer]);
+      }
+    }
+  }
+  for (const peer of peers) peer.stop();
+  const rows = peers.map(({ engine }): Row => {
+    const tasks = [...answers.get(engine)!], all = tasks.flatMap(([, of]) => of);
+    const first = all.flatMap(({ firstMs }) => firstMs ?? []),
+      peaks = all.flatMap(({ peakBytes }) => peakBytes ?? []);
+    const each = <T>(of: (times: number[]) => T) =>
+      Object.fromEntries(tasks.map(([task, answers]) => [task, of(answers.map(({ ms }) => ms))]));
+    return {
+      engine,
+      ms: each((times) => quantile(times, 0.5)),
+      quartiles: each((times) => [quantile(times, 0.25), quantile(times, 0.75)] as const),
+      firstMs: first.length > 0 ? quantile(first, 0.5) : null,
+      peakBytes: peaks.length > 0 ? Math.max(...peaks) : null,
+    };
+  });
+  const names = { pair: "the embedded target (11.5 M)", "124M": "GPT-2 124M's shape" };
+  return { title: `${names[model]}, ${dtype === "int8" ? "int8 / q8" : dtype}`, rows: [...rows, ...failed] };
+}
+
+/** Ratios to specdiff's one-token pass: the time is its own business, the ratio everybody's. */
+function markdown({ date, machine, tables }: Report): string {
+  const { cpu, cores, os, arch, deno } = machine;
+  const name = (row: Row, own: boolean) => own ? `**${row.engine}**` : row.engine;
+  return [
+    `${date}, ${
+      cpu ?? "unknown processor"
+    }, ${cores} cores, ${os} ${arch}, Deno ${deno}, ${THREADS} threads each.`,
+    `Medians of ${ROUNDS} turns in one run, quartiles in brackets; \`deno task bench:peers\` repeats it.`,
+    "",
+    "Speed is that of plain decoding, token by token, against specdiff's (more is faster): the likeliest token is",
+    "taken (llama.cpp chooses none). The rows with a drafter decode at temperature 1, sampling included, with exactly",
+    "the target's law. Passes are against the same engine's one-token pass: what verifying a draft costs it.",
+    ...tables.flatMap(({ title, rows }) => {
+      const base = rows[0].ms["one token"];
+      return [
+        "",
+        `### ${title}`,
+        "",
+        "| engine | speed | 4-row pass | 9-row pass | first token after 16 | peak memory |",
+        "| --- | --- | --- | --- | --- | --- |",
+        ...rows.map((row, i) => {
+          if (row.failure !== undefined) {
+            return `| ${row.engine} | does not run here: ${row.failure} | | | | |`;
+          }
+          const own = row.ms["one token"], [low, high] = row.quartiles["one token"];
+          const pass = (task: string) => task in row.ms ? `${(row.ms[task] / own).toFixed(2)} ×` : "";
+          return `| ${name(row, i === 0)} | ${(base / own).toFixed(2)} × (${(base / high).toFixed(2)}–${
+            (base / low).toFixed(2)
+          }) | ${pass("4-row pass")} | ${pass("9-row pass")} | ${
+            row.firstMs === null ? "" : `${(row.firstMs / base).toFixed(1)} tokens' time`
+          } | ${row.peakBytes === null ? "" : `${Math.round(row.peakBytes / 1e6)} MB`} |`;
+        }),
+      ];
+    }),
+    "",
+  ].join("\n");
+}
+
+const tables: Table[] = [];
+for (const model of ["pair", "124M"] as const) {
+  for (const dtype of ["f32", "int8"] as const) tables.push(await measure(model, dtype));
+}
+const machine = describeMachine("");
+const report: Report = { date: new Date().toISOString().slice(0, 10), machine, tables };
+const text = markdown(report);
+console.log(text);
+if (Deno.args.includes("--write")) {
+  const folder = new URL("../reports/", import.meta.url);
+  await Deno.mkdir(folder, { recursive: true });
+  await Deno.writeTextFile(new URL("peers.json", folder), `${JSON.stringify(report, null, 2)}\n`);
+  await Deno.writeTextFile(new URL("peers.md", folder), `# Peers\n\n${text}`);
+}
