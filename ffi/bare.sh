@@ -17,6 +17,10 @@ with lzma.open(sys.argv[1]) as packed, open(sys.argv[2] + ".part", "wb") as out:
 os.chmod(sys.argv[2] + ".part", 0o755)
 os.rename(sys.argv[2] + ".part", sys.argv[2])
 PYTHON
+  # what other scripts of the repository need is not there, so it must not be asked for
+  cp deno.lock .bare/deno.lock.before
+  trap 'cp .bare/deno.lock.before deno.lock' EXIT
+  cp .bare/deno.lock deno.lock
   DENO_DIR=$PWD/.bare/deno
   PATH=$(dirname "$deno"):$PATH
   HTTPS_PROXY=http://127.0.0.1:9 # what would be fetched fails at once
@@ -27,7 +31,8 @@ out=${2:-.bare/out}
 case ${1:-} in
 pack)
   mkdir -p .bare
-  DENO_DIR=$PWD/.bare/fresh deno install --entrypoint tests/gpu/main.ts bench/gpu/main.ts
+  rm -rf .bare/fresh .bare/deno.lock
+  DENO_DIR=$PWD/.bare/fresh deno install --lock=.bare/deno.lock --entrypoint tests/gpu/main.ts bench/gpu/main.ts
   rm -rf .bare/deno && mkdir .bare/deno && mv .bare/fresh/npm .bare/deno/npm && rm -rf .bare/fresh
   xz --x86 --lzma2=preset=9e,dict=128MiB -c "$(readlink -f "$(command -v deno)")" >.bare/deno.xz
   du -sh .bare
