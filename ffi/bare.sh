@@ -21,7 +21,8 @@ PYTHON
   cp deno.lock .bare/deno.lock.before
   trap 'cp .bare/deno.lock.before deno.lock' EXIT
   cp .bare/deno.lock deno.lock
-  DENO_DIR=$PWD/.bare/deno
+  DENO_DIR=$(dirname "$deno")/cache
+  mkdir -p "$DENO_DIR" && cp -r .bare/npm "$DENO_DIR/"
   PATH=$(dirname "$deno"):$PATH
   HTTPS_PROXY=http://127.0.0.1:9 # what would be fetched fails at once
   export DENO_DIR PATH HTTPS_PROXY
@@ -33,7 +34,7 @@ pack)
   mkdir -p .bare
   rm -rf .bare/fresh .bare/deno.lock
   DENO_DIR=$PWD/.bare/fresh deno install --lock=.bare/deno.lock --entrypoint tests/gpu/main.ts bench/gpu/main.ts
-  rm -rf .bare/deno && mkdir .bare/deno && mv .bare/fresh/npm .bare/deno/npm && rm -rf .bare/fresh
+  rm -rf .bare/npm && mv .bare/fresh/npm .bare/npm && rm -rf .bare/fresh
   xz --x86 --lzma2=preset=9e,dict=128MiB -c "$(readlink -f "$(command -v deno)")" >.bare/deno.xz
   du -sh .bare
   ;;
