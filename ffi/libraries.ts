@@ -109,6 +109,7 @@ function folders(): string[] {
     ) => [`${path}/lib64`, `${path}/lib`]),
     "/usr/lib64",
     "/usr/lib/x86_64-linux-gnu",
+    "/usr/local/nvidia/lib64", // the driver, mounted into a container
     "/usr/lib/wsl/lib", // Windows' own driver, inside WSL
     // pip's wheels: nvidia/cublas/lib for CUDA 12, nvidia/cu13/lib for CUDA 13
     ...[...new Set(python)].flatMap((path) => matching(path, /./).map((part) => `${part}/lib`)),

@@ -7,9 +7,10 @@
  */
 
 import assert from "node:assert/strict";
-import type { Activation, Backend } from "../src/backend/backend.ts";
+import type { Activation, Backend, Cache } from "../src/backend/backend.ts";
 import { createCudaBackend, type CudaBackend } from "../src/backend/cuda/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
+import { DeviceDistributions } from "../src/decode/device_distributions.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadModel } from "../src/model/load.ts";
 import { standIn, whyNoStandIn } from "./cuda/standin.ts";
@@ -194,6 +195,77 @@ test("a pass that is repeated is one launch, until memory is given back", async 
   });
   // run, recorded and run, run, run; then anew
   assert.deepEqual(seen, [[all, 0], [all, 1], [1, 1], [1, 1], [all, 0], [all, 1]]);
+});
+
+test("a denoising pass that is repeated is one launch and one for its head, for each σ and place of masks", async (backend) => {
+  using of = await openCheckpoint(fixture("parity/gpt2-bare"));
+  const loaded = await loadModel(of, backend);
+  assert(loaded.kind === "causal");
+  using target = loaded.model;
+  using checkpoint = await openCheckpoint(fixture("parity/sedd-target-tiny"));
+  const drafting = await loadModel(checkpoint, backend, { target });
+  assert(drafting.kind === "diffusion");
+  using model = drafting.model;
+  const mask = model.shape.vocabSize, head = [1, 2, 3];
+  const denoise = (cache: Cache, tokens: readonly number[], sigma: number) => {
+    standIn?.reset();
+    const logits = model.denoise(tokens, cache, sigma, { cleanRows: 0, head }).logits.read().slice();
+    return { logits, graphs: standIn?.calls("cuGraphLaunch"), others: standIn?.calls("cuLaunchKernelEx") };
+  };
+  using cache = model.newCache();
+  const passes = [[[7, mask, mask, 5, mask], 3], [[7, mask, mask, mask, 5], 3], [
+    [7, mask, mask, 5, mask],
+    0.5,
+  ]];
+  for (const [tokens, sigma] of passes as [number[], number][]) {
+    using fresh = model.newCache();
+    const other = tokens.map((id) => id === mask ? mask : id + 1);
+    for (const ids of [other, other, tokens]) denoise(cache, ids, sigma);
+    const replayed = denoise(cache, tokens, sigma);
+    assert.deepEqual([replayed.graphs, replayed.others], [1, 2], "blocks; logits and the Markov head's rows");
+    const expected = denoise(fresh, tokens, sigma);
+    assert.equal(expected.graphs, 0);
+    assertSame(replayed.logits, expected.logits, `${tokens} at ${sigma}`);
+    assert.notDeepEqual(denoise(cache, other, sigma).logits, expected.logits);
+  }
+});
+
+test("rows of one law after another are drawn at once, and anew once a law or the noise has changed", (backend) => {
+  using oracle = createReferenceBackend();
+  const rows = 6, columns = 40;
+  const fill = (laws: DeviceDistributions, b: Backend, start: number, count: number, seed: number) => {
+    using logits = filled(b, count, columns, seed);
+    laws.fill(start, logits, {});
+  };
+  using laws = new DeviceDistributions(backend, columns, "a model");
+  using expected = new DeviceDistributions(oracle, columns, "a model");
+  const reads = () => {
+    const count = standIn?.calls("cuMemcpyDtoHAsync_v2");
+    standIn?.reset();
+    return count;
+  };
+  const drawn: number[] = [];
+  const check = (j: number, seed: bigint, purpose = 0) => {
+    const key = { seed, purpose, position: 100 + j };
+    const token = laws.race(j, key);
+    assert.equal(token, expected.race(j, key), `row ${j}`);
+    drawn.push(token);
+  };
+  for (const [b, of] of [[backend, laws], [oracle, expected]] as const) {
+    of.resize(rows);
+    fill(of, b, 0, 4, 1); // rows 4 and 5 hold none
+  }
+  reads();
+  for (const j of [0, 1, 2, 3, 1]) check(j, 5n);
+  assert.equal(reads(), 1);
+  check(2, 6n);
+  check(2, 6n, 1);
+  assert.equal(reads(), 2, "other noise");
+  for (const [b, of] of [[backend, laws], [oracle, expected]] as const) fill(of, b, 3, 3, 2);
+  reads();
+  for (const j of [2, 3, 4, 5]) check(j, 6n, 1);
+  assert.equal(reads(), 1);
+  assert.ok(new Set(drawn).size > 3, "not always the same token");
 });
 
 test("a layer takes five kernels, for one row and for many", async (backend) => {

@@ -208,6 +208,8 @@ export interface Backend extends Disposable {
   readonly description: string;
   /** Bytes that can still be allocated, so that what will not fit is refused before it is read. Absent: not known. */
   readonly room?: number | undefined;
+  /** Whether a read costs more than computing what may not be needed, as on a device that the host waits for. */
+  readonly slowReads?: boolean | undefined;
 
   /**
    * Uploads a matrix, converting and packing it into the device's layout chunk by chunk, so that the host

@@ -6,6 +6,7 @@
 
 import type { Activation, Backend, NoiseKey, Sampling, TokenBuffer } from "../backend/backend.ts";
 import { LogitsError } from "../backend/distribution.ts";
+import { Growing } from "../model/block.ts";
 import type { Distributions, Law } from "./distributions.ts";
 
 /** A growing buffer of laws, [rows, V], filled from logits. */
@@ -13,9 +14,13 @@ export class DeviceDistributions implements Distributions, Disposable {
   readonly #backend: Backend;
   readonly #vocabSize: number;
   readonly #model: string;
-  readonly #drawn: TokenBuffer;
+  readonly #drawn: Growing<TokenBuffer>;
   #laws: Activation | undefined;
   #rows = 0;
+  /** Which rows hold laws, where it is asked. */
+  readonly #filled = new Set<number>();
+  /** Tokens of rows `first` …, drawn before they were asked for with the noise of row 0's `key`. */
+  #ahead: { readonly key: NoiseKey; readonly first: number; readonly tokens: Int32Array } | undefined;
 
   /**
    * @param vocabSize V; further columns of the logits (a mask) are left out
@@ -25,7 +30,7 @@ export class DeviceDistributions implements Distributions, Disposable {
     this.#backend = backend;
     this.#vocabSize = vocabSize;
     this.#model = model;
-    this.#drawn = backend.tokens(1);
+    this.#drawn = new Growing((size) => backend.tokens(size));
   }
 
   /** How many rows were asked for by {@linkcode resize}. */
@@ -41,6 +46,8 @@ export class DeviceDistributions implements Distributions, Disposable {
       this.#laws = this.#backend.activation(rows, this.#vocabSize);
     }
     this.#rows = rows;
+    this.#filled.clear();
+    this.#ahead = undefined;
   }
 
   /**
@@ -50,6 +57,7 @@ export class DeviceDistributions implements Distributions, Disposable {
    * @throws {LogitsError} if they stand for no law; the message names the model
    */
   fill(start: number, logits: Activation, sampling: Sampling): void {
+    this.#changes(start, logits.rows);
     try {
       this.#backend.distribution(this.#slice(start, logits.rows), logits, sampling);
     } catch (error) {
@@ -64,6 +72,7 @@ export class DeviceDistributions implements Distributions, Disposable {
   pointMass(j: number, token: number): void {
     const law = new Float32Array(this.#vocabSize);
     law[token] = 1;
+    this.#changes(j, 1);
     this.#slice(j, 1).write(law);
   }
 
@@ -74,8 +83,25 @@ export class DeviceDistributions implements Distributions, Disposable {
 
   /** @inheritdoc */
   race(j: number, key: NoiseKey): number {
-    this.#backend.sample(this.#drawn, this.#slice(j, 1), key);
-    return this.#drawn.read(1)[0];
+    const drawn = this.#ahead, origin = key.position - j;
+    if (
+      drawn !== undefined && j >= drawn.first && j < drawn.first + drawn.tokens.length &&
+      drawn.key.seed === key.seed && drawn.key.purpose === key.purpose && drawn.key.position === origin
+    ) {
+      return drawn.tokens[j - drawn.first];
+    }
+    let end = j + 1;
+    while (this.#backend.slowReads === true && this.#filled.has(end)) end++;
+    const count = end - j, buffer = this.#drawn.atLeast(count);
+    this.#backend.sample(buffer, this.#slice(j, count), key);
+    const tokens = buffer.read(count).slice();
+    this.#ahead = { key: { ...key, position: origin }, first: j, tokens };
+    return tokens[0];
+  }
+
+  #changes(start: number, count: number): void {
+    for (let j = start; j < start + count; j++) this.#filled.add(j);
+    this.#ahead = undefined;
   }
 
   #slice(start: number, count: number): Activation {

@@ -10,7 +10,7 @@
  * @module
  */
 
-import type { Activation, Backend } from "../backend/backend.ts";
+import type { Activation, Backend, Sampling } from "../backend/backend.ts";
 import type { DiffusionModel, DiffusionPass } from "../model/model.ts";
 import { logLinearSigma } from "../model/sedd_score.ts";
 import { CachedText } from "./cached_text.ts";
@@ -148,13 +148,15 @@ export class DiffusionDrafter implements Drafter {
           return most;
         },
       });
+      // at once, where no token that is drawn changes another's logits
+      if (!this.#model.hasMarkovHead) this.#fillRuns(open, computed, logits, sampling);
       for (const j of open) {
         const previous = j === 0 ? text[start - 1] : draft[j - 1];
-        // the head restores left context; where the left neighbour is still a mask there is none to restore
-        if (this.#model.hasMarkovHead && previous !== mask) {
-          this.#model.markovLogits(pass, computed.indexOf(j), previous);
+        if (this.#model.hasMarkovHead) {
+          // it restores left context; where the left neighbour is still a mask there is none to restore
+          if (previous !== mask) this.#model.markovLogits(pass, computed.indexOf(j), previous);
+          law(j);
         }
-        law(j);
         draft[j] = propose(this.#q, j, request);
         revealedAt[j] = step;
       }
@@ -162,6 +164,20 @@ export class DiffusionDrafter implements Drafter {
     }
     if (this.#hotStart) this.#last = { start, tokens: draft };
     return { tokens: draft, q: this.#q, steps: revealedAt, passes };
+  }
+
+  /** Makes the laws at the indices `open` of the draft, those that follow one another at once. */
+  #fillRuns(
+    open: readonly number[],
+    computed: readonly number[],
+    logits: Activation,
+    sampling: Sampling,
+  ): void {
+    for (let at = 0, count = 1; at < open.length; at += count, count = 1) {
+      const row = computed.indexOf(open[at]);
+      while (open[at + count] === open[at] + count && computed[row + count] === open[at] + count) count++;
+      this.#q.fill(open[at], logits.slice(row, count), sampling);
+    }
   }
 
   /** One network evaluation: logits of the draft's masked rows, and of no others. */

@@ -9,7 +9,7 @@
  * @module
  */
 
-import type { Activation, Backend, Cache, Matrix, Norm, Vector } from "../backend/backend.ts";
+import type { Activation, Backend, Cache, Matrix, Norm, TokenBuffer, Vector } from "../backend/backend.ts";
 import { checkSizes } from "../backend/check.ts";
 import { type Block, Growing, type PassBuffers, runBlock, Workspace } from "./block.ts";
 import { checkHead, checkRoom, checkTokens } from "./check.ts";
@@ -77,6 +77,8 @@ export class Sedd implements SeddModel {
   readonly #logits: Growing<Activation>;
   readonly #markov: Growing<Activation>;
   readonly #previous: Growing<Activation>;
+  /** Stays as it is allocated. */
+  readonly #zeros: Growing<TokenBuffer>;
   readonly #owned: DisposableStack = new DisposableStack();
 
   constructor(
@@ -107,6 +109,7 @@ export class Sedd implements SeddModel {
     this.#logits = owned.use(new Growing((rows) => backend.activation(rows, weights.head.outputs)));
     this.#markov = owned.use(new Growing((rows) => backend.activation(rows, rank)));
     this.#previous = owned.use(new Growing((rows) => backend.activation(rows, rank)));
+    this.#zeros = owned.use(new Growing((rows) => backend.tokens(rows)));
   }
 
   newCache(capacity: number = this.shape.contextLength): Cache {
@@ -157,7 +160,8 @@ export class Sedd implements SeddModel {
       // what is not prefix comes with the last of it, in one piece
       const end = start + clean < prefix ? start + clean : rows;
       const first = Math.min(end, head[at] ?? end); // the first row that has a head
-      const x = this.#chunk(ids.subarray(start, end), cache, modulated, clean, first - start); // [end - start, C]
+      const chunk = ids.subarray(start, end), which = `sigma ${sigma} window ${window}`;
+      const x = this.#chunk(chunk, cache, modulated, clean, first - start, which); // [end - start, C]
       while (at < wanted && head[at] < end) {
         const count = runLength(head, at, end);
         const run = x.slice(head[at] - start, count);
@@ -172,6 +176,8 @@ export class Sedd implements SeddModel {
   /**
    * The residual stream, after all blocks from row `head` on, the first that has a head. The first `clean` rows
    * are committed.
+   *
+   * @param which tells `blocks` from those of other passes
    */
   #chunk(
     tokens: Int32Array,
@@ -179,26 +185,35 @@ export class Sedd implements SeddModel {
     blocks: readonly Block[],
     clean: number,
     head: number,
+    which: string,
   ): Activation {
-    const buffers = this.#workspace.pass(tokens.length);
-    this.#embed(buffers, tokens, cache);
-    blocks.forEach((block, layer) => {
-      const from = layer === blocks.length - 1 ? head : 0, { heads } = this.shape;
-      runBlock(this.#backend, buffers, block, { cache, layer, heads, causalRows: clean, from });
-    });
+    const rows = tokens.length;
+    const buffers = this.#workspace.pass(rows);
+    const masks = this.#weights.mask === undefined ? [] : runsOf(this.shape.vocabSize, tokens);
+    // where the mask has a table of its own, any token may stand for it in the other
+    buffers.tokens.write(masks.length === 0 ? tokens : tokens.map((id) => id % this.shape.vocabSize));
+    const zeros = this.#zeros.atLeast(rows);
+    const pass = () => {
+      this.#embed(buffers, masks, zeros, cache);
+      blocks.forEach((block, layer) => {
+        const from = layer === blocks.length - 1 ? head : 0, { heads } = this.shape;
+        runBlock(this.#backend, buffers, block, { cache, layer, heads, causalRows: clean, from });
+      });
+    };
+    const key = `${which} clean ${clean} head ${head} masks ${masks}`;
+    if (this.#backend.repeat === undefined) pass();
+    else this.#backend.repeat({ cache, rows, key }, pass);
     cache.advance(clean);
     return buffers.x;
   }
 
-  /** x[r] = the embedding of token r; where they come from two tables, by runs of tokens from the same. */
-  #embed({ x, tokens: ids }: PassBuffers, tokens: Int32Array, cache: Cache): void {
+  /** x[r] = the embedding of token r; then, of the rows in `masks`, the mask's own. */
+  #embed({ x, tokens }: PassBuffers, masks: readonly Run[], zeros: TokenBuffer, cache: Cache): void {
     const { embedding, mask } = this.#weights;
-    const tableOf = (token: number): Matrix => token === this.shape.vocabSize && mask || embedding;
-    for (let start = 0, end = 0; start < tokens.length; start = end) {
-      const table = tableOf(tokens[start]);
-      while (end < tokens.length && tableOf(tokens[end]) === table) end++;
-      ids.write(table === mask ? new Int32Array(end - start) : tokens.subarray(start, end));
-      this.#backend.embed(x.slice(start, end - start), { tokens: ids, table, cache });
+    this.#backend.embed(x, { tokens, table: embedding, cache });
+    if (mask === undefined) return;
+    for (const [start, count] of masks) {
+      this.#backend.embed(x.slice(start, count), { tokens: zeros, table: mask, cache });
     }
   }
 
@@ -226,6 +241,21 @@ export class Sedd implements SeddModel {
   [Symbol.dispose](): void {
     this.#owned[Symbol.dispose]();
   }
+}
+
+/** Rows that follow one another. */
+type Run = readonly [start: number, count: number];
+
+/** Where in `tokens` there is nothing but `token`. */
+function runsOf(token: number, tokens: Int32Array): Run[] {
+  const runs: Run[] = [];
+  for (let start = tokens.indexOf(token); start >= 0;) {
+    let end = start + 1;
+    while (tokens[end] === token) end++;
+    runs.push([start, end - start]);
+    start = tokens.indexOf(token, end);
+  }
+  return runs;
 }
 
 /** How many of `rows`, from index `at` on, follow one another below `end`. */

@@ -91,6 +91,8 @@ export class CudaBackend implements Backend {
   /** @inheritdoc */
   readonly name = "cuda";
   /** @inheritdoc */
+  readonly slowReads = true;
+  /** @inheritdoc */
   readonly description: string;
   readonly #device: CudaDevice;
   readonly #queue: Queue;
@@ -260,6 +262,21 @@ export class CudaBackend implements Backend {
   ): void {
     const cache = this.#own(CudaCache, pass.cache);
     cache.passes.run(`${pass.rows} ${chunksFor(cache, pass.rows)} ${pass.key}`, body);
+  }
+
+  /**
+   * Milliseconds of the device for what `body` enqueues, from when it begins to when it is done. Waits for that; what
+   * the device does not get in time is counted as well, so long work is measured best as a pass that is repeated.
+   */
+  time(body: () => void): number {
+    this.#expectOpen();
+    using before = this.#device.event(), after = this.#device.event();
+    const { stream } = this.#queue;
+    stream.record(before);
+    body();
+    stream.record(after);
+    this.#queue.wait();
+    return after.since(before);
   }
 
   /** @inheritdoc */

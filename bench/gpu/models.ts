@@ -1,0 +1,215 @@
+/**
+ * Whole models of the published shapes: what passes cost by the device's clock, what texts cost by the wall's, and how
+ * much of a round is the host's.
+ *
+ * @module
+ */
+
+import type { Dtype } from "../../src/backend/backend.ts";
+import type { CudaBackend } from "../../src/backend/cuda/backend.ts";
+import { autoregress } from "../../src/decode/autoregressive.ts";
+import { DiffusionDrafter } from "../../src/decode/diffusion_drafter.ts";
+import type { Round } from "../../src/decode/loop.ts";
+import { ModelTarget } from "../../src/decode/model_target.ts";
+import { speculate } from "../../src/decode/speculative.ts";
+import { loadModel } from "../../src/model/load.ts";
+import type { CausalModel } from "../../src/model/model.ts";
+import type { SeddModel } from "../../src/model/sedd.ts";
+import { logLinearSigma } from "../../src/model/sedd_score.ts";
+import { passTime } from "./kernels.ts";
+import type { Report } from "./report.ts";
+import { noiseWeights, type Shapes } from "./shapes.ts";
+import { acceptanceFor, SyntheticAcceptance } from "./synthetic.ts";
+
+/** τ of the figure that is aimed at. */
+const TAU = 6;
+
+/** A causal model of noise. */
+export async function loadCausal(
+  backend: CudaBackend,
+  config: Readonly<Record<string, unknown>>,
+  dtype: Dtype,
+): Promise<CausalModel> {
+  const loaded = await loadModel(noiseWeights(config), backend, { dtype });
+  if (loaded.kind !== "causal") {
+    throw new TypeError("Cannot measure: the configuration is of no causal model");
+  }
+  return loaded.model;
+}
+
+/** A diffusion model of noise. */
+export async function loadDiffusion(
+  backend: CudaBackend,
+  config: Readonly<Record<string, unknown>>,
+  dtype: Dtype,
+): Promise<SeddModel> {
+  const loaded = await loadModel(noiseWeights(config), backend, { dtype });
+  if (loaded.kind !== "diffusion") {
+    throw new TypeError("Cannot measure: the configuration is of no diffusion model");
+  }
+  return loaded.model;
+}
+
+/** Tokens that stand for a text. */
+function text(length: number, vocabSize: number): Int32Array {
+  return Int32Array.from({ length }, (_, i) => (i * 761 + 13) % vocabSize);
+}
+
+/**
+ * Passes of a target over 1 … rows after so many positions, ms by number of rows. The last position that the longest
+ * sees is the same for all, so that they read as much.
+ */
+export function targetPasses(
+  backend: CudaBackend,
+  model: CausalModel,
+  { context, verifyRows }: Shapes,
+): Map<number, number> {
+  using cache = model.newCache(context + verifyRows);
+  const { vocabSize } = model.shape;
+  model.forward(text(context + verifyRows - 1, vocabSize), cache);
+  const times = new Map<number, number>();
+  for (const rows of [1, 2, 4, 8, 9, 16, 17, 24, 32, 40, verifyRows]) {
+    if (rows > verifyRows) continue;
+    const tokens = text(rows, vocabSize), from = context + verifyRows - rows;
+    times.set(
+      rows,
+      passTime(backend, () => {
+        cache.truncate(from);
+        model.forward(tokens, cache, { headRows: rows });
+      }),
+    );
+  }
+  return times;
+}
+
+/** A draft step: rows of text that are new, then masks, after `cached` positions; logits of the masks. ms. */
+export function draftPass(
+  backend: CudaBackend,
+  model: SeddModel,
+  { cached, fresh, masks }: { readonly cached: number; readonly fresh: number; readonly masks: number },
+): number {
+  const { vocabSize } = model.shape, sigma = logLinearSigma(1);
+  using cache = model.newCache(cached + fresh + masks);
+  const pass = (clean: number, masked: number, head: number[]) => {
+    const tokens = [...text(clean, vocabSize), ...new Array<number>(masked).fill(vocabSize)];
+    model.denoise(tokens, cache, sigma, { cleanRows: clean, head });
+  };
+  if (cached > 0) pass(cached, 1, [cached]);
+  const head = Array.from({ length: masks }, (_, j) => fresh + j);
+  return passTime(backend, () => {
+    cache.truncate(cached);
+    pass(fresh, masks, head);
+  });
+}
+
+/** A text by plain decoding: tokens per second, the prompt not counted. */
+export async function plainSpeed(
+  backend: CudaBackend,
+  model: CausalModel,
+  { prompt, text: maxTokens }: Shapes,
+): Promise<number> {
+  using target = new ModelTarget(model, backend);
+  const speeds: number[] = [];
+  for (let seed = 0; seed < 4; seed++) { // the first to warm up
+    target.truncate(0);
+    const options = { seed, maxTokens };
+    const { tokens, ms } = await total(autoregress(target, text(prompt, model.shape.vocabSize), options));
+    if (seed > 0) speeds.push(1000 * tokens / ms);
+  }
+  return speeds.sort((a, b) => a - b)[1];
+}
+
+async function total(rounds: AsyncIterable<Round>): Promise<{ tokens: number; ms: number; rounds: number }> {
+  const sum = { tokens: 0, ms: 0, rounds: 0 };
+  for await (const round of rounds) {
+    sum.tokens += round.tokens.length;
+    sum.ms += round.totalMs;
+    sum.rounds++;
+  }
+  return sum;
+}
+
+/** Speculation with synthetic acceptance, and what of a round is the host's. */
+export async function rounds(
+  backend: CudaBackend,
+  target: CausalModel,
+  drafter: SeddModel,
+  shapes: Shapes,
+  plain: number,
+  report: Report,
+): Promise<void> {
+  const { vocabSize } = target.shape, { prompt, text: maxTokens } = shapes;
+  const table = {
+    title:
+      `Speculation with synthetic acceptance at τ = ${TAU}, T = 1, cached prefix, against plain decoding at ` +
+      `${plain.toFixed(0)} tok/s over the same positions`,
+    columns: ["rule", "γ", "τ", "tok/s", "× plain", "round, ms", "device, ms", "host beside the device, %"],
+    rows: [] as (string | number)[][],
+  };
+  report.tables.push(table);
+  let best = 0;
+  for (const gamma of [Math.ceil(shapes.verifyRows / 3) - 1, shapes.verifyRows - 1]) {
+    const device = roundOnDevice(backend, target, drafter, shapes, gamma);
+    for (const rule of ["ordered", "coupled"] as const) {
+      using scored = new ModelTarget(target, backend);
+      using synthetic = new SyntheticAcceptance(
+        new DiffusionDrafter(drafter, backend),
+        acceptanceFor(Math.min(TAU, gamma), gamma),
+        1,
+      );
+      const run = async () => {
+        scored.truncate(0);
+        synthetic.reset();
+        const options = { maxTokens, gamma, rule, random: synthetic };
+        return await total(speculate(scored, synthetic, text(prompt, vocabSize), options));
+      };
+      await run();
+      const { tokens, ms, rounds } = await run();
+      const speed = 1000 * tokens / ms, round = ms / rounds, host = round / device - 1;
+      table.rows.push([
+        rule,
+        gamma,
+        (tokens / rounds).toFixed(2),
+        speed.toFixed(0),
+        (speed / plain).toFixed(2),
+        round.toFixed(3),
+        device.toFixed(3),
+        (100 * host).toFixed(1),
+      ]);
+      if (speed / plain > best) {
+        best = speed / plain;
+        report.figures.speculation.value = best;
+        report.figures.host.value = host;
+      }
+    }
+  }
+}
+
+/** What the device alone takes for a round: draft, laws and draws, verification, laws and draws. ms. */
+function roundOnDevice(
+  backend: CudaBackend,
+  target: CausalModel,
+  drafter: SeddModel,
+  shapes: Shapes,
+  gamma: number,
+): number {
+  const fresh = Math.min(TAU, gamma), { prompt, text: added } = shapes;
+  const cached = prompt + (added >> 1); // the middle of the text
+  using cache = target.newCache();
+  target.forward(text(cached, target.shape.vocabSize), cache);
+  const tokens = text(gamma + 1, target.shape.vocabSize);
+  using law = backend.activation(gamma + 1, target.shape.vocabSize), drawn = backend.tokens(gamma + 1);
+  const laws = passTime(backend, () => {
+    const logits = target.forward(tokens, cache, { headRows: gamma + 1 });
+    backend.distribution(law, logits, {});
+    backend.sample(drawn, law, { seed: 1n, purpose: 0, position: 0 });
+    cache.truncate(cached);
+  });
+  using logits = backend.activation(gamma, target.shape.vocabSize);
+  const draws = passTime(backend, () => {
+    const q = law.slice(0, gamma);
+    backend.distribution(q, logits, {});
+    backend.sample(drawn, q, { seed: 1n, purpose: 2, position: 0 });
+  });
+  return draftPass(backend, drafter, { cached, fresh, masks: gamma }) + draws + laws;
+}

@@ -1,0 +1,120 @@
+/**
+ * What the GPU benchmark found, next to what is aimed at and what was predicted before there was a GPU to try.
+ * A figure that no run has measured says so.
+ *
+ * @module
+ */
+
+/** One of the figures that the backend is judged by. */
+export interface Figure {
+  /** What it is. */
+  readonly what: string;
+  readonly unit: "%" | "×" | "ms";
+  /** What has to be reached, and what would lead. */
+  readonly reach: string;
+  readonly lead: string;
+  /** What was expected from bytes and launches; a prediction is no measurement. */
+  readonly prediction: string;
+  /** As measured; null: by no run. */
+  value: number | null;
+}
+
+/** Measurements beside the figures. */
+export interface Table {
+  readonly title: string;
+  readonly columns: readonly string[];
+  readonly rows: (readonly (string | number)[])[];
+}
+
+/** What a run found. */
+export interface Report {
+  /** Day of the run. */
+  readonly date: string;
+  /** As the driver names it; null: there was none. */
+  readonly gpu: string | null;
+  readonly environment: Record<string, string>;
+  readonly figures: Record<FigureName, Figure>;
+  readonly tables: Table[];
+  /** Parts that failed, each with its error. */
+  readonly failures: string[];
+}
+
+/** Names of the figures. */
+export type FigureName = keyof ReturnType<typeof figures>;
+
+/** The figures, not measured. Predictions are for an H200 with f16 or bf16 weights at context 1024. */
+export function figures() {
+  const figure = (
+    what: string,
+    unit: Figure["unit"],
+    reach: string,
+    lead: string,
+    prediction: string,
+  ): Figure => ({ what, unit, reach, lead, prediction, value: null });
+  return {
+    plain: figure("GPT-2 XL plain decoding, share of the bandwidth limit", "%", "≥ 60 %", "≥ 75 %", "62 %"),
+    verify: figure("48-row verify pass / one-token pass", "×", "≤ 1.20 ×", "≤ 1.10 ×", "1.08 ×"),
+    draft: figure(
+      "SEDD-small draft step, 48 live rows, cached context / GPT-2 XL one-token pass",
+      "×",
+      "≤ 0.25 ×",
+      "≤ 0.20 ×",
+      "0.20 ×",
+    ),
+    fullDraft: figure(
+      "SEDD-small draft step, full 1024+47 rows",
+      "ms",
+      "≤ 0.70 ms",
+      "≤ 0.45 ms",
+      "0.60–0.65 ms",
+    ),
+    host: figure("host time per round beside the device's", "%", "≤ 5 %", "≤ 2 %", "none"),
+    huggingFace: figure(
+      "GPT-2 XL plain decoding vs Hugging Face generate in PyTorch, same GPU, same run",
+      "×",
+      "≥ 8 ×",
+      "≥ 15 ×",
+      "none",
+    ),
+    speculation: figure(
+      "SpecDiff vs plain at τ = 6, T = 1, cached (synthetic acceptance)",
+      "×",
+      "≥ 4.0 ×",
+      "≥ 4.6 ×",
+      "4.6 ×",
+    ),
+  };
+}
+
+function amount({ value, unit }: Figure): string {
+  if (value === null) return "not measured";
+  if (unit === "%") return `${(100 * value).toFixed(1)} %`;
+  return `${value.toFixed(unit === "×" ? 2 : 3)} ${unit}`;
+}
+
+/** Cells of the short table, the heading first. */
+export function summary({ figures }: Report): string[][] {
+  return [
+    ["figure", "measured", "reach", "lead", "predicted"],
+    ...Object.values(figures).map((figure) => {
+      return [figure.what, amount(figure), figure.reach, figure.lead, figure.prediction];
+    }),
+  ];
+}
+
+/** The whole report. */
+export function markdown(report: Report): string {
+  const row = (cells: readonly (string | number)[]) => `| ${cells.join(" | ")} |`;
+  const grid = ([heading, ...rows]: readonly (readonly (string | number)[])[]) =>
+    [heading, heading.map(() => "---"), ...rows].map(row).join("\n");
+  return [
+    `# ${report.gpu ?? "No GPU"}`,
+    `${report.date}. ${Object.entries(report.environment).map((entry) => entry.join(" ")).join(", ")}.`,
+    "Weights are noise in the published shapes, which decides no time. Medians of one run; `deno task bench:gpu` repeats it.",
+    grid(summary(report)),
+    ...report.tables.map(({ title, columns, rows }) => `${title}\n\n${grid([columns, ...rows])}`),
+    ...(report.failures.length > 0
+      ? [`Failed:\n\n${report.failures.map((line) => `- ${line}`).join("\n")}`]
+      : []),
+  ].join("\n\n") + "\n";
+}

@@ -1,0 +1,84 @@
+/**
+ * Synthetic acceptance: what speculation would be worth if drafts were accepted at a given rate. Models of noise agree
+ * on nothing, so the outcome of each test of a draft is drawn by lot. Everything else is the shipped code and does all
+ * its work. The texts that come out have no meaning and no target's law; nothing but the time of a round is measured.
+ *
+ * @module
+ */
+
+import type { Draft, Drafter, DraftRequest } from "../../src/decode/drafter.ts";
+import type { Distributions } from "../../src/decode/distributions.ts";
+import { PhiloxSource, Purpose, type RandomSource } from "../../src/decode/random.ts";
+
+/** The probability α for which drafts of γ tokens yield τ tokens a round: (1 − α^{γ+1})/(1 − α) = τ. */
+export function acceptanceFor(tau: number, gamma: number): number {
+  let low = 0, high = 1;
+  for (let i = 0; i < 60; i++) {
+    const alpha = (low + high) / 2;
+    let sum = 0;
+    for (let j = 0; j <= gamma; j++) sum += alpha ** j;
+    if (sum < tau) low = alpha;
+    else high = alpha;
+  }
+  return low;
+}
+
+/** A drafter whose tokens are accepted by lot, and the random source that does it; they belong together. */
+export class SyntheticAcceptance implements Drafter, RandomSource {
+  readonly name: string;
+  readonly vocabSize: number;
+  readonly leftToRight = true;
+  readonly #drafter: Drafter;
+  readonly #alpha: number;
+  readonly #random: PhiloxSource;
+  /** The last draft and the position of its first token. */
+  #draft: { readonly tokens: Int32Array; readonly start: number } | undefined;
+
+  /**
+   * @param alpha the probability that a token is accepted if all left of it were
+   */
+  constructor(drafter: Drafter, alpha: number, seed: number) {
+    this.name = `synthetic acceptance ${alpha.toFixed(3)}, ${drafter.name}`;
+    this.vocabSize = drafter.vocabSize;
+    this.#drafter = drafter;
+    this.#alpha = alpha;
+    this.#random = new PhiloxSource(seed);
+  }
+
+  async draft(request: DraftRequest): Promise<Draft> {
+    this.#draft = undefined; // while it drafts, draws are what they are
+    const draft = await this.#drafter.draft(request);
+    this.#draft = { tokens: draft.tokens, start: request.tokens.length };
+    return draft;
+  }
+
+  bernoulli(probability: number, purpose: Purpose, position: number, draw?: number): boolean {
+    return this.#random.bernoulli(
+      purpose === Purpose.accept ? this.#alpha : probability,
+      purpose,
+      position,
+      draw,
+    );
+  }
+
+  choose(...request: Parameters<RandomSource["choose"]>): number {
+    return this.#random.choose(...request);
+  }
+
+  /** Draws; then, of a drafted position, takes the drafted token by lot, as the rules that draw compare the two. */
+  race(laws: Distributions, row: number, position: number): number {
+    const drawn = this.#random.race(laws, row, position);
+    const drafted = this.#draft?.tokens[position - this.#draft.start];
+    if (drafted === undefined) return drawn;
+    if (this.#random.bernoulli(this.#alpha, Purpose.accept, position)) return drafted;
+    return drawn === drafted ? (drafted + 1) % this.vocabSize : drawn;
+  }
+
+  reset(): void {
+    this.#drafter.reset();
+  }
+
+  [Symbol.dispose](): void {
+    this.#drafter[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,103 @@
+/**
+ * What `test:gpu` and `bench:gpu` are made of, as far as it needs no GPU: that they say so, that synthetic acceptance
+ * is what it claims to be, and that a report tells measured from predicted. The rest runs on the stand-in with
+ * `--smoke`.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { figures, markdown, summary } from "../bench/gpu/report.ts";
+import { noiseWeights, published } from "../bench/gpu/shapes.ts";
+import { acceptanceFor, SyntheticAcceptance } from "../bench/gpu/synthetic.ts";
+import type { Distributions } from "../src/decode/distributions.ts";
+import type { Drafter, Target } from "../src/decode/drafter.ts";
+import { speculate } from "../src/decode/speculative.ts";
+
+for (
+  const [script, words] of [["tests/gpu/main.ts", /^Skipped: /], [
+    "bench/gpu/main.ts",
+    /^Not measured: /,
+  ]] as const
+) {
+  Deno.test(`${script} without a GPU says why, and succeeds`, async () => {
+    const deno = new Deno.Command(Deno.execPath(), {
+      args: [
+        "run",
+        "--allow-read",
+        "--allow-env",
+        "--allow-ffi",
+        new URL(`../${script}`, import.meta.url).pathname,
+      ],
+      env: { SPECDIFF_LIBCUDA: "/there/is/none", NO_COLOR: "1" },
+    });
+    const { code, stdout, stderr } = await deno.output();
+    assert.equal(code, 0, new TextDecoder().decode(stderr));
+    const said = new TextDecoder().decode(stdout);
+    assert.match(said, words);
+    assert.match(said, /Cannot load libcuda: \/there\/is\/none/);
+  });
+}
+
+Deno.test("a figure that no run measured is not given as measured, whatever was predicted", () => {
+  const report = { date: "", gpu: "X", environment: {}, figures: figures(), tables: [], failures: [] };
+  report.figures.verify.value = 1.234;
+  const measured = summary(report).slice(1).map(([, cell]) => cell);
+  assert.deepEqual(
+    measured,
+    Object.keys(report.figures).map((name) => name === "verify" ? "1.23 ×" : "not measured"),
+  );
+  assert.match(markdown(report), /\| not measured \| ≥ 60 % \|/);
+});
+
+/** Uniform laws over four tokens. */
+const uniform: Distributions = {
+  rows: 16,
+  row: () => new Float64Array(4).fill(0.25),
+  race: (row) => row % 4,
+};
+
+for (const rule of ["ordered", "coupled"] as const) {
+  Deno.test(`synthetic acceptance under ${rule} yields the τ asked for, whatever the models say`, async () => {
+    const gamma = 15, tau = 6;
+    const target: Target = { vocabSize: 4, contextLength: 30_000, score: () => uniform, truncate() {} };
+    const drafter: Drafter = {
+      name: "threes",
+      vocabSize: 4,
+      leftToRight: true,
+      draft: ({ gamma }) => ({
+        tokens: new Int32Array(gamma).fill(3),
+        q: uniform,
+        steps: new Int32Array(gamma),
+        passes: 1,
+      }),
+      reset() {},
+      [Symbol.dispose]() {},
+    };
+    using synthetic = new SyntheticAcceptance(drafter, acceptanceFor(tau, gamma), 1);
+    let tokens = 0, rounds = 0;
+    for await (const round of speculate(target, synthetic, [0], { gamma, rule, random: synthetic })) {
+      tokens += round.tokens.length;
+      rounds++;
+    }
+    // some 5,000 rounds: the mean is within 0.06 of what is to be expected
+    assert.ok(Math.abs(tokens / rounds - tau) < 0.25, `τ is ${tokens / rounds}`);
+  });
+}
+
+Deno.test("a checkpoint of noise is the same each time, finite, and differs from matrix to matrix", async () => {
+  const read = async () => {
+    const weights = noiseWeights(published.sedd), pieces: Float32Array[] = [];
+    for (const name of ["a.weight", "b.weight"]) {
+      const rows: number[] = [];
+      for await (const piece of weights.rows(name, [3000, 768])) rows.push(...piece.subarray(0, 768));
+      pieces.push(Float32Array.from(rows));
+    }
+    return pieces;
+  };
+  const [[a, b], [c, d]] = [await read(), await read()];
+  assert.deepEqual([a, b], [c, d]);
+  assert.notDeepEqual(a, b);
+  assert.ok(a.every((x) => Math.abs(x) <= 0.035) && new Set(a).size > 700, "small, and hardly two are equal");
+  assert.deepEqual(await noiseWeights({}).read("blocks.0.norm1.weight", [2]), Float32Array.of(1, 1));
+});
