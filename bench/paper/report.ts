@@ -247,20 +247,32 @@ function virtualSection(passes: PassCosts): string[] {
     ]),
     "",
     ...table([
-      ["task", "target", "drafter", "γ", "α", "virtual", "paper, 2 × A100"],
-      ...paperCells.map(({ task, target, method, gamma, alpha, speedup }) => [
-        titleOf(task),
-        target,
-        method === "classical" ? "GPT-2" : "SEDD small, T = 1",
-        String(gamma),
-        alpha.toFixed(2),
-        times(virtualSpeedup(passes, target, method === "classical" ? method : 1, gamma, alpha)),
-        times(speedup),
-      ]),
+      ["task", "target", "drafter", "γ", "α", "paper, 2 × A100", "virtual", "at its best γ", ""],
+      ...paperCells.map(({ task, target, method, gamma, alpha, speedup }) => {
+        const kind = method === "classical" ? method : 1;
+        const at = (gamma: number) => virtualSpeedup(passes, target, kind, gamma, alpha);
+        const best = virtualGammas(passes).reduce((a, b) => at(b) > at(a) ? b : a);
+        return [
+          titleOf(task),
+          target,
+          method === "classical" ? "GPT-2" : "SEDD small, T = 1",
+          String(gamma),
+          alpha.toFixed(2),
+          times(speedup),
+          times(at(gamma)),
+          times(at(best)),
+          `γ = ${best}`,
+        ];
+      }),
     ]),
     "",
     "![Virtual speed-up over γ, T and α](paper-virtual.svg)",
   ];
+}
+
+/** Every γ whose verification is among the passes. */
+function virtualGammas({ rows }: PassCosts): number[] {
+  return Array.from({ length: rows[rows.length - 1] - 1 }, (_, i) => i + 1);
 }
 
 /** The pictures, by the names that the report has for them. */
