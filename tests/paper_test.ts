@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { svg } from "../bench/charts.ts";
 import { measureMethods } from "../bench/paper/measure.ts";
 import { bounds, expectedPrefix, paperCells, type TaskName, tasks } from "../bench/paper/paper.ts";
-import { ownPrompts, readTexts } from "../bench/paper/prompts.ts";
+import { readTexts, textsFor } from "../bench/paper/prompts.ts";
 import { chartsOf, markdown, type Report } from "../bench/paper/report.ts";
 import { type Effort, embedded, runTarget } from "../bench/paper/run.ts";
 import { type PassCosts, passMs, virtualSpeedup } from "../bench/paper/virtual.ts";
@@ -52,7 +52,10 @@ Deno.test("a Parquet file gives the first texts of its column", async () => {
   await assert.rejects(readTexts(path, task("cnn-dm"), 2), /article/);
 });
 
-Deno.test("prompts without a text are refused with their place", async () => {
+Deno.test("prompts that are not there, or have no text, are refused with their place", async () => {
+  await assert.rejects(readTexts("/no/such", task("lm1b"), 1), {
+    message: 'Cannot read prompts: there is no file or folder "/no/such"',
+  });
   const path = await Deno.makeTempFile({ suffix: ".jsonl" });
   try {
     await assert.rejects(readTexts(path, task("lm1b"), 1), {
@@ -71,7 +74,7 @@ Deno.test("prompts without a text are refused with their place", async () => {
 
 Deno.test("there are prompts of our own for every task", async () => {
   for (const task of tasks) {
-    const texts = await readTexts(ownPrompts(task), task, 100);
+    const { texts } = await textsFor(task, undefined, 100);
     assert.ok(texts.length >= 3 && texts.every((text) => text.length > 60), task.name);
   }
 });
@@ -140,12 +143,13 @@ Deno.test("acceptance is counted under both definitions of α", async () => {
 
 Deno.test("the report says of every cell what ran or why nothing did, and draws what it refers to", async () => {
   const effort: Effort = {
-    ...{ prompts: 1, repetitions: 1, maxTokens: 6, gridTokens: 6, gammas: [1, 2], steps: [1, 2] },
+    ...{ repetitions: 1, maxTokens: 6, gridTokens: 6, gammas: [1, 2], steps: [1, 2] },
     ...{ passRows: [], passTurns: 0 },
   };
   const models = { ...embedded, diffusion: ["sedd"] };
+  const texts = await Promise.all(tasks.map((task) => textsFor(task, undefined, 1)));
   const told: string[] = [];
-  const run = await runTarget(models, new Map(), effort, (text) => told.push(text));
+  const run = await runTarget(models, texts, effort, (text) => told.push(text));
   const passes: PassCosts = { rows: [1, 46], ms: [1, 2] };
   const report: Report = { date: "2026-01-02", quick: false, targets: [run], passes };
   const text = markdown(report);

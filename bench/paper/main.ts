@@ -10,6 +10,7 @@
 import { parseArgs } from "node:util";
 import { createBackend } from "../../src/backend/create.ts";
 import { type TaskName, tasks } from "./paper.ts";
+import { textsFor } from "./prompts.ts";
 import { chartsOf, markdown, type Report } from "./report.ts";
 import { type Effort, embedded, runTarget, type TargetRun } from "./run.ts";
 import { measurePasses } from "./virtual.ts";
@@ -48,7 +49,7 @@ const FULL = {
   ...{ passRows: [1, 2, 4, 6, 9, 16, 30, 31, 40, 41, 45, 46], passTurns: 15 },
 };
 const QUICK: Effort = {
-  ...{ prompts: 1, repetitions: 1, maxTokens: 32 },
+  ...{ repetitions: 1, maxTokens: 32 },
   ...{ gridTokens: 32, gammas: [1, 4, 16], steps: [1, 2] },
   ...{ passRows: [1, 6, 46], passTurns: 3 },
 };
@@ -82,17 +83,18 @@ async function run(args: readonly string[]): Promise<void> {
   const files = promptFiles(values.prompts ?? []);
   const effort: Effort = values.quick ? QUICK : {
     ...FULL,
-    prompts: count(values["prompt-count"], "prompt-count"),
     repetitions: count(values.repetitions, "repetitions"),
     maxTokens: count(values["max-tokens"], "max-tokens"),
   };
+  const promptCount = values.quick ? 1 : count(values["prompt-count"], "prompt-count");
+  const texts = await Promise.all(tasks.map((task) => textsFor(task, files.get(task.name), promptCount)));
   const tell = (text: string) => console.error(text);
   const runs: TargetRun[] = [];
   for (const target of values.target ?? []) {
     const models = { target, classical: values.classical, diffusion: values.drafter ?? [] };
-    runs.push(await runTarget(models, files, effort, tell));
+    runs.push(await runTarget(models, texts, effort, tell));
   }
-  runs.push(await runTarget(embedded, files, effort, tell));
+  runs.push(await runTarget(embedded, texts, effort, tell));
   tell("passes of GPT-2 124M's shape");
   using backend = await createBackend();
   const passes = await measurePasses(backend, effort.passRows, effort.passTurns);

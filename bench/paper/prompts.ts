@@ -12,16 +12,30 @@ import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
+import { kindOf } from "../../src/hub/files.ts";
 import type { Task } from "./paper.ts";
 
 /** Where the highlights of a CNN/DM story begin. */
 const HIGHLIGHT = "@highlight";
 
-/** Our own prompts for a task. */
-export function ownPrompts(task: Task): string {
-  return fileURLToPath(
-    new URL(`./prompts/${task.name}.${task.name === "lm1b" ? "txt" : "jsonl"}`, import.meta.url),
-  );
+/** Texts to continue for a task. */
+export interface TaskTexts {
+  readonly task: Task;
+  /** Where they are from; null: our own. */
+  readonly source: string | null;
+  readonly texts: readonly string[];
+}
+
+/**
+ * The first texts for a task.
+ *
+ * @param source a file or a folder; absent: our own
+ * @param count the most that are read
+ * @throws {Error} as {@linkcode readTexts}
+ */
+export async function textsFor(task: Task, source: string | undefined, count: number): Promise<TaskTexts> {
+  const own = new URL(`./prompts/${task.name}.${task.name === "lm1b" ? "txt" : "jsonl"}`, import.meta.url);
+  return { task, source: source ?? null, texts: await readTexts(source ?? fileURLToPath(own), task, count) };
 }
 
 /**
@@ -33,8 +47,10 @@ export function ownPrompts(task: Task): string {
  * @throws {Error} if there is no text, or a record has none in the task's column
  */
 export async function readTexts(path: string, task: Task, count: number): Promise<string[]> {
+  const kind = await kindOf(path);
+  if (kind === undefined) throw new Error(`Cannot read prompts: there is no file or folder "${path}"`);
   const texts: string[] = [];
-  for (const file of await filesOf(path)) {
+  for (const file of kind === "folder" ? await filesIn(path) : [path]) {
     if (texts.length === count) break;
     for await (const text of textsOf(file, task, count - texts.length)) {
       if (text.trim() === "") continue;
@@ -46,11 +62,10 @@ export async function readTexts(path: string, task: Task, count: number): Promis
   return texts;
 }
 
-async function filesOf(path: string): Promise<string[]> {
-  if (!(await Deno.stat(path)).isDirectory) return [path];
+async function filesIn(folder: string): Promise<string[]> {
   const names: string[] = [];
-  for await (const { name, isDirectory } of Deno.readDir(path)) if (!isDirectory) names.push(name);
-  return names.sort().map((name) => join(path, name));
+  for await (const { name, isDirectory } of Deno.readDir(folder)) if (!isDirectory) names.push(name);
+  return names.sort().map((name) => join(folder, name));
 }
 
 /** The texts of one file. */

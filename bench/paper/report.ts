@@ -7,7 +7,7 @@
 
 import { type Curves, type HeatMap, svg } from "../charts.ts";
 import type { Measurement } from "./measure.ts";
-import { bounds, type PaperCell, paperCells, targets, type Task, tasks } from "./paper.ts";
+import { bounds, type PaperCell, paperCells, targets, type TaskName, tasks } from "./paper.ts";
 import type { Grid, TargetRun, TaskRun } from "./run.ts";
 import { type PassCosts, virtualSpeedup } from "./virtual.ts";
 
@@ -352,7 +352,7 @@ function distinct(values: readonly number[]): number[] {
   return [...new Set(values)].sort((a, b) => a - b);
 }
 
-function titleOf(name: Task["name"]): string {
+function titleOf(name: TaskName): string {
   return tasks.find((task) => task.name === name)!.title;
 }
 
@@ -370,12 +370,7 @@ function times(x: number): string {
   return `${x.toFixed(2)} ×`;
 }
 
-/** A Markdown table, its columns aligned as `deno fmt` wants them. */
-function table(rows: readonly (readonly string[])[]): string[] {
-  const lengthOf = (cell: string) => [...cell].length;
-  const widths = rows[0].map((_, i) => Math.max(3, ...rows.map((row) => lengthOf(row[i]))));
-  const line = (row: readonly string[]) =>
-    `| ${row.map((cell, i) => cell + " ".repeat(widths[i] - lengthOf(cell))).join(" | ")} |`;
-  const [head, ...body] = rows;
-  return [line(head), line(widths.map((width) => "-".repeat(width))), ...body.map(line)];
+/** A Markdown table, as `deno fmt` will align it. */
+function table([head, ...body]: readonly (readonly string[])[]): string[] {
+  return [head, head.map(() => "---"), ...body].map((row) => `| ${row.join(" | ")} |`);
 }

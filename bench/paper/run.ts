@@ -10,14 +10,17 @@ import { describeMachine, type Machine } from "../../src/cli/machine.ts";
 import { type Engine, loadEngine } from "../../src/engine.ts";
 import { encodeText } from "../../src/hub/tokenizer.ts";
 import { type Measurement, measureMethods, type Method } from "./measure.ts";
-import { CLASSICAL_GAMMA, targets, type TargetTitle, type Task, type TaskName, tasks } from "./paper.ts";
-import { ownPrompts, readTexts } from "./prompts.ts";
+import { CLASSICAL_GAMMA, targets, type TargetTitle, type Task, type TaskName } from "./paper.ts";
+import type { TaskTexts } from "./prompts.ts";
 
-/** How the target is held: as the checkpoints are, and as the paper's baseline would be. */
+/** How the target is held: anything shorter than its checkpoint would be another target. */
 const DTYPE: Dtype = "f32";
 
 /** T of the row that decodes as the paper describes it. Tables 1 and 3 do not say which T they are for. */
 const PAPER_STEPS = 4;
+
+/** What the paper's Figure 2 was drawn for, with GPT-2 XL. */
+const FIGURE_TASK: TaskName = "openwebtext";
 
 /** What is run on, and with. */
 export interface Models {
@@ -34,8 +37,6 @@ export const embedded: Models = { classical: "gpt2", diffusion: ["sedd", "sedd-t
 
 /** How much is run. */
 export interface Effort {
-  /** Prompts per task. */
-  readonly prompts: number;
   /** Runs of each method on each prompt. */
   readonly repetitions: number;
   /** The most tokens per run, whatever the task asks for. */
@@ -93,11 +94,11 @@ export interface TargetRun {
 
 /**
  * Runs the experiments.
- * @param files prompts of a task, in place of our own
+ * @param texts of all tasks
  */
 export async function runTarget(
   models: Models,
-  files: ReadonlyMap<TaskName, string>,
+  texts: readonly TaskTexts[],
   effort: Effort,
   progress: (text: string) => void,
 ): Promise<TargetRun> {
@@ -108,25 +109,17 @@ export async function runTarget(
   using engine = await loadEngine({ target, drafter, dtype: DTYPE });
   const { layers, width, contextLength } = engine.target.shape;
   const taskRuns: TaskRun[] = [];
-  for (const task of tasks) {
-    taskRuns.push(
-      await runTask(
-        engine,
-        task,
-        files.get(task.name),
-        tableMethods(models, task),
-        effort,
-        (text) => progress(`${name}, ${task.title}: ${text}`),
-      ),
-    );
+  for (const taskTexts of texts) {
+    const { task } = taskTexts;
+    const tell = (text: string) => progress(`${name}, ${task.title}: ${text}`);
+    taskRuns.push(await runTask(engine, taskTexts, tableMethods(models, task), effort, tell));
   }
   const grids: Grid[] = [];
-  const figureTask = tasks.find((task) => task.name === "openwebtext")!;
+  const figureTexts = texts.find(({ task }) => task.name === FIGURE_TASK)!;
   for (const drafter of diffusion) {
     const { rows: [plain, ...cells], maxTokens } = await runTask(
       engine,
-      figureTask,
-      files.get(figureTask.name),
+      figureTexts,
       gridMethods(drafter, effort),
       { ...effort, maxTokens: effort.gridTokens },
       (text) => progress(`${name}, Figure 2, ${drafter}: ${text}`),
@@ -177,19 +170,18 @@ function gridMethods(drafter: string, { gammas, steps }: Effort): Method[] {
 
 async function runTask(
   engine: Engine,
-  task: Task,
-  source: string | undefined,
+  { task, source, texts }: TaskTexts,
   methods: readonly Method[],
   effort: Effort,
   progress: (text: string) => void,
 ): Promise<TaskRun> {
   const { contextLength } = engine.target.shape;
-  const texts = await readTexts(source ?? ownPrompts(task), task, effort.prompts);
   const suffix = encodeText(engine.tokenizer, task.suffix);
   const length = task.promptTokens(contextLength) - suffix.length;
   const prompts = texts.map((text) => [...encodeText(engine.tokenizer, text).slice(0, length), ...suffix]);
   const promptTokens = prompts.map((prompt) => prompt.length);
   const maxTokens = Math.min(task.maxTokens, effort.maxTokens, contextLength - Math.max(...promptTokens));
-  const rows = await measureMethods(engine, methods, { ...effort, prompts, maxTokens }, progress);
-  return { task: task.name, source: source ?? null, promptTokens, maxTokens, rows };
+  const { repetitions } = effort;
+  const rows = await measureMethods(engine, methods, { prompts, maxTokens, repetitions }, progress);
+  return { task: task.name, source, promptTokens, maxTokens, rows };
 }
