@@ -7,11 +7,12 @@
  * @module
  */
 
-import type { Activation, Backend, Dtype, Matrix } from "../src/backend/backend.ts";
+import type { Activation, Backend, Cache, Dtype, Matrix } from "../src/backend/backend.ts";
 import { createWasmBackend } from "../src/backend/wasm/backend.ts";
 import { relaxed, reservedPages } from "../src/backend/wasm/kernels.generated.ts";
 import { Heap } from "../src/backend/wasm/memory.ts";
 import { type Pool, startPool } from "../src/backend/wasm/pool.ts";
+import type { CausalModel } from "../src/model/model.ts";
 
 /** Random numbers for weights; their values do not matter as long as they are no denormals. */
 const noise = Float32Array.from({ length: 1 << 20 }, () => (Math.random() - 0.5) * 0.2);
@@ -130,6 +131,16 @@ export class Gpt2Shape implements Disposable {
     for (const layer of this.#matrices) for (const matrix of Object.values(layer)) matrix[Symbol.dispose]();
     this.#table[Symbol.dispose]();
   }
+}
+
+/** Fills an empty cache with a made-up text of `context` tokens, and makes passes that follow it, heads on all rows. */
+export function modelPasses(model: CausalModel, cache: Cache, context: number): (rows: number) => () => void {
+  const text = Array.from({ length: context }, (_, i) => (i * 761 + 13) % model.shape.vocabSize);
+  model.forward(text, cache);
+  return (rows) => () => {
+    cache.truncate(context);
+    model.forward(text.slice(0, rows), cache, { headRows: rows });
+  };
 }
 
 /** Something measured. */

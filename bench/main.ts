@@ -14,7 +14,7 @@ import { type Comparison, measure, type Row } from "../src/cli/measure.ts";
 import { embeddedDrafters } from "../src/pair.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import { hostile } from "./hostile.ts";
-import { type Figure, gemm, gpt2, medians, type Section } from "./kernels.ts";
+import { type Figure, gemm, gpt2, medians, modelPasses, type Section } from "./kernels.ts";
 
 /** γ that are tried for each drafter. */
 const GAMMAS = [1, 2, 3, 4, "auto"] as const;
@@ -32,12 +32,7 @@ interface Report {
 function targetPasses(target: CausalModel): Section {
   const context = 100;
   using cache = target.newCache();
-  const text = Array.from({ length: context }, (_, i) => (i * 761 + 13) % target.shape.vocabSize);
-  target.forward(text, cache);
-  const pass = (rows: number) => () => {
-    cache.truncate(context);
-    target.forward(text.slice(0, rows), cache, { headRows: rows });
-  };
+  const pass = modelPasses(target, cache, context);
   const time = medians(101, { 1: pass(1), 2: pass(2), 3: pass(3), 4: pass(4), 8: pass(8) });
   return {
     title: `embedded target, ${(target.bytes / 1e6).toFixed(0)} MB as f32, context ${context}`,

@@ -7,6 +7,7 @@
 
 import type { Statistics } from "../src/decode/metrics.ts";
 import { loadEngine } from "../src/engine.ts";
+import { escape } from "./charts.ts";
 
 const OUT = new URL("../docs/show-draft.svg", import.meta.url);
 const PROMPT = "It was a dark and stormy night";
@@ -101,10 +102,6 @@ function draw(segments: readonly Segment[], stats: Statistics): string {
 ${body.join("\n")}
 </svg>
 `;
-}
-
-function escape(text: string): string {
-  return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
 }
 
 if (import.meta.main) {

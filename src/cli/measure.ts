@@ -203,7 +203,7 @@ function speeds(runs: readonly Statistics[]): number[] {
 }
 
 /** A quantile of ascending values, interpolated between neighbours. */
-function quantile(sorted: readonly number[], share: number): number {
+export function quantile(sorted: readonly number[], share: number): number {
   const at = share * (sorted.length - 1), low = Math.floor(at);
   return sorted[low] + (at - low) * (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]);
 }

@@ -1,0 +1,119 @@
+/**
+ * The SpecDiff paper's tables and figures, run here: `deno task bench:paper`. Results go to `bench/reports/` as
+ * `paper.json`, `paper.md` and pictures. About ten minutes with the embedded pair; nothing else should run meanwhile.
+ *
+ * With checkpoints and data: `--target gpt2-xl --classical gpt2 --drafter sedd-small --prompts cnn-dm=FILE`.
+ *
+ * @module
+ */
+
+import { parseArgs } from "node:util";
+import { createBackend } from "../../src/backend/create.ts";
+import { type TaskName, tasks } from "./paper.ts";
+import { textsFor } from "./prompts.ts";
+import { chartsOf, markdown, type Report } from "./report.ts";
+import { type Effort, embedded, runTarget, type TargetRun } from "./run.ts";
+import { measurePasses } from "./virtual.ts";
+
+const HELP = `Usage: deno task bench:paper [OPTION…]
+
+  --target NAME        a target: a folder or owner/name in the cache; several: one after the other
+  --classical NAME     its autoregressive drafter
+  --drafter NAME       its diffusion drafter; several: a grid each
+  --prompts TASK=FILE  prompts of ${
+  tasks.map(({ name }) => name).join(", ")
+}: .parquet, .jsonl, .story, text, or a folder
+  --prompt-count N     prompts per task (default: 3)
+  --repetitions N      runs of each method on each prompt (default: 3)
+  --max-tokens N       the most tokens per run (default: as the paper, as far as the context goes)
+  --quick              a minute's look: prints the report and writes nothing
+  --help               this text
+
+The embedded pair is always run, after the targets that were named.`;
+
+const OPTIONS = {
+  target: { type: "string", multiple: true },
+  classical: { type: "string" },
+  drafter: { type: "string", multiple: true },
+  prompts: { type: "string", multiple: true },
+  "prompt-count": { type: "string", default: "3" },
+  repetitions: { type: "string", default: "3" },
+  "max-tokens": { type: "string", default: "1024" },
+  quick: { type: "boolean", default: false },
+  help: { type: "boolean", default: false },
+} as const;
+
+const FULL = {
+  ...{ gridTokens: 128, gammas: [1, 2, 3, 4, 6, 8, 16, 32], steps: [1, 2, 4, 8] },
+  // those of the paper's drafts, those that verify them, and some between
+  ...{ passRows: [1, 2, 4, 6, 9, 16, 30, 31, 40, 41, 45, 46], passTurns: 15 },
+};
+const QUICK: Effort = {
+  ...{ repetitions: 1, maxTokens: 32 },
+  ...{ gridTokens: 32, gammas: [1, 4, 16], steps: [1, 2] },
+  ...{ passRows: [1, 6, 46], passTurns: 3 },
+};
+
+function count(text: string, name: string): number {
+  const n = Number(text);
+  if (!Number.isSafeInteger(n) || n < 1) {
+    throw new TypeError(`--${name} is "${text}", expected an integer of at least 1`);
+  }
+  return n;
+}
+
+function promptFiles(choices: readonly string[]): Map<TaskName, string> {
+  return new Map(choices.map((choice) => {
+    const [, name, file] = /^([^=]*)=(.+)$/.exec(choice) ?? [];
+    const task = tasks.find((task) => task.name === name);
+    if (task === undefined) {
+      throw new TypeError(
+        `--prompts is "${choice}", expected TASK=FILE with one of ${
+          tasks.map(({ name }) => name).join(", ")
+        }`,
+      );
+    }
+    return [task.name, file];
+  }));
+}
+
+async function run(args: readonly string[]): Promise<void> {
+  const { values } = parseArgs({ args: [...args], options: OPTIONS, strict: true });
+  if (values.help) return console.log(HELP);
+  const files = promptFiles(values.prompts ?? []);
+  const effort: Effort = values.quick ? QUICK : {
+    ...FULL,
+    repetitions: count(values.repetitions, "repetitions"),
+    maxTokens: count(values["max-tokens"], "max-tokens"),
+  };
+  const promptCount = values.quick ? 1 : count(values["prompt-count"], "prompt-count");
+  const texts = await Promise.all(tasks.map((task) => textsFor(task, files.get(task.name), promptCount)));
+  const tell = (text: string) => console.error(text);
+  const runs: TargetRun[] = [];
+  for (const target of values.target ?? []) {
+    const models = { target, classical: values.classical, diffusion: values.drafter ?? [] };
+    runs.push(await runTarget(models, texts, effort, tell));
+  }
+  runs.push(await runTarget(embedded, texts, effort, tell));
+  tell("passes of GPT-2 124M's shape");
+  using backend = await createBackend();
+  const passes = await measurePasses(backend, effort.passRows, effort.passTurns);
+  const report: Report = {
+    date: new Date().toISOString().slice(0, 10),
+    quick: values.quick,
+    targets: runs,
+    passes,
+  };
+  if (values.quick) return console.log(markdown(report));
+  const folder = new URL("../reports/", import.meta.url);
+  await Deno.writeTextFile(new URL("paper.json", folder), `${JSON.stringify(report, null, 2)}\n`);
+  await Deno.writeTextFile(new URL("paper.md", folder), markdown(report));
+  for (const { file, svg } of chartsOf(report)) await Deno.writeTextFile(new URL(file, folder), svg);
+}
+
+try {
+  await run(Deno.args);
+} catch (error) {
+  console.error(`error: ${error instanceof Error ? error.message : error}`);
+  Deno.exit(1);
+}

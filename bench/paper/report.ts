@@ -1,0 +1,376 @@
+/**
+ * The report of `bench:paper` as Markdown, and its pictures. Every figure in it comes from the measurements, or from
+ * the paper's printed ones by arithmetic done here.
+ *
+ * @module
+ */
+
+import { type Curves, type HeatMap, svg } from "../charts.ts";
+import type { Measurement } from "./measure.ts";
+import { bounds, type PaperCell, paperCells, targets, type TaskName, tasks } from "./paper.ts";
+import type { Grid, TargetRun, TaskRun } from "./run.ts";
+import { type PassCosts, virtualSpeedup } from "./virtual.ts";
+
+/** What `bench/reports/paper.json` holds. */
+export interface Report {
+  /** Day of the run. */
+  readonly date: string;
+  /** A short run, whose figures say nothing but that everything works. */
+  readonly quick: boolean;
+  /** Named targets, then the embedded one. */
+  readonly targets: readonly TargetRun[];
+  /** Of GPT-2 124M's shape: what the virtual figures rest on. */
+  readonly passes: PassCosts;
+}
+
+/** What the virtual figure is drawn for: GPT-2 XL on OpenWebText, as the paper's Figure 2. */
+const VIRTUAL = {
+  target: "GPT-2 XL",
+  alpha: 0.89,
+  alphas: [0.5, 0.6, 0.7, 0.8, 0.89],
+  gammas: [1, 2, 4, 8, 16, 30, 45],
+  steps: [1, 2, 4, 8],
+} as const;
+
+/** The whole report. */
+export function markdown(report: Report): string {
+  const { cpu, cores, os, arch, deno, device } = report.targets[0].machine;
+  return [
+    "# The SpecDiff paper, cell by cell",
+    "",
+    `${report.date}, ${cpu ?? "unknown processor"}, ${cores} cores, ${os} ${arch}, Deno ${deno}, ${device}.`,
+    "Made by `deno task bench:paper`.",
+    ...(report.quick
+      ? ["", "**A quick run: too little was measured for any figure to mean something.**"]
+      : []),
+    "",
+    "Speed-ups are ratios of medians over plain decoding by this engine, in runs that took turns; the prompt is not",
+    "timed. Temperature 1. α has two definitions: _drafted_, accepted over drafted tokens, which depends on γ; and",
+    "_tested_, accepted over tested tokens, those behind a rejection not counted (Leviathan et al. 2023). Perplexity is",
+    "that of the generated texts under the target, with the range of one standard error: rows that keep the target's law",
+    "differ by chance only.",
+    "",
+    "## Tables 1 and 3: the paper's models",
+    "",
+    ...paperTable(report),
+    "",
+    "## The paper's figures against one another",
+    "",
+    ...inconsistencies(),
+    "",
+    ...report.targets.flatMap(targetSection),
+    "## Virtual: the paper's acceptance at this machine's costs",
+    "",
+    ...virtualSection(report.passes),
+    "",
+  ].join("\n");
+}
+
+/** Every cell of the paper, with what ran for it or why nothing did. */
+function paperTable({ targets: runs }: Report): string[] {
+  return table([
+    ["task", "target", "drafter", "γ", "paper α", "paper", "α drafted", "α tested", "here", "what ran"],
+    ...paperCells.map((cell) => {
+      const { task, target, method, gamma, alpha, speedup } = cell;
+      const run = runs.find(({ title }) => title === target);
+      const found = run && rowOf(cell, run);
+      return [
+        titleOf(task),
+        target,
+        method === "classical" ? "GPT-2" : "SEDD small",
+        String(gamma),
+        alpha.toFixed(2),
+        times(speedup),
+        found ? found.alphaDrafted.toFixed(2) : "",
+        found ? found.alphaTested.toFixed(2) : "",
+        found ? times(found.speedup) : "",
+        found ? `${describeTarget(run)}; ${describeDrafter(found)}, \`${found.rule}\`` : whyNot(cell, run),
+      ];
+    }),
+  ]);
+}
+
+function rowOf({ task, method, gamma }: PaperCell, run: TargetRun): Measurement | undefined {
+  const { classical, diffusion } = run.models;
+  return run.tasks.find((taskRun) => taskRun.task === task)!.rows.find(({ options }) =>
+    method === "classical"
+      ? classical !== undefined && options.drafter === classical
+      : options.drafter === diffusion[0] && options.gamma === gamma && options.steps === 1
+  );
+}
+
+function whyNot({ target, method }: PaperCell, run: TargetRun | undefined): string {
+  if (run !== undefined) {
+    return `not run: no ${method === "classical" ? "--classical" : "--drafter"} was named`;
+  }
+  const { layers, width } = targets.find(({ title }) => title === target)!;
+  return `not run: no weights of this shape (${layers} × ${width}) were named`;
+}
+
+/** What the paper's α and γ say under either reading, and what does not fit. */
+function inconsistencies(): string[] {
+  const rows = paperCells.map((cell) => ({ cell, ...bounds(cell.alpha, cell.gamma) }));
+  return [
+    ...table([
+      ["task", "target", "γ", "α", "α·γ", "α + … + α^γ", "most", "reported", ""],
+      ...rows.map((
+        { cell: { task, target, gamma, alpha, speedup }, acceptedIfDrafted, acceptedIfTested, most },
+      ) => [
+        titleOf(task),
+        target,
+        String(gamma),
+        alpha.toFixed(2),
+        acceptedIfDrafted.toFixed(2),
+        acceptedIfTested.toFixed(2),
+        times(most),
+        times(speedup),
+        speedup > most ? "**above the most**" : "",
+      ]),
+    ]),
+    "",
+    "α·γ and α + … + α^γ are the accepted tokens per draft (Table 2) under the two definitions of α; _most_ is the",
+    "speed-up that drafts without cost, and passes as cheap as one over one row, would reach.",
+    "",
+    "- The text defines accepted tokens per draft as α·γ, which exceeds the axis of the paper's own Table 2 (it ends at",
+    "  12) in every diffusion row; the expected prefix does not. So α is the chance of each tested token.",
+    "- Then a reported speed-up above _most_ is not possible against plain decoding of the same implementation.",
+    "- Its text says that α decreases with a diffusion drafter; its tables show an increase in every pair of rows.",
+    "- It asks GPT-2 XL for 1024 tokens, which with a prompt do not fit into that model's 1024 positions. Here texts end",
+    "  where the context does.",
+    "- Tables 1 and 3 do not say which T they are for, what the prompts were, or how the baseline was implemented.",
+    "- Its test of drafts in several steps does not keep the target's law when tokens are revealed in any order. The",
+    "  rows below called \"the paper's test\" make it anyway, in SEDD's random order, and are marked as lossy.",
+  ];
+}
+
+function targetSection(run: TargetRun): string[] {
+  const drafted = run.tasks[0].rows.filter(({ options }) => options.drafter !== null);
+  const drafters = new Set(
+    drafted.map(({ options, drafterName }) => `\`${options.drafter}\`, ${drafterName}`),
+  );
+  return [
+    `## ${run.name === "embedded" ? "The embedded pair, scaled" : run.name}`,
+    "",
+    `Target: ${describeTarget(run)}, ${run.contextLength} positions${
+      run.title === null ? ", none of the paper's" : `, the paper's ${run.title}`
+    }. Drafters: ${
+      [...drafters].join("; ")
+    }. The paper's γ stand; lengths are its own as far as the context goes.`,
+    "",
+    ...run.tasks.flatMap((taskRun) => taskSection(taskRun)),
+    ...(run.grids.length > 0 ? ["### Figure 2", ""] : []),
+    ...run.grids.flatMap((grid) => gridSection(run, grid)),
+  ];
+}
+
+function taskSection({ task, source, promptTokens, maxTokens, rows }: TaskRun): string[] {
+  const number = task === "lm1b" ? 3 : 1;
+  const prompts = source === null ? "our own" : `the first of \`${source}\``;
+  return [
+    `### Table${number === 1 ? "s 1 and 2" : " 3"}: ${titleOf(task)}`,
+    "",
+    `Prompts: ${promptTokens.length}, ${prompts}, of up to ${
+      Math.max(...promptTokens)
+    } tokens. Tokens generated: ` +
+    `${maxTokens}. Runs per row: ${rows[0].runs}.`,
+    "",
+    ...table([
+      [
+        "method",
+        "γ",
+        "T",
+        "rule",
+        "α drafted",
+        "α tested",
+        "accepted / draft",
+        "τ",
+        "tokens/s",
+        "speed-up",
+        "perplexity",
+      ],
+      ...rows.map(measurementRow),
+    ]),
+    "",
+  ];
+}
+
+function measurementRow(row: Measurement): string[] {
+  const { title, options, rule, exactness, meanGamma, natsError } = row;
+  const plain = options.drafter === null;
+  const [low, high] = row.tokensPerSecondQuartiles.map((speed) => speed.toFixed(0));
+  const range = natsError === null
+    ? ""
+    : ` (${Math.exp(row.nats - natsError).toFixed(1)}–${Math.exp(row.nats + natsError).toFixed(1)})`;
+  return [
+    title,
+    plain ? "" : options.gamma === "auto" ? `mean ${meanGamma.toFixed(2)}` : String(options.gamma),
+    plain ? "" : String(options.steps ?? ""),
+    plain ? "" : `\`${rule}\`${exactness === "lossy" ? ", **lossy**" : ""}`,
+    plain ? "" : row.alphaDrafted.toFixed(2),
+    plain ? "" : row.alphaTested.toFixed(2),
+    plain ? "" : row.acceptedPerDraft.toFixed(2),
+    row.meanAcceptanceLength.toFixed(2),
+    `${row.tokensPerSecond.toFixed(0)} (${low}–${high})`,
+    times(row.speedup),
+    `${Math.exp(row.nats).toFixed(1)}${range}`,
+  ];
+}
+
+function gridSection(run: TargetRun, grid: Grid): string[] {
+  const best = grid.cells.reduce((a, b) => b.speedup > a.speedup ? b : a);
+  const most = grid.cells.reduce((a, b) => b.acceptedPerDraft > a.acceptedPerDraft ? b : a);
+  const [map, lines] = gridFiles(run, grid);
+  return [
+    `${grid.drafter} on our stand-in for the task of the paper's figure, ${grid.maxTokens} tokens, \`${best.rule}\`, ` +
+    `left to right. Runs per cell: ${best.runs}. Fastest at ${best.title} with ${
+      times(best.speedup)
+    }; most accepted ` +
+    `at ${most.title} with ${most.acceptedPerDraft.toFixed(2)} per draft.`,
+    "",
+    `![Speed-up and accepted tokens per draft over γ and T, ${grid.drafter}](${map})`,
+    "",
+    `![The same as curves over γ, one for each T, ${grid.drafter}](${lines})`,
+    "",
+  ];
+}
+
+function virtualSection(passes: PassCosts): string[] {
+  return [
+    "**Nothing here was measured on the paper's models.** Each figure is arithmetic on passes of GPT-2 124M's shape,",
+    "f32, with noise for weights, that were timed on this machine, with every tested token accepted at the paper's α.",
+    "A pass over a larger shape is charged in proportion to its weights, SEDD small as GPT-2 124M with γ rows per",
+    "step. It says what this machine could make of such an acceptance, not what these models would reach.",
+    "",
+    ...table([
+      ["rows of a pass", ...passes.rows.map(String)],
+      ["over one row", ...passes.ms.map((ms) => times(ms / passes.ms[0]))],
+    ]),
+    "",
+    ...table([
+      ["task", "target", "drafter", "γ", "α", "paper, 2 × A100", "virtual", "at its best γ", ""],
+      ...paperCells.map(({ task, target, method, gamma, alpha, speedup }) => {
+        const kind = method === "classical" ? method : 1;
+        const at = (gamma: number) => virtualSpeedup(passes, target, kind, gamma, alpha);
+        const best = virtualGammas(passes).reduce((a, b) => at(b) > at(a) ? b : a);
+        return [
+          titleOf(task),
+          target,
+          method === "classical" ? "GPT-2" : "SEDD small, T = 1",
+          String(gamma),
+          alpha.toFixed(2),
+          times(speedup),
+          times(at(gamma)),
+          times(at(best)),
+          `γ = ${best}`,
+        ];
+      }),
+    ]),
+    "",
+    "![Virtual speed-up over γ, T and α](paper-virtual.svg)",
+  ];
+}
+
+/** Every γ whose verification is among the passes. */
+function virtualGammas({ rows }: PassCosts): number[] {
+  return Array.from({ length: rows[rows.length - 1] - 1 }, (_, i) => i + 1);
+}
+
+/** The pictures, by the names that the report has for them. */
+export function chartsOf(report: Report): { readonly file: string; readonly svg: string }[] {
+  return [
+    ...report.targets.flatMap((run) =>
+      run.grids.flatMap((grid) => {
+        const files = gridFiles(run, grid), title = `${run.name}, ${grid.drafter}`;
+        return [
+          { file: files[0], svg: svg(title, gridMaps(grid)) },
+          { file: files[1], svg: svg(title, gridCurves(grid)) },
+        ];
+      })
+    ),
+    { file: "paper-virtual.svg", svg: virtualChart(report.passes) },
+  ];
+}
+
+function gridFiles({ name }: TargetRun, { drafter }: Grid): readonly [map: string, curves: string] {
+  const base = `paper-${name}-${drafter}`.replace(/[^\w]+/g, "-");
+  return [`${base}-map.svg`, `${base}-curves.svg`];
+}
+
+/** What Figure 2 shows: left and right. */
+const PANELS = [
+  { title: "speed-up", of: (cell: Measurement) => cell.speedup, reference: 1 },
+  { title: "accepted tokens per draft", of: (cell: Measurement) => cell.acceptedPerDraft },
+] as const;
+
+function gridMaps({ cells }: Grid): HeatMap[] {
+  const x = distinct(cells.map(({ options }) => options.gamma as number));
+  const y = distinct(cells.map(({ options }) => options.steps!));
+  return PANELS.map(({ title, of }) => ({
+    ...{ title, xLabel: "γ", yLabel: "T", x, y },
+    values: y.map((T) =>
+      x.map((gamma) => {
+        const cell = cells.find(({ options }) => options.gamma === gamma && options.steps === T);
+        return cell === undefined ? null : of(cell);
+      })
+    ),
+  }));
+}
+
+function gridCurves({ cells }: Grid): Curves[] {
+  return PANELS.map(({ title, of, ...rest }) => ({
+    ...{ title, xLabel: "γ", yLabel: title, ...rest },
+    series: distinct(cells.map(({ options }) => options.steps!)).map((T) => ({
+      name: `T = ${T}`,
+      points: cells.filter(({ options }) => options.steps === T).map((cell) =>
+        [cell.options.gamma as number, of(cell)] as const
+      ),
+    })),
+  }));
+}
+
+function virtualChart(passes: PassCosts): string {
+  const { target, alpha, alphas, steps } = VIRTUAL;
+  const gammas = VIRTUAL.gammas.filter((gamma) => gamma < passes.rows[passes.rows.length - 1]);
+  const map: HeatMap = {
+    title: `VIRTUAL speed-up at α = ${alpha}, whatever T`,
+    ...{ xLabel: "γ", yLabel: "T", x: gammas, y: steps },
+    values: steps.map((T) =>
+      gammas.map((gamma) => T <= gamma ? virtualSpeedup(passes, target, T, gamma, alpha) : null)
+    ),
+  };
+  const lines: Curves = {
+    ...{ title: "VIRTUAL speed-up at T = 1", xLabel: "γ", yLabel: "speed-up", reference: 1 },
+    series: alphas.map((alpha) => ({
+      name: `α = ${alpha}`,
+      points: gammas.map((gamma) => [gamma, virtualSpeedup(passes, target, 1, gamma, alpha)] as const),
+    })),
+  };
+  return svg(`Shape of ${target}, drafts by SEDD small: measured costs, assumed acceptance`, [map, lines]);
+}
+
+function distinct(values: readonly number[]): number[] {
+  return [...new Set(values)].sort((a, b) => a - b);
+}
+
+function titleOf(name: TaskName): string {
+  return tasks.find((task) => task.name === name)!.title;
+}
+
+function describeTarget({ name, layers, width, bytes, dtype }: TargetRun): string {
+  return `\`${name}\`, ${layers} × ${width}, ${(bytes / 1e6).toFixed(0)} MB as ${dtype}`;
+}
+
+function describeDrafter({ options, drafterName }: Measurement): string {
+  return `\`${options.drafter}\`, ${drafterName}${
+    options.steps === undefined ? "" : `, T = ${options.steps}`
+  }`;
+}
+
+function times(x: number): string {
+  return `${x.toFixed(2)} ×`;
+}
+
+/** A Markdown table, as `deno fmt` will align it. */
+function table([head, ...body]: readonly (readonly string[])[]): string[] {
+  return [head, head.map(() => "---"), ...body].map((row) => `| ${row.join(" | ")} |`);
+}

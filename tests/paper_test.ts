@@ -1,0 +1,185 @@
+/**
+ * What `bench:paper` makes of data sets, measurements and the paper's numbers. What its figures are worth is not
+ * the tests' matter.
+ */
+
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { svg } from "../bench/charts.ts";
+import { measureMethods } from "../bench/paper/measure.ts";
+import { bounds, expectedPrefix, paperCells, type TaskName, tasks } from "../bench/paper/paper.ts";
+import { readTexts, textsFor } from "../bench/paper/prompts.ts";
+import { chartsOf, markdown, type Report } from "../bench/paper/report.ts";
+import { type Effort, embedded, runTarget } from "../bench/paper/run.ts";
+import { type PassCosts, passMs, virtualSpeedup } from "../bench/paper/virtual.ts";
+import { loadEngine } from "../mod.ts";
+import { toPath } from "../src/hub/files.ts";
+import { fixture } from "./helpers.ts";
+
+function task(name: TaskName) {
+  return tasks.find((task) => task.name === name)!;
+}
+
+Deno.test("prompts are read from every form that the data sets come in", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const write = async (name: string, text: string) => {
+      await Deno.writeTextFile(join(folder, name), text);
+      return join(folder, name);
+    };
+    const jsonl = await write(
+      "webtext.jsonl",
+      '{"id":0,"text":"one\\ntwo"}\r\n\n{"text":"three"}\n{"text":"four"}',
+    );
+    assert.deepEqual(await readTexts(jsonl, task("openwebtext"), 9), ["one\ntwo", "three", "four"]);
+    assert.deepEqual(await readTexts(jsonl, task("openwebtext"), 2), ["one\ntwo", "three"]);
+    const lm1b = await write("news.en-00001-of-00100", "A sentence .\n\nÄ second ★ .\n");
+    assert.deepEqual(await readTexts(lm1b, task("lm1b"), 9), ["A sentence .", "Ä second ★ ."]);
+    assert.deepEqual(await readTexts(await write("a.txt", "one\ntwo"), task("openwebtext"), 9), ["one\ntwo"]);
+    await Deno.mkdir(join(folder, "stories"));
+    await write("stories/b.story", "Second.\n\n@highlight\n\nno");
+    await write("stories/a.story", "First.\n\n@highlight\n\nno");
+    const stories = await readTexts(join(folder, "stories"), task("cnn-dm"), 9);
+    assert.deepEqual(stories, ["First.\n\n", "Second.\n\n"]);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("a Parquet file gives the first texts of its column", async () => {
+  const path = toPath(fixture("parquet/snappy.parquet"));
+  assert.deepEqual(await readTexts(path, task("openwebtext"), 2), ["the first text", "ein zweiter ★"]);
+  await assert.rejects(readTexts(path, task("cnn-dm"), 2), /article/);
+});
+
+Deno.test("prompts that are not there, or have no text, are refused with their place", async () => {
+  await assert.rejects(readTexts("/no/such", task("lm1b"), 1), {
+    message: 'Cannot read prompts: there is no file or folder "/no/such"',
+  });
+  const path = await Deno.makeTempFile({ suffix: ".jsonl" });
+  try {
+    await assert.rejects(readTexts(path, task("lm1b"), 1), {
+      message: `Cannot read prompts: "${path}" has no text`,
+    });
+    for (const line of ['{"article": "x"}', "{", "null", '{"text": 1}']) {
+      await Deno.writeTextFile(path, `{"text":"good"}\n${line}`);
+      await assert.rejects(readTexts(path, task("lm1b"), 2), {
+        message: `Cannot read prompts: "${path}" line 2 has no text in "text"`,
+      });
+    }
+  } finally {
+    await Deno.remove(path);
+  }
+});
+
+Deno.test("there are prompts of our own for every task", async () => {
+  for (const task of tasks) {
+    const { texts } = await textsFor(task, undefined, 100);
+    assert.ok(texts.length >= 3 && texts.every((text) => text.length > 60), task.name);
+  }
+});
+
+Deno.test("the expected prefix is what enumeration of all outcomes gives", () => {
+  const alpha = 0.7, gamma = 5;
+  let mean = 0;
+  for (let outcome = 0; outcome < 2 ** gamma; outcome++) {
+    let probability = 1, accepted = 0;
+    for (let j = 0; j < gamma; j++) {
+      const passes = (outcome >> j & 1) === 1;
+      probability *= passes ? alpha : 1 - alpha;
+      if (passes && accepted === j) accepted++;
+    }
+    mean += probability * accepted;
+  }
+  assert.ok(Math.abs(expectedPrefix(alpha, gamma) - mean) < 1e-12);
+  assert.equal(expectedPrefix(1, 7), 7);
+});
+
+Deno.test("one of the paper's speed-ups exceeds what its α and γ allow", () => {
+  const beyond = paperCells.filter(({ alpha, gamma, speedup }) => speedup > bounds(alpha, gamma).most);
+  assert.deepEqual(beyond.map(({ task, target, gamma }) => [task, target, gamma]), [[
+    "cnn-dm",
+    "GPT-Neo 2.7B",
+    5,
+  ]]);
+});
+
+Deno.test("virtual speed-ups follow from the costs of passes", () => {
+  const free: PassCosts = { rows: [1, 50], ms: [2, 2] };
+  assert.equal(passMs({ rows: [1, 3, 5], ms: [2, 4, 10] }, 4), 7);
+  assert.throws(() => passMs(free, 51), RangeError);
+  // rows cost nothing: γ + 1 tokens for one pass of the target and one of a drafter with `share` of its weights
+  const share = (12 * 12 * 768 ** 2 + 50257 * 768) / (12 * 48 * 1600 ** 2 + 50257 * 1600);
+  const close = (a: number, b: number) => assert.ok(Math.abs(a - b) < 1e-12, `${a}, expected ${b}`);
+  close(virtualSpeedup(free, "GPT-2 XL", 1, 40, 1), 41 / (1 + share));
+  close(virtualSpeedup(free, "GPT-2 XL", 4, 40, 1), 41 / (1 + 4 * share));
+  close(virtualSpeedup(free, "GPT-2 XL", "classical", 5, 0), 1 / (1 + 5 * share));
+});
+
+Deno.test("acceptance is counted under both definitions of α", async () => {
+  using engine = await loadEngine({ drafter: "gpt2" });
+  const methods = [
+    { title: "plain", options: { drafter: null } },
+    { title: "itself", options: { drafter: "gpt2", gamma: 4 } },
+  ];
+  const prompts = [[5, 6, 7], [8, 9, 10]];
+  const [plain, drafted] = await measureMethods(
+    engine,
+    methods,
+    { prompts, maxTokens: 40, repetitions: 1 },
+    () => {},
+  );
+  assert.equal(plain.speedup, 1);
+  assert.deepEqual([plain.alphaDrafted, plain.alphaTested, plain.meanAcceptanceLength], [0, 0, 1]);
+  // every token was tested that was drafted, but for those behind a rejection
+  assert.ok(drafted.alphaTested > drafted.alphaDrafted && drafted.alphaTested < 1);
+  assert.ok(drafted.acceptedPerDraft > 0 && drafted.acceptedPerDraft < 4);
+  assert.equal(drafted.runs, 2);
+  // under a model of 2048 tokens, texts of its own are likelier than chance and less than certain
+  for (const { nats, natsError } of [plain, drafted]) {
+    assert.ok(nats > 0 && nats < Math.log(2048) && natsError !== null);
+  }
+});
+
+Deno.test("the report says of every cell what ran or why nothing did, and draws what it refers to", async () => {
+  const effort: Effort = {
+    ...{ repetitions: 1, maxTokens: 6, gridTokens: 6, gammas: [1, 2], steps: [1, 2] },
+    ...{ passRows: [], passTurns: 0 },
+  };
+  const models = { ...embedded, diffusion: ["sedd"] };
+  const texts = await Promise.all(tasks.map((task) => textsFor(task, undefined, 1)));
+  const told: string[] = [];
+  const run = await runTarget(models, texts, effort, (text) => told.push(text));
+  const passes: PassCosts = { rows: [1, 46], ms: [1, 2] };
+  const report: Report = { date: "2026-01-02", quick: false, targets: [run], passes };
+  const text = markdown(report);
+  assert.equal(text.match(/not run: no weights of this shape/g)?.length, paperCells.length);
+  assert.match(text, /the paper's test +\| 40 +\| 4 +\| `paper`, \*\*lossy\*\*/);
+  const titles = run.grids[0].cells.map(({ title }) => title);
+  assert.deepEqual(titles, ["γ = 1, T = 1", "γ = 2, T = 1", "γ = 2, T = 2"]);
+  const charts = chartsOf(report);
+  assert.deepEqual(
+    [...text.matchAll(/\]\((.*\.svg)\)/g)].map(([, file]) => file).sort(),
+    charts.map(({ file }) => file).sort(),
+  );
+  assert.ok(told.some((line) => line.startsWith("embedded, LM1B: ")));
+
+  // the same run as if its target had been the paper's, without a diffusion drafter
+  const named = { ...run, title: "GPT-2 XL" as const, models: { classical: "gpt2", diffusion: [] } };
+  const cells = markdown({ ...report, targets: [named] });
+  assert.equal(cells.match(/not run: no --drafter was named/g)?.length, 3);
+  assert.equal(
+    cells.match(/`embedded`, 6 × 384, 46 MB as f32; `gpt2`, autoregressive, `ordered`/g)?.length,
+    3,
+  );
+});
+
+Deno.test("a picture escapes its texts and leaves out what there is not", () => {
+  const picture = svg("a < b & c", [{
+    ...{ title: "map", xLabel: "γ", yLabel: "T", x: [1, 2], y: [1, 2] },
+    values: [[1, 1.5], [null, 2]],
+  }]);
+  assert.match(picture, /<title>a &lt; b &amp; c<\/title>/);
+  assert.equal(picture.match(/fill="hsl/g)?.length, 3);
+  assert.doesNotMatch(picture, /NaN|Infinity|undefined|null/);
+});
