@@ -59,7 +59,16 @@ interface Peer {
 }
 
 async function start(engine: string, model: string, dtype: string): Promise<Peer> {
-  const args = ["run", "-A", new URL("peer.ts", import.meta.url).href, engine, model, dtype, String(THREADS)];
+  const args = [
+    "run",
+    "-A",
+    "--no-lock",
+    new URL("peer.ts", import.meta.url).href,
+    engine,
+    model,
+    dtype,
+    String(THREADS),
+  ];
   const child = new Deno.Command(Deno.execPath(), {
     args,
     env: { NO_COLOR: "1" },
