@@ -1,5 +1,5 @@
 /**
- * `compare`: plain decoding and each drafter, measured in one run; `demo`: the same in short, after a text in
+ * `compare`: plain decoding and each drafter, measured in one run; `demo`: the same after a text in
  * colours.
  *
  * @module
@@ -30,6 +30,8 @@ export const PROMPTS: readonly string[] = [
 
 /** What `compare` and `demo` generate per run, unless told otherwise. */
 const MAX_TOKENS = 96;
+/** How often, unless told otherwise. */
+const REPETITIONS = 3;
 
 /** The command `compare`. */
 export const compare: Command = {
@@ -53,7 +55,13 @@ export const compare: Command = {
   async run({ words, values }, terminal) {
     const prompts = await Promise.all(words.map((word) => readText([word], "PROMPT", terminal)));
     using engine = await loadAll(values, terminal);
-    await report(engine, prompts.length > 0 ? prompts : PROMPTS, values.repetitions ?? 3, values, terminal);
+    await report(
+      engine,
+      prompts.length > 0 ? prompts : PROMPTS,
+      values.repetitions ?? REPETITIONS,
+      values,
+      terminal,
+    );
   },
 };
 
@@ -64,7 +72,7 @@ export const demo: Command = {
   summary: "Watch a text being speculated, then see what it is worth.",
   details: [
     "Continues PROMPT, or a built-in one, in the colours of generate --show-draft, then prints the table of compare",
-    "in short: one repetition, on PROMPT and the built-in ones.",
+    "on PROMPT and the built-in ones.",
   ],
   options: [...MODEL_OPTIONS, ...DECODE_OPTIONS, "color"],
   examples: ["demo", 'demo "The last train had gone, and" --temperature 0.8'],
@@ -73,7 +81,7 @@ export const demo: Command = {
     using engine = await loadAll(values, terminal);
     await show(engine, prompt, generateOptions(values), terminal, true);
     terminal.out.line();
-    await report(engine, words.length > 0 ? [prompt, ...PROMPTS] : PROMPTS, 1, values, terminal);
+    await report(engine, words.length > 0 ? [prompt, ...PROMPTS] : PROMPTS, REPETITIONS, values, terminal);
   },
 };
 

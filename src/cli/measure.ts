@@ -11,7 +11,7 @@ import type { Engine, GenerateOptions, Generation } from "../engine.ts";
 import { describeMachine, type Machine } from "./machine.ts";
 
 /** Tokens of the run that warms each method up. */
-const WARM_UP_TOKENS = 16;
+const WARM_UP_TOKENS = 128;
 
 /** The first seed, unless one is given: what is compared can be repeated. */
 const SEED = 1n;
