@@ -4,15 +4,16 @@
  * in the path or named by `LLAMA_BENCH`. Each runs in a process of its own. An engine that does not work here is a
  * line in the table. What each is given: `onnx.ts`, `gguf.ts`.
  *
- * `deno task bench:peers` prints the tables; `--write` also makes `bench/reports/peers.json` and `.md`. About five
+ * `deno task bench:peers` prints the tables; `--write` also makes `bench/reports/peers-<processor>.json` and `.md`. About five
  * minutes and 4 GB of memory; nothing else should run meanwhile.
  *
  * @module
  */
 
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
-import { describeMachine, type Machine } from "../../src/cli/machine.ts";
+import { describeMachine } from "../../src/cli/machine.ts";
 import { embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
+import { type PeerReport, type PeerRow, type PeerTable, where, writeReport } from "../report.ts";
 import { writeGguf } from "./gguf.ts";
 import { lines } from "./lines.ts";
 import { llamaBench } from "./llama.ts";
@@ -24,32 +25,6 @@ const ROUNDS = 5;
 /** Turns before those, until compilers have seen what is hot. */
 const WARM_UP = 3;
 const THREADS = navigator.hardwareConcurrency;
-
-/** What is measured of one engine. */
-interface Row {
-  readonly engine: string;
-  /** Why there is nothing else. */
-  readonly failure?: string;
-  /** Medians over the turns, in milliseconds, by task; absent: not of this engine. */
-  readonly ms: Readonly<Record<string, number>>;
-  /** Quartiles of the same. */
-  readonly quartiles: Readonly<Record<string, readonly [number, number]>>;
-  /** Time to the first token after the context, the median. */
-  readonly firstMs: number | null;
-  readonly peakBytes: number | null;
-}
-
-/** One model in one dtype. */
-interface Table {
-  readonly title: string;
-  readonly rows: readonly Row[];
-}
-
-interface Report {
-  readonly date: string;
-  readonly machine: Machine;
-  readonly tables: readonly Table[];
-}
 
 /** An engine that takes orders. */
 interface Peer {
@@ -125,14 +100,14 @@ function quantile(values: readonly number[], share: number): number {
   return sorted[low] + (at - low) * (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]);
 }
 
-async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<Table> {
+async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<PeerTable> {
   const tokens = model === "pair" ? 192 : 16, context = 16;
   const orders: Record<string, Order> = {
     "one token": { what: "decode", context, tokens },
     "4-row pass": { what: "pass", context, rows: 4, times: tokens },
     "9-row pass": { what: "pass", context, rows: 9, times: tokens },
   };
-  const failed: Row[] = [], peers: Peer[] = [];
+  const failed: PeerRow[] = [], peers: Peer[] = [];
   const add = async (engine: string, open: () => Promise<Peer>) => {
     console.error(`${model} ${dtype}: loading ${engine}`);
     try {
@@ -163,7 +138,7 @@ async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<T
     }
   }
   for (const peer of peers) peer.stop();
-  const rows = peers.map(({ engine }): Row => {
+  const rows = peers.map(({ engine }): PeerRow => {
     const tasks = [...answers.get(engine)!], all = tasks.flatMap(([, of]) => of);
     const first = all.flatMap(({ firstMs }) => firstMs ?? []),
       peaks = all.flatMap(({ peakBytes }) => peakBytes ?? []);
@@ -182,13 +157,10 @@ async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<T
 }
 
 /** Ratios to specdiff's one-token pass: the time is its own business, the ratio everybody's. */
-function markdown({ date, machine, tables }: Report): string {
-  const { cpu, cores, os, arch, deno } = machine;
-  const name = (row: Row, own: boolean) => own ? `**${row.engine}**` : row.engine;
+function markdown({ date, machine, tables }: PeerReport): string {
+  const name = (row: PeerRow, own: boolean) => own ? `**${row.engine}**` : row.engine;
   return [
-    `${date}, ${
-      cpu ?? "unknown processor"
-    }, ${cores} cores, ${os} ${arch}, Deno ${deno}, ${THREADS} threads each.`,
+    `${where(date, machine)}, ${THREADS} threads each.`,
     `Medians of ${ROUNDS} turns in one run, quartiles in brackets; \`deno task bench:peers\` repeats it.`,
     "",
     "Speed is that of plain decoding, token by token, against specdiff's (more is faster): the likeliest token is",
@@ -220,17 +192,12 @@ function markdown({ date, machine, tables }: Report): string {
   ].join("\n");
 }
 
-const tables: Table[] = [];
+const tables: PeerTable[] = [];
 for (const model of ["pair", "124M"] as const) {
   for (const dtype of ["f32", "int8"] as const) tables.push(await measure(model, dtype));
 }
 const machine = describeMachine("");
-const report: Report = { date: new Date().toISOString().slice(0, 10), machine, tables };
+const report: PeerReport = { date: new Date().toISOString().slice(0, 10), machine, tables };
 const text = markdown(report);
 console.log(text);
-if (Deno.args.includes("--write")) {
-  const folder = new URL("../reports/", import.meta.url);
-  await Deno.mkdir(folder, { recursive: true });
-  await Deno.writeTextFile(new URL("peers.json", folder), `${JSON.stringify(report, null, 2)}\n`);
-  await Deno.writeTextFile(new URL("peers.md", folder), `# Peers\n\n${text}`);
-}
+if (Deno.args.includes("--write")) await writeReport("peers", machine, report, text);

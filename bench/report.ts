@@ -1,0 +1,224 @@
+/**
+ * What `deno task bench` and `deno task bench:peers` find, as text: a report for each processor, and the README's
+ * figures, which are made of all of them. Measuring is not its matter.
+ *
+ * `deno run --allow-read=bench/reports,README.md --allow-write=README.md bench/report.ts` puts the figures into the
+ * README anew; with `--check` it writes nothing and fails if they are not those of the reports.
+ *
+ * @module
+ */
+
+import type { Comparison, Row } from "../src/cli/measure.ts";
+import type { Machine } from "../src/cli/machine.ts";
+import type { Figure, Section } from "./kernels.ts";
+
+/** What `deno task bench` finds: `bench/reports/cpu-<processor>.json`. */
+export interface CpuReport {
+  /** Day of the run. */
+  readonly date: string;
+  readonly kernels: readonly Section[];
+  /** One per γ, plain decoding measured anew in each. */
+  readonly pair: readonly Comparison[];
+}
+
+/** One engine on one model. */
+export interface PeerRow {
+  readonly engine: string;
+  /** Why there is nothing else. */
+  readonly failure?: string;
+  /** Medians over the turns, in milliseconds, by task; absent: not of this engine. */
+  readonly ms: Readonly<Record<string, number>>;
+  /** Quartiles of the same. */
+  readonly quartiles: Readonly<Record<string, readonly [number, number]>>;
+  /** Time to the first token after the context, the median. */
+  readonly firstMs: number | null;
+  readonly peakBytes: number | null;
+}
+
+/** One model in one dtype; the first row is specdiff's plain decoding. */
+export interface PeerTable {
+  readonly title: string;
+  readonly rows: readonly PeerRow[];
+}
+
+/** What `deno task bench:peers` finds: `bench/reports/peers-<processor>.json`. */
+export interface PeerReport {
+  /** Day of the run. */
+  readonly date: string;
+  readonly machine: Machine;
+  readonly tables: readonly PeerTable[];
+}
+
+const folder = new URL("./reports/", import.meta.url);
+const readmePath = new URL("../README.md", import.meta.url);
+
+/** A processor as files and columns are named: `Intel(R) Xeon(R) Processor` is Intel Xeon. */
+function processor({ cpu }: Machine): string {
+  return (cpu ?? "unknown").replace(/\((R|TM)\)|\b(Processor|CPU)\b/gi, "").replace(/\s+/g, " ").trim();
+}
+
+/** Writes `<kind>-<processor>.json` and `.md`, and the README's figures anew. */
+export async function writeReport(
+  kind: "cpu" | "peers",
+  machine: Machine,
+  report: CpuReport | PeerReport,
+  text: string,
+): Promise<void> {
+  const name = `${kind}-${processor(machine).toLowerCase().replace(/[^a-z0-9]+/g, "-")}`;
+  const title = kind === "cpu" ? "CPU" : "Peers";
+  await Deno.writeTextFile(new URL(`${name}.json`, folder), `${JSON.stringify(report, null, 2)}\n`);
+  await Deno.writeTextFile(new URL(`${name}.md`, folder), `# ${title}\n\n${text}`);
+  await Deno.writeTextFile(readmePath, withFigures(await Deno.readTextFile(readmePath)));
+}
+
+/** The day, the machine and its runtime. */
+export function where(date: string, { cpu, cores, os, arch, deno }: Machine): string {
+  return `${date}, ${cpu ?? "unknown processor"}, ${cores} cores, ${os} ${arch}, Deno ${deno}`;
+}
+
+/** A Markdown table. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  return [head, head.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`);
+}
+
+/** A figure with its unit. */
+export function amount({ value, unit }: Figure): string {
+  if (unit === "%") return `${Math.round(100 * value)} %`;
+  return `${value.toFixed(unit === "×" ? 2 : 1)} ${unit}`;
+}
+
+/** The row of a drafter at the fixed γ where it was fastest. */
+export function best(pair: readonly Comparison[], drafter: string): Row {
+  return pair.flatMap(({ rows }) => rows)
+    .filter((row) => row.drafter === drafter && row.gamma !== "auto")
+    .reduce((a, b) => b.speedup > a.speedup ? b : a);
+}
+
+/** Whether under `coupled` every text was that of plain decoding. */
+export function allEqual(pair: readonly Comparison[]): boolean {
+  return pair.every(({ rows }) => rows.every((row) => row.equalsPlainUnderCoupled !== false));
+}
+
+/** The reports of one kind that are kept, in the order of their names. */
+function kept<T>(kind: "cpu" | "peers"): { readonly name: string; readonly report: T }[] {
+  return [...Deno.readDirSync(folder)].map(({ name }) => name)
+    .filter((name) => name.startsWith(`${kind}-`) && name.endsWith(".json")).sort()
+    .map((name) => ({
+      name: name.replace(".json", ""),
+      report: JSON.parse(Deno.readTextFileSync(new URL(name, folder))) as T,
+    }));
+}
+
+function link(name: string, machine: Machine): string {
+  return `[${processor(machine)}](bench/reports/${name}.md)`;
+}
+
+/** The embedded pair and the figures that have an aim, a column for each processor. */
+function cpuFigures(): string {
+  const reports = kept<CpuReport>("cpu");
+  const drafters = new Set(
+    reports.flatMap(({ report }) => report.pair[0].rows.flatMap(({ drafter }) => drafter ?? [])),
+  );
+  const drafterRows = [...drafters].map((drafter) => [
+    `${drafter}, at its best γ, against plain decoding`,
+    "",
+    ...reports.map(({ report }) => {
+      const { speedup, gamma, meanAcceptanceLength } = best(report.pair, drafter);
+      return `${speedup.toFixed(2)} × (γ = ${gamma}, τ ${meanAcceptanceLength.toFixed(2)})`;
+    }),
+  ]);
+  const aimed = reports[0].report.kernels.flatMap(({ title, figures }) =>
+    figures.filter(({ aim }) => aim !== undefined).map(({ what, aim }) => ({ title, what, aim }))
+  );
+  const aimedRows = aimed.map(({ title, what, aim }) => [
+    `${title}: ${what}`,
+    aim!,
+    ...reports.map(({ report }) => {
+      const figure = report.kernels.find((section) => section.title === title)
+        ?.figures.find((figure) => figure.what === what);
+      return figure === undefined ? "" : amount(figure);
+    }),
+  ]);
+  return [
+    ...table(
+      ["", "aim", ...reports.map(({ name, report }) => link(name, report.pair[0].machine))],
+      [
+        ["run", "", ...reports.map(({ report }) => `${report.date}, ${report.pair[0].machine.cores} cores`)],
+        ...drafterRows,
+        ...aimedRows,
+      ],
+    ),
+    "",
+    reports.every(({ report }) => allEqual(report.pair))
+      ? "Under `coupled`, every text equalled that of plain decoding, token for token."
+      : "**Under `coupled`, a text differed from that of plain decoding.**",
+  ].join("\n");
+}
+
+/** How many times as fast as each peer, a column for each processor. */
+function peerFigures(): string {
+  const reports = kept<PeerReport>("peers");
+  const speed = (row: PeerRow) => 1 / row.ms["one token"];
+  const rows = reports[0].report.tables.flatMap(({ title, rows }) =>
+    rows.filter(({ engine }) => !engine.startsWith("specdiff")).map(({ engine }) => [
+      `${title}: plain decoding, against ${engine}`,
+      ...reports.map(({ report }) => {
+        const here = report.tables.find((table) => table.title === title)?.rows;
+        const peer = here?.find((row) => row.engine === engine);
+        if (here === undefined || peer === undefined) return "";
+        return peer.failure ? "does not run there" : `${(speed(here[0]) / speed(peer)).toFixed(2)} ×`;
+      }),
+    ])
+  );
+  const pair = (report: PeerReport) => report.tables[0].rows;
+  const fastest = (report: PeerReport) =>
+    pair(report).filter(({ engine }) => engine.startsWith("specdiff +")).reduce((a, b) =>
+      speed(b) > speed(a) ? b : a
+    );
+  const rival = (report: PeerReport) =>
+    Math.max(
+      ...pair(report).filter((row) => !row.engine.startsWith("specdiff") && !row.failure).map(speed),
+    );
+  return table(
+    ["specdiff, CPU, 2 threads each", ...reports.map(({ name, report }) => link(name, report.machine))],
+    [
+      ...rows,
+      [
+        `${
+          reports[0].report.tables[0].title
+        }: speculative decoding at temperature 1, against the fastest peer`,
+        ...reports.map(({ report }) => {
+          const { engine } = fastest(report);
+          return `${(speed(fastest(report)) / rival(report)).toFixed(2)} × (${
+            engine.replace("specdiff + ", "")
+          })`;
+        }),
+      ],
+    ],
+  ).join("\n");
+}
+
+/** The README with the figures of all reports between its markers. */
+function withFigures(readme: string): string {
+  const parts = { "deno task bench:report": cpuFigures(), "deno task bench:peers --write": peerFigures() };
+  for (const [command, text] of Object.entries(parts)) {
+    const begin = `<!-- figures: ${command} -->`, end = "<!-- /figures -->";
+    const from = readme.indexOf(begin), to = readme.indexOf(end, from);
+    if (from < 0 || to < 0) {
+      throw new Error(`Cannot write the README's figures: it has no "${begin}" … "${end}"`);
+    }
+    readme = `${readme.slice(0, from)}${begin}\n\n${text}\n\n${readme.slice(to)}`;
+  }
+  return readme;
+}
+
+if (import.meta.main) {
+  const readme = await Deno.readTextFile(readmePath), fresh = withFigures(readme);
+  // the formatter sets tables and lines: what counts is the words
+  const words = (text: string) => text.replace(/-{3,}/g, "---").replace(/\s+/g, " ");
+  if (!Deno.args.includes("--check")) await Deno.writeTextFile(readmePath, fresh);
+  else if (words(readme) !== words(fresh)) {
+    console.error("README.md has other figures than bench/reports: run bench/report.ts");
+    Deno.exit(1);
+  }
+}
