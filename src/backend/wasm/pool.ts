@@ -6,6 +6,7 @@
  */
 
 import type { Heap } from "./memory.ts";
+import { Sharing } from "./sharing.ts";
 import { spawn, type Spawned } from "./spawn.ts";
 import { Control, joinThreads, kernelNames, resident, type Thread, type ThreadSetup } from "./worker.ts";
 
@@ -38,6 +39,7 @@ export class Pool {
   #control: Int32Array;
   #job: Uint32Array;
   #main: Thread | undefined;
+  readonly #sharing: Sharing = new Sharing();
 
   /** @param control address of the control block */
   constructor(heap: Heap, control: number, main: Thread, workers: readonly Spawned[]) {
@@ -82,6 +84,12 @@ export class Pool {
       main.run(index, 0, units);
       return;
     }
+    if (!this.#sharing.begin()) {
+      this.#job.set(job);
+      main.run(index, 0, units);
+      this.#sharing.end(units * work, false);
+      return;
+    }
     const epoch = (control[Control.epoch] + 1) | 0, tag = epoch << 12, chunks = Math.ceil(units / grain);
     // shut, so that a late thread of the previous job cannot claim while the words below change
     Atomics.store(control, Control.claim, tag | 0xfff);
@@ -95,11 +103,13 @@ export class Pool {
     Atomics.store(control, Control.epoch, epoch);
     if (Atomics.load(control, Control.sleepers) > 0) Atomics.notify(control, Control.epoch);
     main.drain(epoch);
-    for (let spins = 0;;) {
+    let spins = 0;
+    for (;;) {
       const done = Atomics.load(control, Control.done);
       if (done === chunks) break;
       if (++spins > SPINS) Atomics.wait(control, Control.done, done, 1);
     }
+    this.#sharing.end(units * work, spins > SPINS);
     if (control[Control.failures] > 0) {
       throw new Error(`Cannot run ${kernel}: the kernel failed on a worker thread`);
     }
