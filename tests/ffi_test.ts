@@ -8,8 +8,11 @@
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { type CudaDevice, CudaDriver, CudaError, type CudaModule, type CudaStream } from "../ffi/driver.ts";
+import { CudaError } from "../ffi/context.ts";
+import { type CudaDevice, CudaDriver } from "../ffi/driver.ts";
+import type { CudaModule } from "../ffi/launch.ts";
 import { cudaSymbols } from "../ffi/libcuda.ts";
+import type { CudaStream } from "../ffi/stream.ts";
 import { loadEngine } from "../mod.ts";
 import { createBackend } from "../src/backend/create.ts";
 import { createCudaBackend } from "../src/backend/cuda/backend.ts";

@@ -9,7 +9,8 @@
  * @module
  */
 
-import { type CudaDevice, CudaDriver, CudaError } from "../../../ffi/driver.ts";
+import { CudaError } from "../../../ffi/context.ts";
+import { type CudaDevice, CudaDriver } from "../../../ffi/driver.ts";
 import type {
   Activation,
   AppendOptions,
