@@ -11,18 +11,19 @@
 
 import type { Cuda } from "./libcuda.ts";
 
+const NEWER_DRIVER = "the driver can use the kernels in no form that they come in: update NVIDIA's driver";
+
 /** What to do about the errors that have an answer, by `CUresult`. */
 const HINTS: Readonly<Record<number, string>> = {
   2: "the device's memory is full: hold the weights in a smaller dtype, or end other programs on it",
   3: "the driver is shutting down",
   34: "the library is a stub for linking: point SPECDIFF_LIBCUDA to the driver's own",
-  35: "the driver is older than the kernels need: update NVIDIA's driver to 525 or later",
   46: "another program uses the device exclusively",
   100: "no GPU is visible: see nvidia-smi and CUDA_VISIBLE_DEVICES",
   101: "there is no device of this number",
-  209: "the kernels need compute capability 8.0 (Ampere) or later",
-  218: "the driver could not compile the kernels for this device",
-  222: "the driver is older than the kernels need: update NVIDIA's driver to 525 or later",
+  209: NEWER_DRIVER,
+  218: NEWER_DRIVER,
+  222: NEWER_DRIVER,
   802: "the devices are not ready: is the fabric manager running?",
   803: "the driver and its library are of different versions: restart the machine",
 };
@@ -45,10 +46,14 @@ export class CudaError extends Error {
   /** What it returned, a `CUresult`. */
   readonly code: number;
 
-  /** @param text what the driver says about the code */
-  constructor(call: string, code: number, text: string) {
+  /**
+   * @param text what the driver says about the code
+   * @param device which one, where it is a matter of one
+   */
+  constructor(call: string, code: number, text: string, device?: number) {
     const hint = HINTS[code] ?? (LOST.has(code) ? "the device is lost to this process" : undefined);
-    super(`CUDA failed: ${call} returned ${code} (${text})${hint === undefined ? "" : `; ${hint}`}`);
+    const where = device === undefined ? "CUDA" : `CUDA ${device}`;
+    super(`${where} failed: ${call} returned ${code} (${text})${hint === undefined ? "" : `; ${hint}`}`);
     this.call = call;
     this.code = code;
   }
@@ -70,19 +75,21 @@ export class Context {
   /** The functions. */
   readonly cuda: Cuda;
   readonly #handle: bigint;
+  readonly #device: number;
   #lost: CudaError | undefined;
 
-  /** Of a device's primary context, which is retained. */
-  constructor(cuda: Cuda, handle: bigint) {
+  /** Of a device's primary context, which is retained; `device` is its number, for messages. */
+  constructor(cuda: Cuda, handle: bigint, device: number) {
     this.cuda = cuda;
     this.#handle = handle;
+    this.#device = device;
   }
 
   /** Throws unless `status` is 0. Once the device is lost, that is always the error that said so first. */
   check(status: number, call: string): void {
     if (status === 0) return;
-    if (!LOST.has(status)) check(this.cuda, status, call);
-    this.#lost ??= driverError(this.cuda, status, call);
+    if (!LOST.has(status)) throw driverError(this.cuda, status, call, this.#device);
+    this.#lost ??= driverError(this.cuda, status, call, this.#device);
     throw this.#lost;
   }
 
@@ -114,7 +121,7 @@ export function check(cuda: Cuda, status: number, call: string): void {
 }
 
 /** What the driver says about a status. */
-function driverError(cuda: Cuda, status: number, call: string): CudaError {
+function driverError(cuda: Cuda, status: number, call: string, device?: number): CudaError {
   const text = (of: (code: number, out: BigUint64Array<ArrayBuffer>) => number): string | undefined => {
     const out = new BigUint64Array(1);
     if (of(status, out) !== 0) return undefined;
@@ -123,7 +130,7 @@ function driverError(cuda: Cuda, status: number, call: string): CudaError {
   };
   const name = text(cuda.cuGetErrorName) ?? "unknown to this driver";
   const words = text(cuda.cuGetErrorString);
-  return new CudaError(call, status, words === undefined ? name : `${name}, ${words}`);
+  return new CudaError(call, status, words === undefined ? name : `${name}, ${words}`, device);
 }
 
 /**

@@ -69,6 +69,11 @@ export class CudaDriver {
   }
 }
 
+/** A version of CUDA as people write it: 13.0 for 13000. */
+export function formatVersion(version: number): string {
+  return `${Math.floor(version / 1000)}.${version % 1000 / 10}`;
+}
+
 /** One GPU, and everything that was made on it. */
 export class CudaDevice implements Disposable {
   /** Which one, from 0. */
@@ -105,7 +110,7 @@ export class CudaDevice implements Disposable {
     this.name = new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
     const handle = new BigUint64Array(1);
     check(cuda, cuda.cuDevicePrimaryCtxRetain(handle, this.#device), "cuDevicePrimaryCtxRetain");
-    this.#context = new Context(cuda, handle[0]);
+    this.#context = new Context(cuda, handle[0], ordinal);
   }
 
   /** Bytes of the device's memory that are free, of all. */

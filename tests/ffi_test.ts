@@ -219,7 +219,7 @@ onStandIn(
         assert.throws(() => bench.device.allocate(2 << 20), (error: CudaError) => {
           assert.equal(
             error.message,
-            "CUDA failed: cuMemAlloc_v2 returned 2 (CUDA_ERROR_OUT_OF_MEMORY, out of memory); " +
+            "CUDA 0 failed: cuMemAlloc_v2 returned 2 (CUDA_ERROR_OUT_OF_MEMORY, out of memory); " +
               "the device's memory is full: hold the weights in a smaller dtype, or end other programs on it",
           );
           return error.outOfMemory;
@@ -227,7 +227,7 @@ onStandIn(
     );
     standIn.fail("cuStreamSynchronize", 1, 12345);
     assert.throws(() => bench.stream.synchronize(), {
-      message: "CUDA failed: cuStreamSynchronize returned 12345 (unknown to this driver)",
+      message: "CUDA 0 failed: cuStreamSynchronize returned 12345 (unknown to this driver)",
     });
     assert.throws(
       () => bench.module.kernel("no_such", []),
@@ -385,7 +385,7 @@ onStandIn(
   async (standIn) => {
     const machines = [
       [{ devices: 0 }, 'Cannot open the device "cuda": Cannot open CUDA device 0: the driver sees no GPU'],
-      [{ major: 7 }, "the kernels need compute capability 8.0"],
+      [{ major: 7 }, "its compute capability is 7.0, expected 8.0 (Ampere) or later"],
     ] as const;
     for (const [machine, words] of machines) {
       await standIn.withMachine(machine, async () => {

@@ -52,6 +52,8 @@ export class StandIn {
   /**
    * Runs `body` on another machine: `devices`, how many; `memory`, bytes of each; `major` and `minor`, their compute
    * capability; `version`, of the driver; `reversed`, 1 to run blocks and unordered threads from last to first.
+   * `major.1` is that of device 1 alone, and so on. A program that loads the stand-in itself is told the same by
+   * `SPECDIFF_STANDIN=devices=2,major.1=7`.
    */
   async withMachine(machine: Readonly<Record<string, number>>, body: () => unknown): Promise<void> {
     const usual = { devices: 1, memory: 2 ** 33, major: 9, minor: 0, version: 13000, reversed: 0 };
