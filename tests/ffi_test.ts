@@ -16,22 +16,8 @@ import type { CudaStream } from "../ffi/stream.ts";
 import { loadEngine } from "../mod.ts";
 import { createBackend } from "../src/backend/create.ts";
 import { createCudaBackend } from "../src/backend/cuda/backend.ts";
-import { type StandIn, standIn, whyNoStandIn } from "./cuda/standin.ts";
+import { onStandIn, standIn, whyNoStandIn } from "./cuda/standin.ts";
 import { assertClose, assertSame, fixture } from "./helpers.ts";
-
-/** A test on the stand-in. Afterwards nothing may be left on it, and it may have objected to nothing but `objections`. */
-function onStandIn(
-  name: string,
-  body: (standIn: StandIn) => unknown,
-): void {
-  Deno.test(name + whyNoStandIn, { ignore: standIn === undefined }, async () => {
-    standIn!.reset();
-    standIn!.complaints();
-    await body(standIn!);
-    assert.deepEqual(standIn!.complaints(), []);
-    assert.equal(standIn!.live(), 0, "what was made and not given back");
-  });
-}
 
 /** A device with what a test of a kernel needs. */
 class Bench implements Disposable {
@@ -385,6 +371,10 @@ onStandIn(
   async (standIn) => {
     const machines = [
       [{ devices: 0 }, 'Cannot open the device "cuda": Cannot open CUDA device 0: the driver sees no GPU'],
+      [
+        { version: 11080 },
+        "Cannot use NVIDIA's driver: it serves CUDA 11.8, expected 12.0 or later: update it to 525",
+      ],
       [{ major: 7 }, "its compute capability is 7.0, expected 8.0 (Ampere) or later"],
     ] as const;
     for (const [machine, words] of machines) {
@@ -458,11 +448,16 @@ async function program(
   args: readonly string[],
   permissions: readonly string[],
   library?: string,
+  machine?: string,
 ): Promise<{ code: number; out: string; err: string }> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "--quiet", "--no-prompt", "--allow-read=fixtures", ...permissions, "cli.ts", ...args],
     cwd: fileURLToPath(new URL("..", import.meta.url)),
-    env: { NO_COLOR: "1", ...(library === undefined ? {} : { SPECDIFF_LIBCUDA: library }) },
+    env: {
+      NO_COLOR: "1",
+      ...(library === undefined ? {} : { SPECDIFF_LIBCUDA: library }),
+      ...(machine === undefined ? {} : { SPECDIFF_STANDIN: machine }),
+    },
   }).output();
   return { code, out: new TextDecoder().decode(stdout), err: new TextDecoder().decode(stderr) };
 }
@@ -505,11 +500,52 @@ Deno.test(`doctor: the stand-in's device is found, chosen and tested${whyNoStand
   const { code, out, err } = await program(["doctor", "--json"], MAY_LOAD, standIn!.path);
   assert.equal(code, 0, err);
   const { driver, auto, tests } = JSON.parse(out);
-  assert.deepEqual([driver.cuda, auto], ["13.0", "cuda"]);
+  assert.deepEqual([driver.cuda, auto], ["13.0", "cuda:0"]);
   assert.deepEqual(driver.devices[0].capability, "9.0");
-  assert.deepEqual(tests.map(({ device }: { device: string }) => device), ["cuda", "wasm"]);
+  assert.deepEqual(tests.map(({ device }: { device: string }) => device), ["cuda:0", "wasm"]);
   for (const { operations } of tests) {
     assert.ok(operations.length >= 19);
     for (const { operation, error, allowed } of operations) assert.ok(error <= allowed, operation);
   }
 });
+
+Deno.test(
+  `doctor: each of several GPUs is named, and tested or said to be of no use and why${whyNoStandIn}`,
+  {
+    ignore: standIn === undefined,
+  },
+  async () => {
+    const doctor = (machine: string) => program(["doctor"], MAY_LOAD, standIn!.path, machine);
+    const several = await doctor("devices=3,major.0=7,minor.0=5,memory.2=1073741824");
+    assert.equal(several.code, 0, several.err);
+    const old =
+      'Cannot open the device "cuda:0": Cannot use CUDA device 0, stand-in: its compute capability is 7.5, ' +
+      "expected 8.0 (Ampere) or later";
+    for (
+      const line of [
+        "GPU 0    stand-in, compute capability 7.5, 4 multiprocessors, 8.0 GiB of 8.0 GiB free",
+        "GPU 2    stand-in, compute capability 9.0, 4 multiprocessors, 1.0 GiB of 1.0 GiB free",
+        "auto     cuda:1: the first GPU that can be used",
+        "cuda:2   CUDA 2: stand-in",
+        `cuda:0   not used: ${old}`,
+      ]
+    ) {
+      assert.ok(several.out.split("\n").includes(line), `"${line}" is not in\n${several.out}`);
+    }
+    assert.match(several.out, /^ {2}operation +cuda:1 +cuda:2 +wasm +allowed$/m);
+
+    const machines = [
+      ["devices=0", /^GPU +none that the driver sees\nauto +wasm: the driver sees no GPU$/m],
+      ["major=7", /^auto +wasm: Cannot open the device "cuda:0": .* capability is 7\.0, expected 8\.0/m],
+      [
+        "version=11080",
+        /^auto +wasm: .* driver: it serves CUDA 11\.8, expected 12\.0 or later: update it to 525/m,
+      ],
+    ] as const;
+    for (const [machine, words] of machines) {
+      const { code, out, err } = await doctor(machine);
+      assert.equal(code, 0, err);
+      assert.match(out, words);
+    }
+  },
+);

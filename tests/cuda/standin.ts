@@ -9,6 +9,7 @@
  * @module
  */
 
+import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -144,6 +145,17 @@ export const standIn: StandIn | undefined = path === undefined ? undefined : new
 
 /** Why there is no stand-in, to be put behind a test's name; empty where there is one. */
 export const whyNoStandIn: string = standIn === undefined ? " (ignored: there is no C++ compiler, g++)" : "";
+
+/** A test on the stand-in. Afterwards nothing may be left on it, nor may it have objected to anything. */
+export function onStandIn(name: string, body: (standIn: StandIn) => unknown): void {
+  Deno.test(name + whyNoStandIn, { ignore: standIn === undefined }, async () => {
+    standIn!.reset();
+    standIn!.complaints();
+    await body(standIn!);
+    assert.deepEqual(standIn!.complaints(), []);
+    assert.equal(standIn!.live(), 0, "what was made and not given back");
+  });
+}
 
 if (path !== undefined) {
   // here, where no test is charged with a library that is never closed; and the environment, which all test files
