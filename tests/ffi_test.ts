@@ -10,12 +10,13 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { CudaError } from "../ffi/context.ts";
 import { type CudaDevice, CudaDriver } from "../ffi/driver.ts";
-import type { CudaModule } from "../ffi/launch.ts";
+import { type CudaKernel, CudaModule } from "../ffi/launch.ts";
 import { cudaSymbols } from "../ffi/libcuda.ts";
 import type { CudaStream } from "../ffi/stream.ts";
 import { loadEngine } from "../mod.ts";
 import { createBackend } from "../src/backend/create.ts";
 import { createCudaBackend } from "../src/backend/cuda/backend.ts";
+import { selfTest } from "../src/cli/self_test.ts";
 import { onStandIn, standIn, whyNoStandIn } from "./cuda/standin.ts";
 import { assertClose, assertSame, fixture } from "./helpers.ts";
 
@@ -491,7 +492,21 @@ Deno.test("doctor: no GPU is one line and no failure; the self test of what is t
   assert.equal(code, 0, err);
   assert.equal(out.match(/^GPU .*$/gm)?.length, 1);
   assert.match(out, /^GPU +none: Cannot load libcuda: .*\nauto +wasm\n/m);
-  assert.match(out, /^ {2}attention, causal +\d/m);
+  assert.match(out, /^ {2}attention, causal, 5 rows +\d/m);
+});
+
+onStandIn("the self test runs every kernel there is", async (standIn) => {
+  const names: string[] = [], { kernel } = CudaModule.prototype;
+  using _ = { [Symbol.dispose]: () => void (CudaModule.prototype.kernel = kernel) };
+  CudaModule.prototype.kernel = function (name, parameters) {
+    names.push(name);
+    return kernel.call(this, name, parameters) as CudaKernel<typeof parameters>;
+  };
+  using backend = createCudaBackend();
+  assert.ok(names.length > 15);
+  standIn.reset();
+  for (const { operation, error, allowed } of await selfTest(backend)) assert.ok(error <= allowed, operation);
+  assert.deepEqual(names.filter((name) => standIn.calls(name) === 0), []);
 });
 
 Deno.test(`doctor: the stand-in's device is found, chosen and tested${whyNoStandIn}`, {

@@ -578,6 +578,7 @@ API Status cuLaunchKernelEx(const Config* config, Function* function, void** par
     complain("%s: %zu bytes of parameters, expected %zu", name, bytes, function->kernel->parameter_bytes);
     return INVALID_VALUE;
   }
+  calls[function->name]++;
   if (!parameters_here(static_cast<const char*>(extra[1]), bytes, name)) return INVALID_VALUE;
   const std::function<void()> body = function->kernel->bind(static_cast<const char*>(extra[1]));
   return put(config->stream, {[=, label = function->name, shared_bytes = config->shared_bytes]() -> Status {
