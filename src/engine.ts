@@ -154,7 +154,8 @@ interface LoadedDrafter {
 }
 
 /**
- * Loads a target, its drafters and a tokenizer.
+ * Loads a target, its drafters and a tokenizer. An engine computes on the thread that loaded it; where that has an
+ * event loop to keep free, load it in a worker, where the API is the same.
  *
  * @example Generate with the embedded pair
  * ```ts
@@ -169,6 +170,7 @@ interface LoadedDrafter {
  * @throws {CheckpointError} if a checkpoint cannot be loaded
  * @throws {HubError} if a model by name cannot be fetched
  * @throws {TypeError} if a drafter's vocabulary is not the target's
+ * @throws {BackendUnavailableError} if a device is not there
  * @throws the signal's reason once it is aborted; nothing stays loaded then
  */
 export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
