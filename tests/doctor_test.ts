@@ -43,7 +43,7 @@ Deno.test("--device cuda says in one line what is missing: a permission, or a li
       [
         MAY_LOAD,
         fileURLToPath(import.meta.url),
-        /Cannot load libcuda: .*ffi_test\.ts \(.+\)\. Either install/,
+        /Cannot load libcuda: .*doctor_test\.ts \(.+\)\. Either install/,
       ],
     ] as const
   ) {
