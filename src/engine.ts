@@ -8,7 +8,7 @@
  */
 
 import type { Backend, Dtype, Sampling } from "./backend/backend.ts";
-import { createBackend, type Device } from "./backend/create.ts";
+import { createBackend, type Device, isOn } from "./backend/create.ts";
 import type { Rule } from "./decode/acceptance.ts";
 import { type CostProfile, GammaController, measureCosts } from "./decode/controller.ts";
 import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
@@ -54,8 +54,15 @@ export interface EngineOptions extends WatchOptions {
   readonly drafter?: string | URL | readonly (string | URL)[] | null | undefined;
   /** Used instead of the `tokenizer.json` in or beside the target's folder. */
   readonly tokenizer?: Tokenizer | undefined;
-  /** Where to compute. @default {"auto"} the fastest that is present */
+  /** Where to compute: `cuda:1`, `wasm`, …. @default {"auto"} the fastest that is present */
   readonly device?: Device | undefined;
+  /**
+   * Where the drafters compute, if not where the target does: another GPU, as in the SpecDiff paper, or the CPU
+   * beside one. Tokens and laws pass through the host anyway. A target-fed drafter costs more then: the target's
+   * hidden states pass through the host at each draft, and what it borrows of the target's matrices is copied once.
+   * @default {"auto"} where the target is
+   */
+  readonly draftDevice?: Device | undefined;
   /** How the target's weights are held. Anything but the checkpoint's own precision is another target. @default {"f32"} */
   readonly dtype?: Dtype | undefined;
   /** How a drafter's weights are held: costs acceptance, never exactness. @default {"int8"} */
@@ -147,7 +154,8 @@ interface LoadedDrafter {
 }
 
 /**
- * Loads a target, its drafters and a tokenizer.
+ * Loads a target, its drafters and a tokenizer. An engine computes on the thread that loaded it; where that has an
+ * event loop to keep free, load it in a worker, where the API is the same.
  *
  * @example Generate with the embedded pair
  * ```ts
@@ -162,31 +170,34 @@ interface LoadedDrafter {
  * @throws {CheckpointError} if a checkpoint cannot be loaded
  * @throws {HubError} if a model by name cannot be fetched
  * @throws {TypeError} if a drafter's vocabulary is not the target's
+ * @throws {BackendUnavailableError} if a device is not there
  * @throws the signal's reason once it is aborted; nothing stays loaded then
  */
 export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
   options.signal?.throwIfAborted();
-  const backend = await createBackend(options.device ?? "auto", { threads: options.threads });
-  try {
-    const folder = options.target === undefined
-      ? embeddedTarget()
-      : await locateModel(options.target, { signal: options.signal, ...options.hub });
-    const target = await load(folder, backend, { dtype: options.dtype }, options);
-    if (target.kind !== "causal") {
-      throw new TypeError(
-        `Cannot use "${toPath(folder)}" as a target: it is a diffusion model, expected an autoregressive one`,
-      );
-    }
-    const tokenizer = options.tokenizer ?? await loadTokenizer(folder).catch((error: Error) => error);
-    const drafters = new Map<string, LoadedDrafter>();
-    for (const [name, choice] of new Map(choices(options).map((choice) => [String(choice), choice]))) {
-      drafters.set(name, await loadDrafter(choice, target.model, backend, options));
-    }
-    return new Engine(backend, target.model, target.stopTokens, tokenizer, drafters);
-  } catch (error) {
-    backend[Symbol.dispose]();
-    throw error;
+  const { device = "auto", draftDevice = "auto", threads } = options;
+  using held = new DisposableStack(); // what is freed if loading fails
+  const backend = held.use(await createBackend(device, { threads }));
+  const draftBackend = isOn(draftDevice, backend)
+    ? backend
+    : held.use(await createBackend(draftDevice, { threads }));
+  const folder = options.target === undefined
+    ? embeddedTarget()
+    : await locateModel(options.target, { signal: options.signal, ...options.hub });
+  const target = await load(folder, backend, { dtype: options.dtype }, options);
+  if (target.kind !== "causal") {
+    throw new TypeError(
+      `Cannot use "${toPath(folder)}" as a target: it is a diffusion model, expected an autoregressive one`,
+    );
   }
+  const tokenizer = options.tokenizer ?? await loadTokenizer(folder).catch((error: Error) => error);
+  const drafters = new Map<string, LoadedDrafter>();
+  for (const [name, choice] of new Map(choices(options).map((choice) => [String(choice), choice]))) {
+    drafters.set(name, await loadDrafter(choice, target.model, backend, draftBackend, options));
+  }
+  const engine = new Engine(backend, draftBackend, target.model, target.stopTokens, tokenizer, drafters);
+  held.move();
+  return engine;
 }
 
 /** Models, loaded, and what can be done with them. Several generations may run at once: each has its own caches. */
@@ -197,7 +208,10 @@ export class Engine implements Disposable {
   readonly drafters: readonly string[];
   /** What computes, for people. */
   readonly device: string;
+  /** What computes drafts, for people. */
+  readonly draftDevice: string;
   readonly #backend: Backend;
+  readonly #draftBackend: Backend;
   readonly #stopTokens: readonly number[];
   readonly #tokenizer: Tokenizer | Error;
   readonly #loaded: ReadonlyMap<string, LoadedDrafter>;
@@ -205,6 +219,7 @@ export class Engine implements Disposable {
   /** Use {@linkcode loadEngine}. */
   constructor(
     backend: Backend,
+    draftBackend: Backend,
     target: CausalModel,
     stopTokens: readonly number[],
     tokenizer: Tokenizer | Error,
@@ -214,7 +229,9 @@ export class Engine implements Disposable {
     this.#tokenizer = tokenizer;
     this.drafters = [...drafters.keys()];
     this.device = backend.description;
+    this.draftDevice = draftBackend.description;
     this.#backend = backend;
+    this.#draftBackend = draftBackend;
     this.#stopTokens = stopTokens;
     this.#loaded = drafters;
   }
@@ -344,10 +361,11 @@ export class Engine implements Disposable {
     return loaded;
   }
 
-  /** Frees the models and the device, and ends its threads. */
+  /** Frees the models and the devices, and ends their threads. */
   [Symbol.dispose](): void {
     for (const drafter of this.#loaded.values()) drafter.dispose();
     this.target[Symbol.dispose]();
+    this.#draftBackend[Symbol.dispose]();
     this.#backend[Symbol.dispose]();
   }
 }
@@ -407,6 +425,7 @@ async function load(
 async function loadDrafter(
   choice: string | URL,
   target: CausalModel,
+  targetBackend: Backend,
   backend: Backend,
   options: EngineOptions,
 ): Promise<LoadedDrafter> {
@@ -421,7 +440,8 @@ async function loadDrafter(
   }
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
   const folder = embedded?.folder ?? await locateModel(choice, { signal: options.signal, ...options.hub });
-  const loaded = await load(folder, backend, { dtype: options.drafterDtype ?? "int8", target }, options);
+  const dtype = options.drafterDtype ?? "int8";
+  const loaded = await load(folder, backend, { dtype, target, targetBackend }, options);
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {
     model[Symbol.dispose]();

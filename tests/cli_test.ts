@@ -132,6 +132,7 @@ Deno.test("options that cannot be understood say what they are and what was expe
     ["--order up", /^--order is "up"/],
     ["--dtype f64", /^--dtype is "f64", expected one of f32, f16, bf16, int8$/],
     ["--device gpu", /^--device is "gpu"/],
+    ["--draft-device cuda:x", /^--draft-device is "cuda:x", expected one of auto, .*, cuda, cuda:N$/],
     ["--tokens 1,,2", /^--tokens is "1,,2", expected token ids/],
     ["--tokens 1.5", /^--tokens is "1.5"/],
     ["--drafter sedd,", /^--drafter is "sedd,"/],
@@ -218,9 +219,10 @@ Deno.test("the machine is described as far as permissions go, without asking", {
 /** An engine of constant texts: under `coupled`, drafter "wrong" differs from plain decoding in its last token. */
 function toyEngine(asked: GenerateOptions[]): Engine {
   const speeds: Record<string, number> = { plain: 100, right: 250, wrong: 50 };
-  const toy: Pick<Engine, "drafters" | "device" | "generate"> = {
+  const toy: Pick<Engine, "drafters" | "device" | "draftDevice" | "generate"> = {
     drafters: ["right", "wrong"],
     device: "a toy",
+    draftDevice: "a toy",
     generate(_, options = {}) {
       asked.push(options);
       const { drafter } = options;

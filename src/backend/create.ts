@@ -6,14 +6,23 @@
 
 import { LibraryNotFoundError, mayLoadLibraries } from "../../ffi/libraries.ts";
 import type { Backend } from "./backend.ts";
+import type { CudaBackend } from "./cuda/backend.ts";
 import { createReferenceBackend } from "./reference.ts";
 import { createWasmBackend } from "./wasm/backend.ts";
 
-/** Where to compute: `auto` is the fastest that is present. */
-export type Device = "auto" | "wasm" | "reference" | "cuda";
+/**
+ * Where to compute: `auto` is the fastest that is present, `cuda` the first GPU that can be used, and `cuda:1` the
+ * second that the driver knows.
+ */
+export type Device = "auto" | "wasm" | "reference" | "cuda" | `cuda:${number}`;
 
-/** All devices, the default first. */
+/** The devices that have a name, the default first; each GPU has one with its number beside these. */
 export const devices: readonly Device[] = ["auto", "wasm", "reference", "cuda"];
+
+/** Whether a text names a device, present or not. */
+export function isDevice(text: string): text is Device {
+  return /^cuda:\d{1,3}$/.test(text) || devices.some((device) => device === text);
+}
 
 /** A device that is not there; the message says why and what else would do. */
 export class BackendUnavailableError extends Error {
@@ -27,27 +36,41 @@ export class BackendUnavailableError extends Error {
  *
  * @param options.threads for a CPU; default: the machine's cores
  * @throws {BackendUnavailableError} if it is not there
+ * @throws {TypeError} if nothing is called that
  */
 export async function createBackend(
   device: Device = "auto",
   options: { readonly threads?: number | undefined } = {},
 ): Promise<Backend> {
+  if (!isDevice(device)) {
+    throw new TypeError(
+      `Cannot open a device: its name is "${device}", expected one of ${devices.join(", ")} or cuda:N`,
+    );
+  }
   switch (device) {
     case "auto":
-      return await openCuda().catch(() => undefined) ?? await createWasmBackend(options);
+      return await openCuda("cuda").catch(() => undefined) ?? await createWasmBackend(options);
     case "wasm":
       return await createWasmBackend(options);
     case "reference":
       return createReferenceBackend();
-    case "cuda":
-      return await openCuda();
     default:
-      throw new TypeError(`Cannot open a device: unknown name "${device satisfies never}"`);
+      return await openCuda(device);
   }
 }
 
-/** Opens the first GPU. What it needs is loaded only where it may be used. */
-async function openCuda(): Promise<Backend> {
+/** Whether what `device` names is where `backend` computes. For `cuda` any GPU is, and for `auto` anything. */
+export function isOn(device: Device, backend: Backend): boolean {
+  return device === "auto" || device === backend.name || device === deviceOf(backend);
+}
+
+/** The name of where a backend computes: `cuda:0`. */
+export function deviceOf(backend: Backend): Exclude<Device, "auto" | "cuda"> {
+  return backend.name === "cuda" ? `cuda:${(backend as CudaBackend).ordinal}` : backend.name;
+}
+
+/** Opens a GPU, by default the first that can be used. What it needs is loaded only where it may be used. */
+async function openCuda(device: "cuda" | `cuda:${number}`): Promise<Backend> {
   try {
     if (typeof Deno === "undefined") {
       throw new LibraryNotFoundError("it needs Deno, which loads the libraries");
@@ -56,9 +79,9 @@ async function openCuda(): Promise<Backend> {
       throw new LibraryNotFoundError("libraries may not be loaded, run with --allow-ffi");
     }
     const { createCudaBackend } = await import("./cuda/backend.ts");
-    return createCudaBackend();
+    return createCudaBackend(device === "cuda" ? {} : { device: Number(device.slice("cuda:".length)) });
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new BackendUnavailableError(`Cannot open the device "cuda": ${reason}`, { cause });
+    throw new BackendUnavailableError(`Cannot open the device "${device}": ${reason}`, { cause });
   }
 }

@@ -34,7 +34,14 @@ export type {
   TokenBuffer,
   Vector,
 } from "./backend.ts";
-export { BackendUnavailableError, createBackend, type Device, devices } from "./create.ts";
+export {
+  BackendUnavailableError,
+  createBackend,
+  type Device,
+  deviceOf,
+  devices,
+  isDevice,
+} from "./create.ts";
 export { checkSampling, LogitsError, writeDistribution } from "./distribution.ts";
 export { philox, race, toExponential, toUniform } from "./philox.ts";
 export { createReferenceBackend } from "./reference.ts";

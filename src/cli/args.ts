@@ -8,7 +8,7 @@
 
 import { parseArgs } from "node:util";
 import type { Dtype } from "../backend/backend.ts";
-import { devices } from "../backend/create.ts";
+import { type Device, devices, isDevice } from "../backend/create.ts";
 import { type Rule, rules } from "../decode/acceptance.ts";
 import type { RevealOrder } from "../decode/reveal.ts";
 import { embeddedDrafters } from "../pair.ts";
@@ -104,6 +104,15 @@ const TOKENS: Option<number[]> = {
   parse: (text) => /^\s*\d+(\s*,\s*\d+)*\s*$/.test(text) ? text.split(",").map(Number) : undefined,
 };
 
+function deviceOption(help: string): Option<Device> {
+  return {
+    value: `${devices.join("|")}|cuda:N`,
+    help,
+    expected: `one of ${devices.join(", ")}, cuda:N`,
+    parse: (text) => isDevice(text) ? text : undefined,
+  };
+}
+
 const dtypes: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
 const orders: readonly RevealOrder[] = ["left-to-right", "random", "confidence"];
 const ruleOption: Option<Rule> = choice("acceptance rule (default: ordered; paper is lossy)", rules);
@@ -122,7 +131,8 @@ const OPTIONS = {
     parse: (text: string, previous: string[] = []) =>
       text.split(",").every((name) => name !== "") ? [...previous, ...text.split(",")] : undefined,
   },
-  device: choice("where to compute (default: auto, the fastest present)", devices),
+  device: deviceOption("where to compute (default: auto, the fastest present)"),
+  "draft-device": deviceOption("where the drafters compute (default: auto, where the target does)"),
   dtype: choice("how the target's weights are held (default: f32)", dtypes),
   "drafter-dtype": choice("how the drafters' weights are held (default: int8)", dtypes),
   threads: count("threads of the CPU (default: its cores); the text does not depend on it"),

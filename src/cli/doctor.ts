@@ -4,33 +4,38 @@
  * @module
  */
 
-import { CudaDriver } from "../../ffi/driver.ts";
+import { CudaDriver, formatVersion } from "../../ffi/driver.ts";
 import type { Backend } from "../backend/backend.ts";
-import { BackendUnavailableError, createBackend } from "../backend/create.ts";
+import { BackendUnavailableError, createBackend, type Device, deviceOf } from "../backend/create.ts";
 import type { Command } from "./command.ts";
 import { describeMachine } from "./machine.ts";
 import { type OperationCheck, selfTest } from "./self_test.ts";
 import { table } from "./terminal.ts";
 
-/** One GPU. */
-interface Gpu {
-  readonly ordinal: number;
-  readonly name: string;
-  /** Compute capability: `9.0`. */
-  readonly capability: string;
-  readonly multiprocessors: number;
-  readonly freeBytes: number;
-  readonly totalBytes: number;
-}
+/** One GPU, or why nothing is known of it. */
+type Gpu =
+  & { readonly ordinal: number }
+  & (
+    | {
+      readonly name: string;
+      /** Compute capability: `9.0`. */
+      readonly capability: string;
+      readonly multiprocessors: number;
+      readonly freeBytes: number;
+      readonly totalBytes: number;
+    }
+    | { readonly problem: string }
+  );
 
 /** NVIDIA's driver and its devices, or why it is of no use. */
 type Driver =
   | { readonly path: string; readonly cuda: string; readonly devices: readonly Gpu[] }
   | { readonly problem: string };
 
-/** What a device was found to be. */
+/** What a device was found to compute. */
 interface Tested {
-  readonly device: Backend["name"];
+  /** As `--device` takes it. */
+  readonly device: Device;
   readonly description: string;
   readonly operations: readonly OperationCheck[];
 }
@@ -40,9 +45,11 @@ interface Diagnosis {
   readonly machine: Omit<ReturnType<typeof describeMachine>, "device">;
   readonly driver: Driver;
   /** What `--device auto` is here. */
-  readonly auto: Backend["name"];
+  readonly auto: Device;
   readonly why: string;
   readonly tests: readonly Tested[];
+  /** GPUs that cannot be used, and why. */
+  readonly unusable: readonly { readonly device: Device; readonly problem: string }[];
 }
 
 /** The command. */
@@ -70,63 +77,78 @@ export const doctor: Command = {
 async function diagnose(): Promise<Diagnosis> {
   const { device: _, ...machine } = describeMachine("");
   const driver = findDriver();
-  const cuda = await createBackend("cuda").catch((error: unknown) => {
-    if (error instanceof BackendUnavailableError) return error;
-    throw error;
-  });
-  const tests: Tested[] = [];
-  if (!(cuda instanceof Error)) tests.push(await test(cuda));
+  const tests: Tested[] = [], unusable: { device: Device; problem: string }[] = [];
+  for (const { ordinal } of "devices" in driver ? driver.devices : []) {
+    const device: Device = `cuda:${ordinal}`;
+    const opened = await createBackend(device).catch((error: unknown) => {
+      if (error instanceof BackendUnavailableError) return error;
+      throw error;
+    });
+    if (opened instanceof Error) unusable.push({ device, problem: opened.message });
+    else tests.push(await test(opened));
+  }
   tests.push(await test(await createBackend("wasm")));
+  const [{ device: auto }] = tests;
+  const none = "problem" in driver ? driver.problem : unusable[0]?.problem ?? "the driver sees no GPU";
   return {
     machine,
     driver,
-    auto: tests[0].device,
-    why: cuda instanceof Error ? cuda.message : "a GPU is the fastest there is",
+    auto,
+    why: auto === "wasm" ? none : "the first GPU that can be used",
     tests,
+    unusable,
   };
 }
 
 function findDriver(): Driver {
   try {
-    const driver = new CudaDriver();
-    const devices = Array.from({ length: driver.deviceCount }, (_, ordinal): Gpu => {
-      using device = driver.device(ordinal);
-      const { name, capability, multiprocessors } = device, { free, total } = device.memory();
-      return {
-        ordinal,
-        name,
-        capability: capability.join("."),
-        multiprocessors,
-        freeBytes: free,
-        totalBytes: total,
-      };
-    });
-    const { path, version } = driver;
-    return { path, cuda: `${Math.floor(version / 1000)}.${version % 1000 / 10}`, devices };
+    const driver = new CudaDriver(), { path, version } = driver;
+    const devices = Array.from({ length: driver.deviceCount }, (_, ordinal) => look(driver, ordinal));
+    return { path, cuda: formatVersion(version), devices };
   } catch (error) {
-    return { problem: error instanceof Error ? error.message : String(error) };
+    return { problem: messageOf(error) };
   }
+}
+
+function look(driver: CudaDriver, ordinal: number): Gpu {
+  try {
+    using device = driver.device(ordinal);
+    const { name, multiprocessors } = device, { free, total } = device.memory();
+    const capability = device.capability.join(".");
+    return { ordinal, name, capability, multiprocessors, freeBytes: free, totalBytes: total };
+  } catch (error) {
+    return { ordinal, problem: messageOf(error) };
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** Tests a backend, and disposes of it. */
 async function test(backend: Backend): Promise<Tested> {
-  using device = backend;
-  const { name, description } = device;
-  return { device: name, description, operations: await selfTest(device) };
+  using tested = backend;
+  return {
+    device: deviceOf(tested),
+    description: tested.description,
+    operations: await selfTest(tested),
+  };
 }
 
 function isRight({ error, allowed }: OperationCheck): boolean {
   return error <= allowed;
 }
 
-function render({ machine, driver, auto, why, tests }: Diagnosis): string[] {
+function render({ machine, driver, auto, why, tests, unusable }: Diagnosis): string[] {
   const gibibytes = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
   const gpus = "problem" in driver ? [["GPU", `none: ${driver.problem}`]] : [
     ["driver", `${driver.path}, CUDA ${driver.cuda}`],
     ...driver.devices.map((gpu) => [
       `GPU ${gpu.ordinal}`,
-      `${gpu.name}, compute capability ${gpu.capability}, ${gpu.multiprocessors} multiprocessors, ` +
-      `${gibibytes(gpu.freeBytes)} of ${gibibytes(gpu.totalBytes)} free`,
+      "problem" in gpu
+        ? gpu.problem
+        : `${gpu.name}, compute capability ${gpu.capability}, ${gpu.multiprocessors} multiprocessors, ` +
+          `${gibibytes(gpu.freeBytes)} of ${gibibytes(gpu.totalBytes)} free`,
     ]),
     ...(driver.devices.length === 0 ? [["GPU", "none that the driver sees"]] : []),
   ];
@@ -143,6 +165,7 @@ function render({ machine, driver, auto, why, tests }: Diagnosis): string[] {
       ...gpus,
       ["auto", "problem" in driver ? auto : `${auto}: ${why}`],
       ...tests.map(({ device, description }) => [device, description]),
+      ...unusable.map(({ device, problem }) => [device, `not used: ${problem}`]),
     ], 2),
     "",
     "Self test: the largest difference from the oracle, as a share of the largest value",

@@ -36,6 +36,7 @@ export const generate: Command = {
     "generate --max-tokens 50 --seed 7 --json < prompt.txt",
     "generate --target ./gpt2-xl --drafter ./sedd-small --gamma 8 --temperature 0 - < prompt.txt",
     'generate --target openai-community/gpt2 --drafter louaaron/sedd-small "In a shocking finding,"',
+    'generate --target ./gpt2-xl --drafter ./sedd-small --device cuda:0 --draft-device cuda:1 "It was"',
   ],
   async run(line, terminal) {
     const { values } = line;

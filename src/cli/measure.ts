@@ -145,8 +145,9 @@ export async function measure(
 
   const plainSpeed = quantile(speeds(methods[0].runs), 0.5);
   const labels = methodLabels(methods);
+  const { device, draftDevice } = engine;
   return {
-    machine: describeMachine(engine.device),
+    machine: describeMachine(device === draftDevice ? device : `${device}, drafts on ${draftDevice}`),
     settings: { prompts, repetitions, maxTokens, seed: String(seed) },
     rows: methods.map((method, i) => toRow(labels[i], method, plainSpeed)),
   };

@@ -1,11 +1,20 @@
 /**
- * Whether a device computes what it should: every operation, on a few numbers, against the oracle. It takes about
- * a second, and finds a broken driver or kernel; rare shapes and whole models are the matter of `tests/`.
+ * Whether a device computes what it should: every operation, on a few numbers, against the oracle. Numbers of rows are
+ * such that each kernel of each device has its turn. It takes about a second, and finds a broken driver or kernel;
+ * rare shapes and whole models are the matter of `tests/`.
  *
  * @module
  */
 
-import type { Activation, Backend, Dtype, Matrix } from "../backend/backend.ts";
+import type {
+  Activation,
+  AttentionOptions,
+  Backend,
+  Cache,
+  Dtype,
+  Matrix,
+  Vector,
+} from "../backend/backend.ts";
 import { createReferenceBackend } from "../backend/reference.ts";
 
 /** What was found about one operation. */
@@ -32,9 +41,17 @@ const ALLOWED: Readonly<Record<Dtype, number>> = { f32: 1e-5, f16: 2e-3, bf16: 1
 
 const DTYPES: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
 
+/** Numbers of rows that a GPU has kernels of their own for. */
+const ROWS: Readonly<Record<Dtype, readonly number[]>> = {
+  f32: [1, 17],
+  f16: [1, 12, 24, 48, 130],
+  bf16: [1, 12, 24, 48, 130],
+  int8: [1, 17],
+};
+
 const CASES: readonly Case[] = [
   ...DTYPES.flatMap((dtype) =>
-    [1, 17].map((rows): Case => [
+    ROWS[dtype].map((rows): Case => [
       `project, ${dtype}, ${rows === 1 ? "1 row" : `${rows} rows`}`,
       ALLOWED[dtype],
       async (backend) => {
@@ -57,21 +74,21 @@ const CASES: readonly Case[] = [
     backend.projectResidual(x, filled(backend, 3, WIDTH), { matrix, gate });
     return x.read();
   }],
-  ...[true, false].map((causal): Case => [
-    `attention, ${causal ? "causal" : "bidirectional, rotary"}`,
+  ...([[true, 5], [false, 5], [true, 70]] as const).map(([causal, rows]): Case => [
+    `attention, ${causal ? "causal" : "bidirectional, rotary"}, ${rows} rows`,
     ALLOWED.f32,
     (backend) => {
-      const sequence = cache(backend), out = backend.activation(5, WIDTH);
-      const rotary = causal ? undefined : backend.vector(numbers(WIDTH / HEADS / 2, 8));
-      for (const from of [0, 5]) {
-        const qkv = filled(backend, 5, 3 * WIDTH, from);
-        const options = { cache: sequence, layer: 0, heads: HEADS, scale: 0.2, rotary };
-        backend.attention(out, qkv, { ...options, causalRows: causal ? 5 : 0 });
-        sequence.advance(5);
-      }
-      return out.read();
+      const sequence = cache(backend), rotary = causal ? undefined : rotation(backend);
+      attend(backend, rows, 0, { cache: sequence, rotary, causalRows: causal ? rows : 0 });
+      return attend(backend, rows, rows, { cache: sequence, rotary, causalRows: causal ? rows : 0 }).read();
     },
   ]),
+  ["append", ALLOWED.f32, (backend) => {
+    const sequence = cache(backend), rotary = rotation(backend);
+    backend.append(filled(backend, 5, 2 * WIDTH), { cache: sequence, layer: 0, heads: HEADS, rotary });
+    sequence.advance(5);
+    return attend(backend, 1, 5, { cache: sequence, rotary, causalRows: 1 }).read();
+  }],
   ["multiplyEmbedding", ALLOWED.f32, async (backend) => {
     const x = filled(backend, 2, WIDTH), table = await weights(backend, "f32");
     backend.multiplyEmbedding(x, x, { table, tokens: tokens(backend, [3, 150]) });
@@ -127,8 +144,25 @@ function tokens(backend: Backend, ids: readonly number[]): ReturnType<Backend["t
   return buffer;
 }
 
-function cache(backend: Backend): ReturnType<Backend["cache"]> {
-  return backend.cache({ layers: LAYERS, width: WIDTH, capacity: 16 });
+function cache(backend: Backend): Cache {
+  return backend.cache({ layers: LAYERS, width: WIDTH, capacity: 160 });
+}
+
+function rotation(backend: Backend): Vector {
+  return backend.vector(numbers(WIDTH / HEADS / 2, 8));
+}
+
+/** A pass of `rows` rows, which are committed. [rows, WIDTH] */
+function attend(
+  backend: Backend,
+  rows: number,
+  seed: number,
+  options: Pick<AttentionOptions, "cache" | "rotary" | "causalRows">,
+): Activation {
+  const out = backend.activation(rows, WIDTH), qkv = filled(backend, rows, 3 * WIDTH, seed);
+  backend.attention(out, qkv, { ...options, layer: 0, heads: HEADS, scale: 0.2 });
+  options.cache.advance(rows);
+  return out;
 }
 
 /** [3, WIDTH] */

@@ -42,6 +42,8 @@ export class CausalTransformer implements CausalModel {
   readonly #chunkRows: number;
   readonly #workspace: Workspace;
   readonly #logits: Growing<Activation>;
+  /** Hidden states of a pass, one layer's below the other's: the same place each time, so that it can be repeated. */
+  readonly #tapped: Growing<Activation>;
 
   /**
    * @param uploads what holds `weights`; freed with the model
@@ -65,6 +67,7 @@ export class CausalTransformer implements CausalModel {
     this.#chunkRows = chunkRows;
     this.#workspace = new Workspace(backend, shape.width, weights.blocks[0].up.outputs);
     this.#logits = new Growing((rows) => backend.activation(rows, shape.vocabSize));
+    this.#tapped = new Growing((rows) => backend.activation(rows, shape.width));
   }
 
   /** @inheritdoc */
@@ -118,21 +121,25 @@ export class CausalTransformer implements CausalModel {
     const rows = tokens.length;
     const buffers = this.#workspace.pass(rows);
     const { embedding: table, positions, blocks } = this.#weights;
+    const layers = hidden?.layers ?? [];
+    const all = layers.length > 0 ? this.#tapped.atLeast(layers.length * rows) : undefined;
+    const tapped = layers.map((_, i) => all!.slice(i * rows, rows)); // [R, C] each
     buffers.tokens.write(tokens);
     const pass = () => {
       this.#backend.embed(buffers.x, { tokens: buffers.tokens, table, positions, cache });
       blocks.forEach((block, layer) => {
-        const from = layer === blocks.length - 1 && !hidden?.layers.includes(layer) ? head : 0;
+        const from = layer === blocks.length - 1 && !layers.includes(layer) ? head : 0;
         const { heads } = this.shape;
         runBlock(this.#backend, buffers, block, { cache, layer, heads, causalRows: rows, from });
-        hidden?.layers.forEach((tapped, i) => {
-          if (tapped === layer) this.#backend.copy(hidden.out[i].slice(start, rows), buffers.x);
+        layers.forEach((wanted, i) => {
+          if (wanted === layer) this.#backend.copy(tapped[i], buffers.x);
         });
       });
     };
+    if (this.#backend.repeat === undefined) pass();
+    else this.#backend.repeat({ cache, rows, key: `head ${head} hidden ${layers}` }, pass);
     // where hidden states go is the caller's choice each time
-    if (this.#backend.repeat === undefined || hidden !== undefined) pass();
-    else this.#backend.repeat({ cache, rows, key: `head ${head}` }, pass);
+    tapped.forEach((states, i) => this.#backend.copy(hidden!.out[i].slice(start, rows), states));
     cache.advance(rows);
     return buffers.x;
   }
@@ -159,5 +166,6 @@ export class CausalTransformer implements CausalModel {
     this.#uploads[Symbol.dispose]();
     this.#workspace[Symbol.dispose]();
     this.#logits[Symbol.dispose]();
+    this.#tapped[Symbol.dispose]();
   }
 }

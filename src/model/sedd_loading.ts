@@ -56,7 +56,8 @@ export async function loadSedd(
   const specdiff = config.object("specdiff", {});
   const rank = specdiff.has("markov_head") ? specdiff.object("markov_head").size("rank") : undefined;
   const prefixAttention = prefixOf(specdiff);
-  const { target } = options;
+  const { target, targetBackend = backend } = options;
+  const elsewhere = targetBackend === backend ? undefined : targetBackend;
   const hiddenLayers = prefixAttention === "target" ? targetLayers(specdiff, target) : [];
   const shared = sharedTarget(specdiff, shape, target);
   const kind = { scaleBySigma: model.flag("scale_by_sigma"), prefixAttention, hiddenLayers };
@@ -64,7 +65,9 @@ export async function loadSedd(
   return await Uploads.collect(weights, backend, options.dtype, async (uploads) => {
     const columns = shape.vocabSize + (shared === undefined ? 1 : 0); // of logits
     // first, as it shows whether the width is to be believed
-    const embedding = shared?.embedding ?? await uploads.matrix("vocab_embed.embedding", columns, width);
+    const embedding = shared === undefined
+      ? await uploads.matrix("vocab_embed.embedding", columns, width)
+      : await uploads.borrow(shared.embedding, elsewhere, shared.embedding.dtype);
     const mask = shared && await uploads.row("vocab_embed.mask", width);
     const rotary = uploads.values(
       Float32Array.from({ length: size / 2 }, (_, j) => 10000 ** (-2 * j / size)),
@@ -84,7 +87,11 @@ export async function loadSedd(
       });
     }
     const prefix = prefixAttention === "target"
-      ? await loadPrefix(uploads, shape, rotary, hiddenLayers.length, specdiff.size("target_width"))
+      ? await loadPrefix(uploads, shape, rotary, {
+        layers: hiddenLayers.length,
+        width: specdiff.size("target_width"),
+        elsewhere: elsewhere !== undefined,
+      })
       : undefined;
     const markov: MarkovHead | undefined = rank === undefined ? undefined : {
       norm: { gain: await uploads.vector("output_layer.norm_final.weight", width), epsilon: EPSILON },
@@ -97,7 +104,7 @@ export async function loadSedd(
     };
     const head = shared === undefined
       ? await uploads.matrix("output_layer.linear.weight", columns, width)
-      : await uploads.copy(shared.head);
+      : await uploads.borrow(shared.head, elsewhere);
     const headBias = await uploads.vector("output_layer.linear.bias", columns);
     const conditioning = await Conditioning.load(backend, uploads, {
       width,

@@ -28,6 +28,8 @@ export interface PrefixWeights {
   readonly kv: readonly Matrix[];
   /** [C/H/2] inverse frequencies. */
   readonly rotary: Vector;
+  /** Whether the target is on another device, so that its hidden states come through the host. */
+  readonly elsewhere: boolean;
 }
 
 /**
@@ -79,26 +81,25 @@ function expectTarget(specdiff: Config, field: string, target: CausalModel | und
   return target;
 }
 
-/** Reads the weights of a prefix for a drafter of a shape, fed by so many layers of a width. */
+/** Reads the weights of a prefix for a drafter of a shape, fed by so many layers of a width, of a target that may be elsewhere. */
 export async function loadPrefix(
   uploads: Uploads,
   { width, layers: blocks }: ModelShape,
   rotary: Vector,
-  layers: number,
-  targetWidth: number,
+  target: { readonly layers: number; readonly width: number; readonly elsewhere: boolean },
 ): Promise<PrefixWeights> {
   const fuse: Matrix[] = [], kv: Matrix[] = [];
-  for (let l = 0; l < layers; l++) {
+  for (let l = 0; l < target.layers; l++) {
     // a few entries of a residual stream may dwarf the rest (Sun et al. 2024, arXiv 2402.17762), which the steps of
     // int8 would then drown: at full precision, whatever the dtype
-    fuse.push(await uploads.matrix(`prefix.fuse.${l}.weight`, width, targetWidth, "f32"));
+    fuse.push(await uploads.matrix(`prefix.fuse.${l}.weight`, width, target.width, "f32"));
   }
   for (let i = 0; i < blocks; i++) {
     kv.push(await uploads.matrix(`blocks.${i}.prefix_kv.weight`, 2 * width, width));
   }
   const fuseBias = await uploads.vector("prefix.fuse.bias", width);
   const norm = { gain: await uploads.vector("prefix.norm.weight", width), epsilon: EPSILON };
-  return { fuse, fuseBias, norm, kv, rotary };
+  return { fuse, fuseBias, norm, kv, rotary, elsewhere: target.elsewhere };
 }
 
 /** Turns hidden states of the target into keys and values of the prefix. */
@@ -109,6 +110,7 @@ export class TargetPrefix implements Disposable {
   readonly #chunkRows: number;
   readonly #fused: Growing<Activation>;
   readonly #kv: Growing<Activation>;
+  readonly #received: Growing<Activation>;
 
   /**
    * @param heads H
@@ -122,6 +124,7 @@ export class TargetPrefix implements Disposable {
     const width = weights.fuseBias.length;
     this.#fused = new Growing((rows) => backend.activation(rows, width));
     this.#kv = new Growing((rows) => backend.activation(rows, 2 * width));
+    this.#received = new Growing((rows) => backend.activation(rows, weights.fuse[0].inputs));
   }
 
   /** As `DiffusionModel.feed`. */
@@ -134,7 +137,7 @@ export class TargetPrefix implements Disposable {
       const fused = this.#fused.atLeast(count).slice(0, count); // [count, C]
       const kv = this.#kv.atLeast(count).slice(0, count); // [count, 2*C]
       fuse.forEach((matrix, l) => {
-        const states = hidden[l].slice(start, count);
+        const states = this.#here(hidden[l].slice(start, count)); // [count, width of the target]
         if (l === 0) this.#backend.project(fused, states, { matrix, bias });
         else this.#backend.projectResidual(fused, states, { matrix });
       });
@@ -144,6 +147,14 @@ export class TargetPrefix implements Disposable {
       });
       cache.advance(count);
     }
+  }
+
+  /** Hidden states on this device. */
+  #here(states: Activation): Activation {
+    if (!this.#weights.elsewhere) return states;
+    const received = this.#received.atLeast(states.rows).slice(0, states.rows);
+    received.write(states.read());
+    return received;
   }
 
   #rowsOf(hidden: readonly Activation[]): number {
@@ -168,5 +179,6 @@ export class TargetPrefix implements Disposable {
   [Symbol.dispose](): void {
     this.#fused[Symbol.dispose]();
     this.#kv[Symbol.dispose]();
+    this.#received[Symbol.dispose]();
   }
 }

@@ -21,6 +21,12 @@ export interface LoadOptions {
   readonly chunkRows?: number | undefined;
   /** The target of a drafter, which may need its shape and borrow its matrices: it has to outlive the drafter. */
   readonly target?: CausalModel | undefined;
+  /**
+   * Where the target is. If that is another device than the drafter's, matrices that it borrows are copied there,
+   * and hidden states that feed it come through the host at each draft.
+   * @default the drafter's
+   */
+  readonly targetBackend?: Backend | undefined;
 }
 
 /** The uploads of one model. */
@@ -87,11 +93,14 @@ export class Uploads implements Disposable {
     return this.#upload(outputs + 1, inputs, concat(pieces));
   }
 
-  /** A matrix that is on the device already, for a model that is held otherwise than its owner; else itself. */
-  async copy(matrix: Matrix): Promise<Matrix> {
-    const { outputs, inputs, dtype } = matrix;
-    if (dtype === this.#dtype) return matrix;
-    return await this.#upload(outputs, inputs, rowsOnDevice(this.#backend, matrix));
+  /**
+   * A matrix of another model: itself, or a copy, read back row by row, where it is held otherwise than is wanted.
+   * @param elsewhere where it is, if that is another device
+   */
+  async borrow(matrix: Matrix, elsewhere: Backend | undefined, dtype: Dtype = this.#dtype): Promise<Matrix> {
+    if (elsewhere === undefined && dtype === matrix.dtype) return matrix;
+    const { outputs, inputs } = matrix, rows = rowsOnDevice(elsewhere ?? this.#backend, matrix);
+    return await this.#upload(outputs, inputs, rows, dtype);
   }
 
   /** A vector as a matrix of one output, held at full precision. */

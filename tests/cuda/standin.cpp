@@ -5,11 +5,14 @@
 // It is stricter than a driver. Work that is put into a stream runs when something waits for it and no earlier;
 // memory starts as NaN and stands between guards; sizes of parameters are compared with the kernel's own; handles
 // and addresses are checked. What it objects to it also remembers, for `standin_complaints`. It can be told to fail
-// the Nth call of any function, and counts what was not given back. Deliberately without threads.
+// the Nth call of any function, and counts what was not given back. What belongs to one device is refused where
+// another's context is current. Calls may come from several threads, and wait for one another.
 
 #include <chrono>
 #include <cstdarg>
+#include <cstdlib>
 #include <deque>
+#include <mutex>
 #include <set>
 
 #include "device.cuh"
@@ -55,10 +58,35 @@ const std::map<Status, std::pair<const char*, const char*>> ERRORS = {
 
 // ---- what tests set and ask
 
-// By the names `standin_set` knows.
+// By the names `standin_set` knows; `major.1` is that of device 1 alone.
 std::map<std::string, int64_t> settings = {
     {"devices", 1}, {"memory", int64_t(1) << 33}, {"major", 9}, {"minor", 0}, {"version", 13000}, {"reversed", 0},
 };
+
+int64_t setting(const char* name, int device) {
+  auto own = settings.find(std::string(name) + "." + std::to_string(device));
+  return own == settings.end() ? settings.at(name) : own->second;
+}
+
+// What is set for all devices is set for each.
+void set(const std::string& name, int64_t value) {
+  settings.at(name.substr(0, name.find('.')));
+  for (int device = 0; device < 8; device++) settings.erase(name + "." + std::to_string(device));
+  settings[name] = value;
+  emulator::reversed = settings["reversed"] != 0;
+}
+
+// A process that no test can tell is told by its environment: `devices=2,major.1=7`.
+const bool told = [] {
+  const char* all = std::getenv("SPECDIFF_STANDIN");
+  for (const char* at = all; at != nullptr && *at != 0; at += strcspn(at, ","), at += *at == ',') {
+    const char* equals = strchr(at, '=');
+    if (equals == nullptr) break;
+    set(std::string(at, equals), std::atoll(equals + 1));
+  }
+  return true;
+}();
+
 struct Failure { int after; Status status; };
 std::map<std::string, Failure> failures;
 std::map<std::string, int> calls;
@@ -76,13 +104,13 @@ void complain(const char* format, ...) {
 
 // ---- the machine
 
+std::mutex mutex;
 bool initialised = false;
-// Set by a failure of a kernel: every call fails with it until the last context is released.
-Status lost = SUCCESS;
 
-struct Context { int device; int retained = 0; };
+// `lost` is set by a failure of a kernel: every call in the context fails with it until it is released.
+struct Context { int device; int retained = 0; Status lost = SUCCESS; };
 Context contexts[8];
-Context* current = nullptr;
+thread_local Context* current = nullptr;
 
 constexpr size_t GUARD = 256;
 constexpr unsigned char POISON = 0xff; // of all bytes: NaN in f32, f16 and bf16
@@ -95,26 +123,27 @@ struct Allocation {
 };
 std::map<Address, Allocation> allocations;
 std::deque<Allocation> freed; // the latest, to see whether they are still written to
-std::map<Address, size_t> pinned;
+std::map<Address, size_t> pinned; // portable: every device reaches it
 
 struct Operation {
   std::function<Status()> run;
   uint64_t serial = 0;
 };
 
-struct Graph { std::vector<Operation> operations; };
+struct Graph { int device; std::vector<Operation> operations; };
 struct Stream {
   int device;
   std::deque<Operation> queue;
   std::unique_ptr<Graph> capture;
 };
 struct Event {
+  int device;
   Stream* stream = nullptr;
   uint64_t serial = 0;
   std::chrono::steady_clock::time_point time;
 };
-struct Function { const emulator::Kernel* kernel; std::string name; int most_shared = 48 << 10; };
-struct Module { std::map<std::string, std::unique_ptr<Function>> functions; };
+struct Function { int device; const emulator::Kernel* kernel; std::string name; int most_shared = 48 << 10; };
+struct Module { int device; std::map<std::string, std::unique_ptr<Function>> functions; };
 
 template <class T> using Live = std::map<T*, std::unique_ptr<T>>;
 Live<Stream> streams;
@@ -129,27 +158,45 @@ template <class T> T* make(Live<T>& live, std::unique_ptr<T> object) {
   return handle;
 }
 
-template <class T> T* find(Live<T>& live, T* handle, const char* what) {
-  if (live.count(handle)) return handle;
-  complain("%s: no such handle", what);
-  return nullptr;
+// Whether what is on a device may be used in the context that is current.
+bool is_here(int device, const char* what) {
+  if (current != nullptr && current->device == device) return true;
+  complain("%s: of device %d, in the context of %d", what, device, current == nullptr ? -1 : current->device);
+  return false;
 }
 
-// Counts a call; what it is to return before it does anything.
-Status enter(const char* name) {
-  calls[name]++;
-  auto failure = failures.find(name);
-  if (failure != failures.end() && --failure->second.after == 0) {
-    const Status status = failure->second.status;
-    failures.erase(failure);
-    if (status >= ILLEGAL_ADDRESS && status <= LAUNCH_FAILED) lost = status;
-    return status;
-  }
-  if (!initialised) return NOT_INITIALIZED;
-  return lost;
+template <class T> bool find(Live<T>& live, T* handle, const char* what) {
+  if (live.count(handle)) return is_here(handle->device, what);
+  complain("%s: no such handle", what);
+  return false;
 }
-#define ENTER() if (const Status status = enter(__func__)) return status
-#define ENTER_CONTEXT() ENTER(); if (current == nullptr || current->retained == 0) return INVALID_CONTEXT
+
+// A call: no other begins before its end. It is counted, and may have been told to fail.
+struct Call {
+  const std::lock_guard<std::mutex> alone{mutex};
+  Status status = SUCCESS;
+
+  explicit Call(const char* name) {
+    calls[name]++;
+    auto failure = failures.find(name);
+    if (failure != failures.end() && --failure->second.after == 0) {
+      status = failure->second.status;
+      failures.erase(failure);
+      if (current != nullptr && status >= ILLEGAL_ADDRESS && status <= LAUNCH_FAILED) current->lost = status;
+    } else if (!initialised) {
+      status = NOT_INITIALIZED;
+    }
+  }
+};
+#define ENTER() const Call call(__func__); if (call.status) return call.status
+#define ENTER_CONTEXT() \
+  ENTER(); \
+  if (current == nullptr || current->retained == 0) return INVALID_CONTEXT; \
+  if (current->lost) return current->lost
+// What gives something back does so even where it fails.
+#define ENTER_RELEASE() \
+  const Call call(__func__); \
+  const Status status = call.status || current == nullptr ? call.status : current->lost
 
 bool all_poison(const unsigned char* bytes, size_t count) {
   return std::all_of(bytes, bytes + count, [](unsigned char byte) { return byte == POISON; });
@@ -181,7 +228,7 @@ bool within(Address address, size_t bytes, const char* what) {
   auto after = allocations.upper_bound(address);
   if (after != allocations.begin()) {
     auto& [begin, allocation] = *std::prev(after);
-    if (address + bytes <= begin + allocation.bytes) return true;
+    if (address + bytes <= begin + allocation.bytes) return is_here(allocation.device, what);
   }
   complain("%s: %zu bytes are not within an allocation", what, bytes);
   return false;
@@ -193,8 +240,22 @@ bool is_pinned(const void* host, size_t bytes) {
   return after != pinned.begin() && address + bytes <= std::prev(after)->first + std::prev(after)->second;
 }
 
+// Whether no parameter of a kernel is an address of another device.
+bool parameters_here(const char* parameters, size_t bytes, const char* what) {
+  for (size_t at = 0; at + 8 <= bytes; at += 8) {
+    Address word;
+    std::memcpy(&word, parameters + at, 8);
+    auto after = allocations.upper_bound(word);
+    if (after == allocations.begin()) continue;
+    auto& [begin, allocation] = *std::prev(after);
+    if (word < begin + allocation.bytes && !is_here(allocation.device, what)) return false;
+  }
+  return true;
+}
+
 // Runs what is in the stream, up to an operation.
 Status drain(Stream* stream, uint64_t until = UINT64_MAX) {
+  Status& lost = contexts[stream->device].lost;
   while (!stream->queue.empty() && stream->queue.front().serial <= until) {
     const Operation operation = std::move(stream->queue.front());
     stream->queue.pop_front();
@@ -203,9 +264,12 @@ Status drain(Stream* stream, uint64_t until = UINT64_MAX) {
   return lost;
 }
 
+// All streams of the device whose context is current.
 Status drain_all() {
-  for (auto& [handle, stream] : streams) drain(handle);
-  return lost;
+  for (auto& [handle, stream] : streams) {
+    if (stream->device == current->device) drain(handle);
+  }
+  return current->lost;
 }
 
 Status put(Stream* stream, Operation operation) {
@@ -216,7 +280,9 @@ Status put(Stream* stream, Operation operation) {
 }
 
 bool any_capture() {
-  return std::any_of(streams.begin(), streams.end(), [](auto& entry) { return entry.second->capture != nullptr; });
+  return std::any_of(streams.begin(), streams.end(), [](auto& entry) {
+    return entry.second->device == current->device && entry.second->capture != nullptr;
+  });
 }
 
 struct Attribute { uint32_t id, padding; uint32_t value[16]; };
@@ -234,10 +300,7 @@ struct Config {
 // Makes the nth call of a function from now on return `status`.
 API void standin_fail(const char* name, int nth, Status status) { failures[name] = {nth, status}; }
 API int standin_calls(const char* name) { return calls[name]; }
-API void standin_set(const char* name, int64_t value) {
-  settings.at(name) = value;
-  emulator::reversed = settings["reversed"] != 0;
-}
+API void standin_set(const char* name, int64_t value) { set(name, value); }
 
 // Forgets failures to come and calls that were made.
 API void standin_reset() {
@@ -299,12 +362,12 @@ API Status cuDeviceGetName(char* name, int capacity, int) {
   snprintf(name, capacity, "stand-in");
   return SUCCESS;
 }
-API Status cuDeviceGetAttribute(int* value, int attribute, int) {
+API Status cuDeviceGetAttribute(int* value, int attribute, int device) {
   ENTER();
   switch (attribute) {
     case 16: *value = 4; break;          // multiprocessors
-    case 75: *value = int(settings["major"]); break;
-    case 76: *value = int(settings["minor"]); break;
+    case 75: *value = int(setting("major", device)); break;
+    case 76: *value = int(setting("minor", device)); break;
     case 97: *value = 227 << 10; break;  // shared memory per block
     default: return INVALID_VALUE;
   }
@@ -321,9 +384,9 @@ API Status cuDevicePrimaryCtxRetain(Context** context, int device) {
   return SUCCESS;
 }
 API Status cuDevicePrimaryCtxRelease_v2(int device) {
-  const Status status = enter(__func__);
+  ENTER_RELEASE();
   if (contexts[device].retained == 0) return INVALID_CONTEXT;
-  if (--contexts[device].retained == 0) lost = SUCCESS;
+  if (--contexts[device].retained == 0) contexts[device].lost = SUCCESS;
   return status;
 }
 API Status cuCtxSetCurrent(Context* context) {
@@ -341,7 +404,7 @@ API Status cuCtxSynchronize() {
 
 API Status cuMemGetInfo_v2(size_t* free, size_t* total) {
   ENTER_CONTEXT();
-  *free = *total = settings["memory"];
+  *free = *total = setting("memory", current->device);
   for (auto& [address, allocation] : allocations) {
     if (allocation.device == current->device) *free -= allocation.bytes;
   }
@@ -355,7 +418,7 @@ API Status cuMemAlloc_v2(Address* address, size_t bytes) {
   for (auto& [other, allocation] : allocations) {
     if (allocation.device == current->device) used += allocation.bytes;
   }
-  if (used > size_t(settings["memory"])) return OUT_OF_MEMORY;
+  if (used > size_t(setting("memory", current->device))) return OUT_OF_MEMORY;
   Allocation made{bytes, current->device, nullptr, nullptr};
   const size_t whole = bytes + 2 * GUARD + 255;
   made.memory.reset(new unsigned char[whole]);
@@ -367,12 +430,13 @@ API Status cuMemAlloc_v2(Address* address, size_t bytes) {
   return SUCCESS;
 }
 API Status cuMemFree_v2(Address address) {
-  const Status status = enter(__func__);
+  ENTER_RELEASE();
   auto found = allocations.find(address);
   if (found == allocations.end()) {
     complain("cuMemFree_v2: not an allocation, or freed before");
     return INVALID_VALUE;
   }
+  if (!is_here(found->second.device, __func__)) return INVALID_VALUE;
   drain_all();
   guards_hold();
   std::memset(found->second.contents, POISON, found->second.bytes);
@@ -393,13 +457,13 @@ API Status cuMemHostAlloc(void** host, size_t bytes, uint32_t) {
   return SUCCESS;
 }
 API Status cuMemFreeHost(void* host) {
-  const Status status = enter(__func__);
+  ENTER_RELEASE();
   auto found = pinned.find(Address(host));
   if (found == pinned.end()) {
     complain("cuMemFreeHost: not an allocation, or freed before");
     return INVALID_VALUE;
   }
-  drain_all();
+  for (auto& [handle, stream] : streams) drain(handle);
   std::memset(host, POISON, found->second);
   delete[] static_cast<unsigned char*>(host);
   pinned.erase(found);
@@ -447,12 +511,13 @@ API Status cuMemsetD32Async(Address to, uint32_t word, size_t count, Stream* str
 
 API Status cuModuleLoadData(Module** module, const void*) {
   ENTER_CONTEXT();
-  if (settings["major"] < 8) return NO_BINARY;
+  if (setting("major", current->device) < 8) return NO_BINARY;
   *module = make(modules, std::make_unique<Module>());
+  (*module)->device = current->device;
   return SUCCESS;
 }
 API Status cuModuleUnload(Module* module) {
-  const Status status = enter(__func__);
+  ENTER_RELEASE();
   if (!find(modules, module, __func__)) return INVALID_HANDLE;
   drain_all();
   modules.erase(module);
@@ -464,7 +529,7 @@ API Status cuModuleGetFunction(Function** function, Module* module, const char* 
   auto found = emulator::kernels().find(name);
   if (found == emulator::kernels().end()) return NOT_FOUND;
   auto& entry = module->functions[name];
-  if (entry == nullptr) entry.reset(new Function{&found->second, name});
+  if (entry == nullptr) entry.reset(new Function{module->device, &found->second, name});
   *function = entry.get();
   return SUCCESS;
 }
@@ -472,13 +537,14 @@ API Status cuFuncSetAttribute(Function* function, int attribute, int value) {
   ENTER_CONTEXT();
   const int MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
   if (attribute != MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > 227 << 10) return INVALID_VALUE;
+  if (!is_here(function->device, __func__)) return INVALID_HANDLE;
   function->most_shared = value;
   return SUCCESS;
 }
 API Status cuLaunchKernelEx(const Config* config, Function* function, void** parameters, void** extra) {
   ENTER_CONTEXT();
   if (!find(streams, config->stream, __func__)) return INVALID_HANDLE;
-  if (config->stream->device != current->device) return INVALID_HANDLE;
+  if (!is_here(function->device, __func__)) return INVALID_HANDLE;
   const char* name = function->name.c_str();
   const auto [x, y, z] = config->grid;
   const auto [width, height, depth] = config->block;
@@ -512,6 +578,8 @@ API Status cuLaunchKernelEx(const Config* config, Function* function, void** par
     complain("%s: %zu bytes of parameters, expected %zu", name, bytes, function->kernel->parameter_bytes);
     return INVALID_VALUE;
   }
+  calls[function->name]++;
+  if (!parameters_here(static_cast<const char*>(extra[1]), bytes, name)) return INVALID_VALUE;
   const std::function<void()> body = function->kernel->bind(static_cast<const char*>(extra[1]));
   return put(config->stream, {[=, label = function->name, shared_bytes = config->shared_bytes]() -> Status {
     gridDim = {x, y, z};
@@ -539,7 +607,7 @@ API Status cuStreamCreate(Stream** stream, uint32_t) {
   return SUCCESS;
 }
 API Status cuStreamDestroy_v2(Stream* stream) {
-  const Status status = enter(__func__);
+  ENTER_RELEASE();
   if (!find(streams, stream, __func__)) return INVALID_HANDLE;
   drain(stream);
   for (auto& [handle, event] : events) {
@@ -559,17 +627,18 @@ API Status cuStreamWaitEvent(Stream* stream, Event* event, uint32_t) {
   if (!find(streams, stream, __func__) || !find(events, event, __func__)) return INVALID_HANDLE;
   Stream* other = event->stream;
   if (other == nullptr || other == stream) return SUCCESS; // reached already
-  return put(stream, {[other, until = event->serial] { return streams.count(other) ? drain(other, until) : lost; }});
+  return put(stream, {[other, until = event->serial] { return streams.count(other) ? drain(other, until) : Status(SUCCESS); }});
 }
 API Status cuStreamBeginCapture_v2(Stream* stream, int) {
   ENTER_CONTEXT();
   if (!find(streams, stream, __func__)) return INVALID_HANDLE;
   if (stream->capture) return CAPTURE_UNSUPPORTED;
   stream->capture = std::make_unique<Graph>();
+  stream->capture->device = stream->device;
   return SUCCESS;
 }
 API Status cuStreamEndCapture(Stream* stream, Graph** graph) {
-  const Status status = enter(__func__);
+  ENTER_RELEASE();
   if (!find(streams, stream, __func__)) return INVALID_HANDLE;
   if (!stream->capture) return INVALID_VALUE;
   auto captured = std::move(stream->capture);
@@ -594,13 +663,13 @@ API Status cuGraphLaunch(Graph* executable, Stream* stream) {
   }});
 }
 API Status cuGraphDestroy(Graph* graph) {
-  const Status status = enter(__func__);
+  ENTER_RELEASE();
   if (!find(graphs, graph, __func__)) return INVALID_HANDLE;
   graphs.erase(graph);
   return status;
 }
 API Status cuGraphExecDestroy(Graph* executable) {
-  const Status status = enter(__func__);
+  ENTER_RELEASE();
   if (!find(executables, executable, __func__)) return INVALID_HANDLE;
   executables.erase(executable);
   return status;
@@ -608,6 +677,7 @@ API Status cuGraphExecDestroy(Graph* executable) {
 API Status cuEventCreate(Event** event, uint32_t) {
   ENTER_CONTEXT();
   *event = make(events, std::make_unique<Event>());
+  (*event)->device = current->device;
   return SUCCESS;
 }
 API Status cuEventRecord(Event* event, Stream* stream) {
@@ -633,7 +703,7 @@ API Status cuEventElapsedTime(float* milliseconds, Event* begin, Event* end) {
   return SUCCESS;
 }
 API Status cuEventDestroy_v2(Event* event) {
-  const Status status = enter(__func__);
+  ENTER_RELEASE();
   if (!find(events, event, __func__)) return INVALID_HANDLE;
   events.erase(event);
   return status;

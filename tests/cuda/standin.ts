@@ -9,6 +9,7 @@
  * @module
  */
 
+import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -44,7 +45,7 @@ export class StandIn {
     this.#symbols.standin_reset();
   }
 
-  /** Calls of a function since the last reset. */
+  /** Calls of a function, or launches of a kernel, since the last reset. */
   calls(name: string): number {
     return this.#symbols.standin_calls(text(name));
   }
@@ -52,6 +53,8 @@ export class StandIn {
   /**
    * Runs `body` on another machine: `devices`, how many; `memory`, bytes of each; `major` and `minor`, their compute
    * capability; `version`, of the driver; `reversed`, 1 to run blocks and unordered threads from last to first.
+   * `major.1` is that of device 1 alone, and so on. A program that loads the stand-in itself is told the same by
+   * `SPECDIFF_STANDIN=devices=2,major.1=7`.
    */
   async withMachine(machine: Readonly<Record<string, number>>, body: () => unknown): Promise<void> {
     const usual = { devices: 1, memory: 2 ** 33, major: 9, minor: 0, version: 13000, reversed: 0 };
@@ -142,6 +145,17 @@ export const standIn: StandIn | undefined = path === undefined ? undefined : new
 
 /** Why there is no stand-in, to be put behind a test's name; empty where there is one. */
 export const whyNoStandIn: string = standIn === undefined ? " (ignored: there is no C++ compiler, g++)" : "";
+
+/** A test on the stand-in. Afterwards nothing may be left on it, nor may it have objected to anything. */
+export function onStandIn(name: string, body: (standIn: StandIn) => unknown): void {
+  Deno.test(name + whyNoStandIn, { ignore: standIn === undefined }, async () => {
+    standIn!.reset();
+    standIn!.complaints();
+    await body(standIn!);
+    assert.deepEqual(standIn!.complaints(), []);
+    assert.equal(standIn!.live(), 0, "what was made and not given back");
+  });
+}
 
 if (path !== undefined) {
   // here, where no test is charged with a library that is never closed; and the environment, which all test files

@@ -9,7 +9,8 @@
  * @module
  */
 
-import { type CudaDevice, CudaDriver, CudaError } from "../../../ffi/driver.ts";
+import { CudaError } from "../../../ffi/context.ts";
+import { type CudaDevice, CudaDriver, formatVersion } from "../../../ffi/driver.ts";
 import type {
   Activation,
   AppendOptions,
@@ -44,19 +45,53 @@ import {
 
 /** Options of {@linkcode createCudaBackend}. */
 export interface CudaOptions {
-  /** Which device, from 0. Default 0. */
+  /** Which device, from 0. Default: the first that can be used. */
   readonly device?: number | undefined;
 }
+
+/** The first driver that can use the kernels: 525. */
+const OLDEST_CUDA = 12000;
+
+/** The first compute capability that the kernels are made for. */
+const OLDEST_CAPABILITY = 8;
 
 /**
  * Opens a GPU. Dispose it to free the device's memory.
  * @throws {LibraryNotFoundError} if the driver's library is not there, or no permission to load it
  * @throws {CudaError} if the driver or the device refuses
- * @throws {RangeError} if there is no such device
+ * @throws {RangeError} if there is no such device, or it or the driver is older than the kernels need
  */
 export function createCudaBackend(options: CudaOptions = {}): CudaBackend {
-  const device = new CudaDriver().device(options.device ?? 0);
+  const driver = new CudaDriver();
+  if (driver.version < OLDEST_CUDA) {
+    throw new RangeError(
+      `Cannot use NVIDIA's driver: it serves CUDA ${
+        formatVersion(driver.version)
+      }, expected 12.0 or later: ` +
+        `update it to 525 or later`,
+    );
+  }
+  if (options.device !== undefined) return open(driver, options.device);
+  let first: unknown;
+  for (let ordinal = 0; ordinal < Math.max(1, driver.deviceCount); ordinal++) {
+    try {
+      return open(driver, ordinal);
+    } catch (error) {
+      first ??= error;
+    }
+  }
+  throw first;
+}
+
+function open(driver: CudaDriver, ordinal: number): CudaBackend {
+  const device = driver.device(ordinal);
   try {
+    if (device.capability[0] < OLDEST_CAPABILITY) {
+      throw new RangeError(
+        `Cannot use CUDA device ${ordinal}, ${device.name}: its compute capability is ` +
+          `${device.capability.join(".")}, expected 8.0 (Ampere) or later`,
+      );
+    }
     return new CudaBackend(device);
   } catch (error) {
     device[Symbol.dispose]();
@@ -94,6 +129,8 @@ export class CudaBackend implements Backend {
   readonly slowReads = true;
   /** @inheritdoc */
   readonly description: string;
+  /** Which device, from 0. */
+  readonly ordinal: number;
   readonly #device: CudaDevice;
   readonly #queue: Queue;
   readonly #kernels: Kernels;
@@ -108,6 +145,7 @@ export class CudaBackend implements Backend {
     this.#queue = new Queue(device);
     this.#kernels = new Kernels(device);
     this.#dependent = device.capability[0] >= 9;
+    this.ordinal = device.ordinal;
     this.description = `CUDA ${device.ordinal}: ${device.name}`;
   }
 
@@ -495,7 +533,7 @@ export class CudaBackend implements Backend {
         `Cannot hold a [${outputs}, ${inputs}] ${dtype} matrix: ${formatBytes(free)} of ${
           formatBytes(total)
         } ` +
-          `are free on ${this.#device.name} and ${needs(dtype)}; ` +
+          `are free on ${this.description} and ${needs(dtype)}; ` +
           (smaller.length > 0 ? smaller.map(needs).join(", ") : "no smaller dtype is left"),
         { cause },
       );

@@ -5,7 +5,8 @@
  * @module
  */
 
-import type { CudaDevice, CudaKernel, CudaModule } from "../../../ffi/driver.ts";
+import type { CudaDevice } from "../../../ffi/driver.ts";
+import type { CudaKernel, CudaModule } from "../../../ffi/launch.ts";
 import { images } from "../../../ffi/kernels.generated.ts";
 
 /** Blocks of the f16 and bf16 projections, ascending: tiles of 16 outputs, tiles of 8 rows, stages of the ring. */

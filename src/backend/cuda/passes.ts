@@ -7,7 +7,7 @@
  * @module
  */
 
-import type { CudaGraph } from "../../../ffi/driver.ts";
+import type { CudaGraph } from "../../../ffi/stream.ts";
 import type { Queue, RowBlock } from "./tensors.ts";
 
 /** The most graphs of one cache. */

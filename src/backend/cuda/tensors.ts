@@ -5,7 +5,9 @@
  * @module
  */
 
-import type { CudaDevice, CudaStream, DeviceMemory, PinnedMemory } from "../../../ffi/driver.ts";
+import type { CudaDevice } from "../../../ffi/driver.ts";
+import type { DeviceMemory, PinnedMemory } from "../../../ffi/memory.ts";
+import type { CudaStream } from "../../../ffi/stream.ts";
 import type { Activation, Cache, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
 import { checkAdvance, checkSlice, checkTokenCount, checkTruncate, checkWrite } from "../check.ts";
 import { Passes } from "./passes.ts";

@@ -1,0 +1,189 @@
+/**
+ * The order of work on a device: streams, marks in them, and graphs recorded from them.
+ *
+ * Deliberately absent: the default stream, and graphs that are changed once they are made.
+ *
+ * @module
+ */
+
+import { type Context, DeviceObject, type Own, type Release } from "./context.ts";
+import { type Arguments, type CudaKernel, LaunchBuffer, type LaunchShape, type Parameter } from "./launch.ts";
+import type { Cuda } from "./libcuda.ts";
+
+/** A queue of work: what is put in runs in order, some time before {@linkcode CudaStream.synchronize} returns. */
+export class CudaStream extends DeviceObject {
+  readonly #own: Own;
+  readonly #stream: bigint;
+  readonly #launch = new LaunchBuffer();
+  /** Memory of JavaScript that copies under way still use. */
+  readonly #inUse: ArrayBufferView[] = [];
+
+  /** See {@linkcode CudaDevice.stream}. */
+  constructor(context: Context, own: Own, release: Release) {
+    super(context, release);
+    this.#own = own;
+    const NON_BLOCKING = 1;
+    const out = new BigUint64Array(1);
+    context.check(context.cuda.cuStreamCreate(out, NON_BLOCKING), "cuStreamCreate");
+    this.#stream = out[0];
+  }
+
+  /** Runs a kernel. */
+  launch<const P extends readonly Parameter[]>(
+    kernel: CudaKernel<P>,
+    shape: LaunchShape,
+    ...values: Arguments<P>
+  ): void {
+    const { context } = this;
+    const { config, extra } = this.#launch;
+    this.#launch.fill(this.#stream, shape, kernel.parameters, values);
+    context.enter();
+    context.check(context.cuda.cuLaunchKernelEx(config, kernel.handle, 0n, extra), "cuLaunchKernelEx");
+  }
+
+  /** Copies to the device. `source` must stay as it is until the next {@linkcode CudaStream.synchronize}. */
+  upload(to: bigint, source: ArrayBufferView<ArrayBuffer>): void {
+    const { context } = this;
+    context.enter();
+    const status = context.cuda.cuMemcpyHtoDAsync_v2(to, source, BigInt(source.byteLength), this.#stream);
+    context.check(status, "cuMemcpyHtoDAsync_v2");
+    this.#inUse.push(source);
+  }
+
+  /** Copies from the device. `target` holds it after the next {@linkcode CudaStream.synchronize}. */
+  download(target: ArrayBufferView<ArrayBuffer>, from: bigint): void {
+    const { context } = this;
+    context.enter();
+    const status = context.cuda.cuMemcpyDtoHAsync_v2(target, from, BigInt(target.byteLength), this.#stream);
+    context.check(status, "cuMemcpyDtoHAsync_v2");
+    this.#inUse.push(target);
+  }
+
+  /** Copies within the device. */
+  copy(to: bigint, from: bigint, bytes: number): void {
+    const { context } = this;
+    context.enter();
+    const status = context.cuda.cuMemcpyDtoDAsync_v2(to, from, BigInt(bytes), this.#stream);
+    context.check(status, "cuMemcpyDtoDAsync_v2");
+  }
+
+  /** Sets `count` words of 32 bits. */
+  fill(to: bigint, word: number, count: number): void {
+    const { context } = this;
+    context.enter();
+    const status = context.cuda.cuMemsetD32Async(to, word >>> 0, BigInt(count), this.#stream);
+    context.check(status, "cuMemsetD32Async");
+  }
+
+  /** Marks this place in the queue. */
+  record(event: CudaEvent): void {
+    const { context } = this;
+    context.enter();
+    context.check(context.cuda.cuEventRecord(event.handle, this.#stream), "cuEventRecord");
+  }
+
+  /** What is put in after this runs after the place that `event` marks, in whichever stream it is. */
+  wait(event: CudaEvent): void {
+    const { context } = this;
+    context.enter();
+    context.check(context.cuda.cuStreamWaitEvent(this.#stream, event.handle, 0), "cuStreamWaitEvent");
+  }
+
+  /** Waits until all of the queue has run. */
+  synchronize(): void {
+    const { context } = this;
+    context.enter();
+    const status = context.cuda.cuStreamSynchronize(this.#stream);
+    this.#inUse.length = 0;
+    context.check(status, "cuStreamSynchronize");
+  }
+
+  /**
+   * Records what `body` puts into this stream, which does not run, as a graph that can be run many times. It may
+   * not allocate, nor wait.
+   */
+  capture(body: () => void): CudaGraph {
+    const { context } = this;
+    const { cuda } = context;
+    context.enter();
+    const THREAD_LOCAL = 1;
+    context.check(cuda.cuStreamBeginCapture_v2(this.#stream, THREAD_LOCAL), "cuStreamBeginCapture_v2");
+    const out = new BigUint64Array(1);
+    try {
+      body();
+    } catch (error) {
+      if (cuda.cuStreamEndCapture(this.#stream, out) === 0) cuda.cuGraphDestroy(out[0]);
+      throw error;
+    }
+    context.check(cuda.cuStreamEndCapture(this.#stream, out), "cuStreamEndCapture");
+    return this.#own((release) => new CudaGraph(context, out[0], release));
+  }
+
+  /** Runs a graph. */
+  run(graph: CudaGraph): void {
+    const { context } = this;
+    context.enter();
+    context.check(context.cuda.cuGraphLaunch(graph.handle, this.#stream), "cuGraphLaunch");
+  }
+
+  /** Does not wait: what is under way ends on its own. */
+  protected override free(cuda: Cuda): void {
+    cuda.cuStreamDestroy_v2(this.#stream);
+  }
+}
+
+/** Work that is launched as one. */
+export class CudaGraph extends DeviceObject {
+  /** The driver's handle of its executable form. */
+  readonly handle: bigint;
+
+  /** See {@linkcode CudaStream.capture}. */
+  constructor(context: Context, graph: bigint, release: Release) {
+    super(context, release);
+    const { cuda } = context;
+    const out = new BigUint64Array(1);
+    const status = cuda.cuGraphInstantiateWithFlags(out, graph, 0n);
+    cuda.cuGraphDestroy(graph);
+    context.check(status, "cuGraphInstantiateWithFlags");
+    this.handle = out[0];
+  }
+
+  protected override free(cuda: Cuda): void {
+    cuda.cuGraphExecDestroy(this.handle);
+  }
+}
+
+/** A mark in the queue of a stream. */
+export class CudaEvent extends DeviceObject {
+  /** The driver's handle. */
+  readonly handle: bigint;
+
+  /** See {@linkcode CudaDevice.event}. */
+  constructor(context: Context, release: Release) {
+    super(context, release);
+    const out = new BigUint64Array(1);
+    context.check(context.cuda.cuEventCreate(out, 0), "cuEventCreate");
+    this.handle = out[0];
+  }
+
+  /** Waits until the queue has come to where it was recorded last. */
+  synchronize(): void {
+    const { context } = this;
+    context.enter();
+    context.check(context.cuda.cuEventSynchronize(this.handle), "cuEventSynchronize");
+  }
+
+  /** Milliseconds of the device between `earlier` and this, both of which have been reached. */
+  since(earlier: CudaEvent): number {
+    const { context } = this;
+    context.enter();
+    const out = new Float32Array(1);
+    const status = context.cuda.cuEventElapsedTime(out, earlier.handle, this.handle);
+    context.check(status, "cuEventElapsedTime");
+    return out[0];
+  }
+
+  protected override free(cuda: Cuda): void {
+    cuda.cuEventDestroy_v2(this.handle);
+  }
+}

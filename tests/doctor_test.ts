@@ -1,0 +1,134 @@
+/**
+ * What the program says about devices: `doctor`, and what `--device cuda` answers where there is none. GPUs are those
+ * of the stand-in.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { type CudaKernel, CudaModule } from "../ffi/launch.ts";
+import { createCudaBackend } from "../src/backend/cuda/backend.ts";
+import { selfTest } from "../src/cli/self_test.ts";
+import { onStandIn, standIn, whyNoStandIn } from "./cuda/standin.ts";
+
+/** The program, with no permission but to read and those given. */
+async function program(
+  args: readonly string[],
+  permissions: readonly string[],
+  library?: string,
+  machine?: string,
+): Promise<{ code: number; out: string; err: string }> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "--no-prompt", "--allow-read=fixtures", ...permissions, "cli.ts", ...args],
+    cwd: fileURLToPath(new URL("..", import.meta.url)),
+    env: {
+      NO_COLOR: "1",
+      ...(library === undefined ? {} : { SPECDIFF_LIBCUDA: library }),
+      ...(machine === undefined ? {} : { SPECDIFF_STANDIN: machine }),
+    },
+  }).output();
+  return { code, out: new TextDecoder().decode(stdout), err: new TextDecoder().decode(stderr) };
+}
+
+const MAY_LOAD = ["--allow-ffi", "--allow-env=SPECDIFF_LIBCUDA"];
+
+Deno.test("--device cuda says in one line what is missing: a permission, or a library and where it was looked for", async () => {
+  const args = ["generate", "a", "--device", "cuda"];
+  for (
+    const [permissions, library, words] of [
+      [[], undefined, /libraries may not be loaded, run with --allow-ffi$/],
+      [["--allow-ffi=/tmp/libcuda.so"], undefined, /libraries may not be loaded, run with --allow-ffi$/],
+      [MAY_LOAD, "/nowhere/libcuda.so", /Cannot load libcuda: \/nowhere\/libcuda.so \(.+\)\. Either install/],
+      [
+        MAY_LOAD,
+        fileURLToPath(import.meta.url),
+        /Cannot load libcuda: .*doctor_test\.ts \(.+\)\. Either install/,
+      ],
+    ] as const
+  ) {
+    const { code, out, err } = await program(args, permissions, library);
+    assert.equal(code, 1);
+    assert.equal(out, "");
+    assert.match(err.trimEnd(), words);
+    assert.match(err, /^error: Cannot open the device "cuda": [^\n]*\n$/);
+  }
+});
+
+Deno.test("doctor: no GPU is one line and no failure; the self test of what is there passes", async () => {
+  const { code, out, err } = await program(["doctor"], MAY_LOAD, "/nowhere/libcuda.so");
+  assert.equal(code, 0, err);
+  assert.equal(out.match(/^GPU .*$/gm)?.length, 1);
+  assert.match(out, /^GPU +none: Cannot load libcuda: .*\nauto +wasm\n/m);
+  assert.match(out, /^ {2}attention, causal, 5 rows +\d/m);
+});
+
+Deno.test(`doctor: the stand-in's device is found, chosen and tested${whyNoStandIn}`, {
+  ignore: standIn === undefined,
+}, async () => {
+  const { code, out, err } = await program(["doctor", "--json"], MAY_LOAD, standIn!.path);
+  assert.equal(code, 0, err);
+  const { driver, auto, tests } = JSON.parse(out);
+  assert.deepEqual([driver.cuda, auto], ["13.0", "cuda:0"]);
+  assert.deepEqual(driver.devices[0].capability, "9.0");
+  assert.deepEqual(tests.map(({ device }: { device: string }) => device), ["cuda:0", "wasm"]);
+  for (const { operations } of tests) {
+    assert.ok(operations.length >= 19);
+    for (const { operation, error, allowed } of operations) assert.ok(error <= allowed, operation);
+  }
+});
+
+Deno.test(
+  `doctor: each of several GPUs is named, and tested or said to be of no use and why${whyNoStandIn}`,
+  {
+    ignore: standIn === undefined,
+  },
+  async () => {
+    const doctor = (machine: string) => program(["doctor"], MAY_LOAD, standIn!.path, machine);
+    const several = await doctor("devices=3,major.0=7,minor.0=5,memory.2=1073741824");
+    assert.equal(several.code, 0, several.err);
+    const old =
+      'Cannot open the device "cuda:0": Cannot use CUDA device 0, stand-in: its compute capability is 7.5, ' +
+      "expected 8.0 (Ampere) or later";
+    for (
+      const line of [
+        "GPU 0    stand-in, compute capability 7.5, 4 multiprocessors, 8.0 GiB of 8.0 GiB free",
+        "GPU 2    stand-in, compute capability 9.0, 4 multiprocessors, 1.0 GiB of 1.0 GiB free",
+        "auto     cuda:1: the first GPU that can be used",
+        "cuda:2   CUDA 2: stand-in",
+        `cuda:0   not used: ${old}`,
+      ]
+    ) {
+      assert.ok(several.out.split("\n").includes(line), `"${line}" is not in\n${several.out}`);
+    }
+    assert.match(several.out, /^ {2}operation +cuda:1 +cuda:2 +wasm +allowed$/m);
+
+    const machines = [
+      ["devices=0", /^GPU +none that the driver sees\nauto +wasm: the driver sees no GPU$/m],
+      ["major=7", /^auto +wasm: Cannot open the device "cuda:0": .* capability is 7\.0, expected 8\.0/m],
+      [
+        "version=11080",
+        /^auto +wasm: .* driver: it serves CUDA 11\.8, expected 12\.0 or later: update it to 525/m,
+      ],
+    ] as const;
+    for (const [machine, words] of machines) {
+      const { code, out, err } = await doctor(machine);
+      assert.equal(code, 0, err);
+      assert.match(out, words);
+    }
+  },
+);
+
+onStandIn("the self test runs every kernel there is", async (standIn) => {
+  const names: string[] = [], { kernel } = CudaModule.prototype;
+  using _ = { [Symbol.dispose]: () => void (CudaModule.prototype.kernel = kernel) };
+  CudaModule.prototype.kernel = function (name, parameters) {
+    names.push(name);
+    return kernel.call(this, name, parameters) as CudaKernel<typeof parameters>;
+  };
+  using backend = createCudaBackend();
+  assert.ok(names.length > 15);
+  standIn.reset();
+  for (const { operation, error, allowed } of await selfTest(backend)) assert.ok(error <= allowed, operation);
+  assert.deepEqual(names.filter((name) => standIn.calls(name) === 0), []);
+});

@@ -1,0 +1,83 @@
+/**
+ * Engines in workers: the same API there, on the CPU (whose threads are workers of the worker) and on a GPU (whose
+ * context is the thread's), with chunks and errors that can be posted.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { type Chunk, loadEngine } from "../mod.ts";
+import { onStandIn } from "./cuda/standin.ts";
+import type { Order } from "./engine_worker.ts";
+import { fixture } from "./helpers.ts";
+
+const LOAD = {
+  target: fileURLToPath(fixture("parity/gpt2-bare")),
+  drafter: fileURLToPath(fixture("parity/sedd-target-tiny")),
+  threads: 2,
+} as const;
+const GENERATE = { seed: 7, gamma: 3, maxTokens: 16, stopTokens: [] };
+const PROMPT = [5, 6, 7, 8];
+
+/** What a worker posted, up to its end, and how often this thread had its turn meanwhile. */
+async function posted(
+  order: Order,
+  seen: (worker: Worker) => void = () => {},
+): Promise<{ chunks: Chunk[]; end: unknown; turns: number }> {
+  const worker = new Worker(new URL("engine_worker.ts", import.meta.url), { type: "module" });
+  const chunks: Chunk[] = [], { promise, resolve, reject } = Promise.withResolvers<unknown>();
+  worker.onerror = (event) => reject(new Error(event.message));
+  worker.onmessage = ({ data }) => {
+    if (data === "done" || data instanceof Error) return resolve(data);
+    chunks.push(data);
+    seen(worker);
+  };
+  let turns = 0;
+  const timer = setInterval(() => turns++, 1);
+  try {
+    worker.postMessage(order);
+    return { end: await promise, chunks, turns };
+  } finally {
+    clearInterval(timer);
+    worker.terminate();
+  }
+}
+
+function tokensOf(chunks: readonly Chunk[]): number[] {
+  return chunks.flatMap(({ pieces }) => pieces.map(({ token }) => token));
+}
+
+/** Texts from a worker are those from here; an abort and an error come through; nothing blocks this thread. */
+async function worksOn(device: "wasm" | "cuda"): Promise<void> {
+  const load = { ...LOAD, device };
+  const { chunks, end, turns } = await posted({ load, prompt: PROMPT, generate: GENERATE });
+  assert.equal(end, "done");
+  assert.ok(turns > 10, `${turns} turns`);
+  {
+    using engine = await loadEngine(load);
+    const { tokens, stats } = await engine.generate(PROMPT, GENERATE);
+    assert.deepEqual(tokensOf(chunks), tokens);
+    assert.equal(chunks.at(-1)!.stats.acceptedTokens, stats.acceptedTokens);
+  }
+  const long = { load, prompt: PROMPT, generate: { ...GENERATE, maxTokens: 35 } };
+  const stopped = await posted(long, (worker) => worker.postMessage("stop"));
+  assert.equal((stopped.end as Error).name, "AbortError");
+  assert.ok(tokensOf(stopped.chunks).length < 35);
+  const wrong = await posted({ load, prompt: [], generate: GENERATE });
+  assert.match((wrong.end as Error).message, /^Cannot decode: the prompt is empty/);
+}
+
+Deno.test("an engine in a worker: WebAssembly", () => worksOn("wasm"));
+
+onStandIn("an engine in a worker: CUDA", async (standIn) => {
+  const before = Deno.env.get("SPECDIFF_LIBCUDA");
+  Deno.env.set("SPECDIFF_LIBCUDA", standIn.path); // a worker looks for the library itself
+  try {
+    await worksOn("cuda");
+    assert.equal(standIn.calls("cuDevicePrimaryCtxRetain"), 4);
+  } finally {
+    if (before === undefined) Deno.env.delete("SPECDIFF_LIBCUDA");
+    else Deno.env.set("SPECDIFF_LIBCUDA", before);
+  }
+});
