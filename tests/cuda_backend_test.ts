@@ -69,6 +69,50 @@ test("a sum that blocks share has the same bits for one row and for all sizes of
   }
 });
 
+test("many rows have the bits of a few, whatever the shape and what follows", async (backend) => {
+  const shapes = [
+    { what: "one sharer, blocks of 128", dtype: "f16", outputs: 8450, inputs: 40, counts: [129, 65] },
+    { what: "five sharers, unevenly dealt", dtype: "bf16", outputs: 810, inputs: 1300, counts: [300] },
+    { what: "three sharers, blocks of 64", dtype: "f16", outputs: 2050, inputs: 784, counts: [150] },
+    { what: "two steps, the last not full", dtype: "bf16", outputs: 4100, inputs: 23, counts: [64, 100] },
+  ] as const;
+  using oracle = createReferenceBackend();
+  for (const { what, dtype, outputs, inputs, counts } of shapes) {
+    const most = Math.max(...counts), few = 3;
+    const weights = values(outputs * inputs, 1);
+    using matrix = await backend.matrix({ outputs, inputs, dtype }, [weights]);
+    using x = filled(backend, most, inputs, 2), out = backend.activation(most, outputs);
+    using gain = backend.vector(values(inputs, 3)), bias = backend.vector(values(outputs, 4));
+    const norm = { gain, shift: gain, epsilon: 1e-5 };
+    const run = (start: number, rows: number) => {
+      const from = x.slice(start, rows), to = out.slice(0, rows);
+      backend.project(to, from, { matrix, norm, bias, activation: "gelu" });
+      standIn?.reset();
+      backend.projectResidual(to, from, { matrix, bias, gate: bias });
+      return { y: to.read().slice(), kernels: standIn?.calls("cuLaunchKernelEx") };
+    };
+    for (const rows of counts) {
+      const all = run(most - rows, rows);
+      assert.equal(all.kernels, 2, `${what}: ${rows} rows are packed, then multiplied`);
+      for (const start of [0, rows >> 1, rows - few]) {
+        const some = run(most - rows + start, few);
+        assert.equal(some.kernels, 1);
+        assertSame(
+          all.y.subarray(start * outputs, (start + few) * outputs),
+          some.y,
+          `${what}: rows from ${start} of ${rows}`,
+        );
+      }
+    }
+    if (inputs > 40) continue; // the oracle is slow
+    using same = await oracle.matrix({ outputs, inputs, dtype }, [weights]);
+    using given = filled(oracle, most, inputs, 2), to = oracle.activation(few, outputs);
+    oracle.project(to, given.slice(0, few), { matrix: same });
+    backend.project(out, x, { matrix });
+    assertClose(out.read().subarray(0, few * outputs), to.read(), 2e-2, what);
+  }
+});
+
 test("a cache of several chunks gives the same bits split among blocks and walked by one", (backend) => {
   const heads = 2, size = 6, width = heads * size, most = 150;
   using oracle = createReferenceBackend();

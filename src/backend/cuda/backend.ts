@@ -28,7 +28,7 @@ import type {
 } from "../backend.ts";
 import * as check from "../check.ts";
 import { formatBytes, OutOfMemory } from "../wasm/memory.ts";
-import { dynamicShared, HALF_BLOCKS, Kernels, PANEL_ROWS } from "./kernels.ts";
+import { dynamicShared, HALF_BLOCKS, Kernels, MANY_OUTPUTS, MANY_ROWS, PANEL_ROWS } from "./kernels.ts";
 import {
   CudaActivation,
   CudaCache,
@@ -73,12 +73,22 @@ const STAGING = 4 << 20;
 /** What follows a projection, as `project.cu` numbers it. */
 const STORE = 0, GELU = 1, ADD = 2;
 
-// the sizes of `project.cu` and `attention.cu`
+// the sizes of `project.cu`, `project_many.cu` and `attention.cu`
 const PROJECT_THREADS = 256;
+const MANY_STEPS = 10;
 const ATTENTION_THREADS = 128;
 const ATTENTION_TILE = 16;
 const ATTENTION_KEYS = 64;
 const LAW_THREADS = 1024;
+
+/**
+ * Blocks of {@linkcode MANY_ROWS} from which on they are worth it, although none shares a sum: about a quarter of a
+ * large GPU. Estimated, not measured.
+ */
+const MANY_BLOCKS = 32;
+
+/** Multiprocessors of a large GPU. */
+const PROCESSORS = 132;
 
 /** As many rows split the cache over blocks; more have enough blocks without. */
 const SPLIT_ROWS = 64;
@@ -351,6 +361,32 @@ export class CudaBackend implements Backend {
     const sizes = [rows, inputs, outputs, then] as const;
 
     if (dtype === "f16" || dtype === "bf16") {
+      const many = this.#manyBlock(rows, outputs);
+      if (many !== undefined) {
+        const halves = this.#reserveScratch("halves of rows", padded(rows) * padded(inputs) / 2);
+        stream.launch(
+          this.#kernels.narrow[dtype],
+          { grid: [Math.ceil(inputs / 512), Math.ceil(rows / 16), 1], block: PROJECT_THREADS, dependent },
+          halves,
+          input.pointer,
+          inputGroups,
+          ...norm,
+          rows,
+          inputs,
+        );
+        const grid = [Math.ceil(outputs / MANY_OUTPUTS), Math.ceil(rows / MANY_ROWS[many]), 1] as const;
+        stream.launch(
+          this.#kernels.projectMany[dtype][many],
+          { grid, block: 2 * MANY_ROWS[many], shared: manyBytes(many), dependent },
+          ...to,
+          halves,
+          matrix.pointer,
+          ...last,
+          matrix.splits,
+          ...sizes,
+        );
+        return;
+      }
       const which = this.#halfBlock(rows, options.norm !== undefined), { splits } = matrix;
       const { mats, tiles } = HALF_BLOCKS[which];
       const [x, y] = [Math.ceil(panels / mats), Math.ceil(rows / (8 * tiles))];
@@ -418,6 +454,19 @@ export class CudaBackend implements Backend {
     if (which < 0) which = HALF_BLOCKS.length - 1;
     while (which > 0 && ringBytes(which, normed) > dynamicShared(this.#device)) which--;
     return which;
+  }
+
+  /**
+   * Which of {@linkcode MANY_ROWS}, if that is worth it and the device has room: the largest of which there is one for
+   * each multiprocessor. Two of the smaller run on one, so that the end of one hides in the middle of the other.
+   */
+  #manyBlock(rows: number, outputs: number): number | undefined {
+    const blocks = (which: number) => Math.ceil(outputs / MANY_OUTPUTS) * Math.ceil(rows / MANY_ROWS[which]);
+    if (rows <= 48 || blocks(0) < MANY_BLOCKS) return undefined;
+    let which = MANY_ROWS.length - 1;
+    while (which > 0 && blocks(which) < PROCESSORS) which--;
+    while (which >= 0 && manyBytes(which) > dynamicShared(this.#device)) which--;
+    return which < 0 ? undefined : which;
   }
 
   /** The address of what a norm has to know of rows, computed if nobody has. */
@@ -566,4 +615,9 @@ function chunksFor(cache: CudaCache, rows: number): number {
 function ringBytes(which: number, normed: boolean): number {
   const { mats, tiles, stages } = HALF_BLOCKS[which];
   return stages * (mats + tiles + (normed ? 2 : 0)) * PROJECT_THREADS * 16;
+}
+
+/** Shared memory of one of {@linkcode MANY_ROWS}: a ring of steps, of 16 inputs of weights and of rows each. */
+function manyBytes(which: number): number {
+  return MANY_STEPS * (MANY_OUTPUTS + MANY_ROWS[which]) * 32;
 }

@@ -15,6 +15,8 @@ export const HALF_BLOCKS = [
   { mats: 4, tiles: 4, stages: 4 },
   { mats: 4, tiles: 6, stages: 3 },
 ] as const;
+/** Rows of one block of the f16 and bf16 projections of many rows, ascending; and its outputs. */
+export const MANY_ROWS = [64, 128] as const, MANY_OUTPUTS = 128;
 /** Rows of one block of the f32 and int8 projections, ascending. */
 export const PANEL_ROWS = [1, 8] as const;
 
@@ -35,6 +37,23 @@ const HALF = [
   ...["pointer", "pointer"] as const, // bias, gate
   ...["pointer", "pointer", "f32"] as const, // gain, shift, epsilon
   ...["pointer", "pointer"] as const, // partial sums, arrivals
+  ...["i32", "i32", "i32"] as const, // rows, inputs, outputs
+  "i32", // what follows
+] as const;
+
+const NARROW = [
+  "pointer", // rows as halves
+  ...["pointer", "pointer"] as const, // x and its groups
+  ...["pointer", "pointer", "f32"] as const, // gain, shift, epsilon
+  ...["i32", "i32"] as const, // rows, inputs
+] as const;
+
+const MANY = [
+  ...["pointer", "pointer"] as const, // out and its groups
+  "pointer", // rows as halves
+  "pointer", // weights
+  ...["pointer", "pointer"] as const, // bias, gate
+  "i32", // blocks that share an output where there are few rows
   ...["i32", "i32", "i32"] as const, // rows, inputs, outputs
   "i32", // what follows
 ] as const;
@@ -110,6 +129,10 @@ export class Kernels {
   readonly race: CudaKernel<typeof RACE>;
   /** Projections with blocks of {@linkcode HALF_BLOCKS}. */
   readonly projectHalf: Readonly<Record<"f16" | "bf16", readonly CudaKernel<typeof HALF>[]>>;
+  /** Rows on their way into {@linkcode Kernels.projectMany}. */
+  readonly narrow: Readonly<Record<"f16" | "bf16", CudaKernel<typeof NARROW>>>;
+  /** Projections with blocks of {@linkcode MANY_ROWS}. */
+  readonly projectMany: Readonly<Record<"f16" | "bf16", readonly CudaKernel<typeof MANY>[]>>;
   /** Projections with blocks of {@linkcode PANEL_ROWS}. */
   readonly projectF32: readonly CudaKernel<typeof F32>[];
   /** Projections with blocks of {@linkcode PANEL_ROWS}. */
@@ -122,7 +145,7 @@ export class Kernels {
   constructor(device: CudaDevice) {
     const load = (image: string): CudaModule => device.load(Uint8Array.fromBase64(image));
     const rows = load(images.rows), project = load(images.project), law = load(images.law);
-    const attention = load(images.attention);
+    const attention = load(images.attention), projectMany = load(images.project_many);
     this.pack = rows.kernel("pack", PACK);
     this.embed = rows.kernel("embed", EMBED);
     this.rotation = rows.kernel("rotation", ROTATION);
@@ -135,12 +158,21 @@ export class Kernels {
     const half = (dtype: string) =>
       HALF_BLOCKS.map(({ tiles }) => project.kernel(`project_${dtype}_${tiles}`, HALF));
     this.projectHalf = { f16: half("f16"), bf16: half("bf16") };
+    this.narrow = {
+      f16: projectMany.kernel("narrow_f16", NARROW),
+      bf16: projectMany.kernel("narrow_bf16", NARROW),
+    };
+    const many = (dtype: string) =>
+      MANY_ROWS.map((n) => projectMany.kernel(`project_many_${dtype}_${n}`, MANY));
+    this.projectMany = { f16: many("f16"), bf16: many("bf16") };
     this.projectF32 = PANEL_ROWS.map((n) => project.kernel(`project_f32_${n}`, F32));
     this.projectInt8 = PANEL_ROWS.map((n) => project.kernel(`project_int8_${n}`, INT8));
     // what a block may have beyond the shared memory that every kernel may use
-    for (const kernel of [this.attention, ...this.projectHalf.f16, ...this.projectHalf.bf16]) {
-      kernel.allowShared(dynamicShared(device));
-    }
+    const halves = (["f16", "bf16"] as const).flatMap((dtype) => [
+      ...this.projectHalf[dtype],
+      ...this.projectMany[dtype],
+    ]);
+    for (const kernel of [this.attention, ...halves]) kernel.allowShared(dynamicShared(device));
   }
 }
 
