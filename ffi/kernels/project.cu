@@ -9,21 +9,6 @@
 
 #include "project.cuh"
 
-// Whether this block, which has left its share behind, is the last of the blocks along z; only that one goes on.
-SD_INLINE bool last_to_arrive(unsigned* arrivals) {
-  SD_SHARED(bool, last, 1);
-  thread_fence();
-  syncthreads();
-  if (threadIdx.x == 0) {
-    unsigned* arrived = arrivals + blockIdx.y * gridDim.x + blockIdx.x;
-    last[0] = atomic_add(arrived, 1u) == gridDim.z - 1;
-    if (last[0]) *arrived = 0;  // for the next launch
-  }
-  syncthreads();
-  thread_fence();
-  return last[0];
-}
-
 // ---- f16 and bf16: 16 or 64 outputs a block on the tensor cores, rows in tiles of 8 ----
 
 // Steps that are on their way from memory.
@@ -128,7 +113,7 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
   float* mine_of_blocks = partials + (blockIdx.y * gridDim.x + blockIdx.x) * (size_t)ITEMS;
   if (gridDim.z > 1) {
     for (int i = threadIdx.x; i < ITEMS; i += THREADS) mine_of_blocks[blockIdx.z * blocks * ITEMS + i] = sum(i);
-    if (!last_to_arrive(arrivals)) return;
+    if (!last_to_arrive(arrivals + blockIdx.y * gridDim.x + blockIdx.x, gridDim.z)) return;
   }
   for (int i = threadIdx.x; i < ITEMS; i += THREADS) {
     float y = 0;

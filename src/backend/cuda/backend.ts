@@ -16,6 +16,7 @@ import type {
   AttentionOptions,
   Backend,
   Cache,
+  CacheOptions,
   Dtype,
   EmbedOptions,
   Matrix,
@@ -28,7 +29,15 @@ import type {
 } from "../backend.ts";
 import * as check from "../check.ts";
 import { formatBytes, OutOfMemory } from "../wasm/memory.ts";
-import { dynamicShared, HALF_BLOCKS, Kernels, MANY_OUTPUTS, MANY_ROWS, PANEL_ROWS } from "./kernels.ts";
+import {
+  dynamicShared,
+  HALF_BLOCKS,
+  HALF_HEADS,
+  Kernels,
+  MANY_OUTPUTS,
+  MANY_ROWS,
+  PANEL_ROWS,
+} from "./kernels.ts";
 import {
   CudaActivation,
   CudaCache,
@@ -36,6 +45,8 @@ import {
   CudaTokens,
   CudaVector,
   formats,
+  HALF_KEYS,
+  type HalfLayout,
   matrixBytes,
   padded,
   panelOutputs,
@@ -73,12 +84,13 @@ const STAGING = 4 << 20;
 /** What follows a projection, as `project.cu` numbers it. */
 const STORE = 0, GELU = 1, ADD = 2;
 
-// the sizes of `project.cu`, `project_many.cu` and `attention.cu`
+// the sizes of `project.cu`, `project_many.cu`, `attention.cu` and `attention_half.cu`
 const PROJECT_THREADS = 256;
 const MANY_STEPS = 10;
 const ATTENTION_THREADS = 128;
 const ATTENTION_TILE = 16;
 const ATTENTION_KEYS = 64;
+const HALF_TILE = 64;
 const LAW_THREADS = 1024;
 
 /**
@@ -93,8 +105,8 @@ const PROCESSORS = 132;
 /** As many rows split the cache over blocks; more have enough blocks without. */
 const SPLIT_ROWS = 64;
 
-/** Chunks of a cache are launched in whole numbers of these: 256 keys, so that a graph serves as many lengths. */
-const CHUNKS = 4;
+/** Keys of a cache are launched in whole numbers of these, so that a graph serves as many lengths. */
+const KEYS = 256;
 
 /** {@linkcode Backend} on a GPU. Made by {@linkcode createCudaBackend}. */
 export class CudaBackend implements Backend {
@@ -180,11 +192,10 @@ export class CudaBackend implements Backend {
   }
 
   /** @inheritdoc */
-  cache(shape: { readonly layers: number; readonly width: number; readonly capacity: number }): CudaCache {
+  cache(options: CacheOptions): CudaCache {
     this.#expectOpen();
-    const { layers, width, capacity } = shape;
-    check.checkSizes("allocate a cache", { layers, width, capacity });
-    return new CudaCache(this.#queue, layers, width, capacity);
+    check.checkCache(options);
+    return new CudaCache(this.#queue, options);
   }
 
   /** @inheritdoc */
@@ -220,6 +231,11 @@ export class CudaBackend implements Backend {
   append(kv: Activation, options: AppendOptions): void {
     check.checkAppend(kv, options);
     const cache = this.#own(CudaCache, options.cache), { layer, heads, rotary } = options;
+    if (cache.half) {
+      const rows = this.#own(CudaActivation, kv);
+      this.#appendHalf(rows.pointer, padded(kv.columns), kv.rows, cache, cache.half, options);
+      return;
+    }
     this.#queue.stream.launch(
       this.#kernels.append,
       { grid: [heads, kv.rows, 1], block: ATTENTION_THREADS, dependent: this.#dependent },
@@ -237,8 +253,12 @@ export class CudaBackend implements Backend {
   attention(out: Activation, qkv: Activation, options: AttentionOptions): void {
     check.checkAttention(out, qkv, options);
     const cache = this.#own(CudaCache, options.cache), { layer, heads, rotary } = options;
+    if (cache.half) {
+      this.#attendHalf(this.#target(out), this.#own(CudaActivation, qkv), cache, cache.half, options);
+      return;
+    }
     const rows = qkv.rows, size = cache.width / heads, tiles = Math.ceil(rows / ATTENTION_TILE);
-    const chunks = rows > SPLIT_ROWS ? 1 : chunksFor(cache, rows);
+    const chunks = rows > SPLIT_ROWS ? 1 : Math.ceil(launchedKeys(cache, rows) / ATTENTION_KEYS);
     const floats = ATTENTION_KEYS * (2 * size + 1) + ATTENTION_TILE * (2 * size + ATTENTION_KEYS);
     this.#queue.stream.launch(
       this.#kernels.attention,
@@ -271,7 +291,7 @@ export class CudaBackend implements Backend {
     body: () => void,
   ): void {
     const cache = this.#own(CudaCache, pass.cache);
-    cache.passes.run(`${pass.rows} ${chunksFor(cache, pass.rows)} ${pass.key}`, body);
+    cache.passes.run(`${pass.rows} ${launchedKeys(cache, pass.rows)} ${pass.key}`, body);
   }
 
   /**
@@ -336,6 +356,78 @@ export class CudaBackend implements Backend {
   [Symbol.dispose](): void {
     this.#queue.closed = true;
     this.#device[Symbol.dispose]();
+  }
+
+  /** Appends rows to a cache of f16. `keys`: the address of the first row's; `stride`: from row to row. */
+  #appendHalf(
+    keys: bigint,
+    stride: number,
+    rows: number,
+    cache: CudaCache,
+    half: HalfLayout,
+    { layer, rotary }: AppendOptions,
+  ): void {
+    this.#queue.stream.launch(
+      this.#kernels.appendHalf,
+      {
+        grid: [half.heads, Math.ceil(rows / 16) + 1, 1],
+        block: ATTENTION_THREADS,
+        dependent: this.#dependent,
+      },
+      keys,
+      stride,
+      cache.keys(layer),
+      cache.values(layer),
+      cache.pointer,
+      rotary ? this.#rotation(this.#own(CudaVector, rotary), cache.capacity) : NONE,
+      cache.width / half.heads,
+      half.size / 16,
+      half.chunks,
+      rows,
+    );
+  }
+
+  /** Attention over a cache of f16: in one launch for few rows, or as many as there is room to merge. */
+  #attendHalf(
+    out: CudaActivation,
+    qkv: CudaActivation,
+    cache: CudaCache,
+    half: HalfLayout,
+    options: AttentionOptions,
+  ): void {
+    const { heads, which, size } = half, { rows } = qkv, { layer, rotary } = options;
+    const found = Math.ceil(launchedKeys(cache, rows) / HALF_KEYS), stage = 4 * HALF_KEYS * size;
+    const split = rows <= HALF_TILE && rows * found * 8 <= dynamicShared(this.#device);
+    const chunks = split ? found : 1;
+    if (!split) {
+      const keys = qkv.pointer + BigInt(cache.width * 4);
+      this.#appendHalf(keys, padded(qkv.columns), rows, cache, half, options);
+    }
+    this.#queue.stream.launch(
+      this.#kernels.attentionHalf[which],
+      {
+        grid: [heads, Math.ceil(rows / HALF_TILE), chunks],
+        block: ATTENTION_THREADS,
+        shared: split ? Math.max(stage, rows * found * 8) : HALF_HEADS[which].stages * stage,
+        dependent: this.#dependent,
+      },
+      out.pointer,
+      qkv.pointer,
+      cache.keys(layer),
+      cache.values(layer),
+      cache.pointer,
+      rotary ? this.#rotation(this.#own(CudaVector, rotary), cache.capacity) : NONE,
+      chunks > 1 ? this.#reserveScratch("partials", heads * rows * chunks * size) : NONE,
+      chunks > 1 ? this.#reserveScratch("softmaxes", heads * rows * chunks * 2) : NONE,
+      chunks > 1 ? this.#reserveScratch("arrivals", heads) : NONE,
+      split ? 0 : 1,
+      cache.width / heads,
+      half.chunks,
+      rows,
+      options.causalRows,
+      Math.min(options.window ?? 0, 2 ** 30),
+      options.scale * Math.LOG2E,
+    );
   }
 
   /** out = activation(norm(x)·Wᵀ + bias), or added to out, as `then` says. */
@@ -605,10 +697,9 @@ export class CudaBackend implements Backend {
   }
 }
 
-/** Chunks that are launched to cover a cache and the rows to come; the device ends those beyond its length. */
-function chunksFor(cache: CudaCache, rows: number): number {
-  const chunks = Math.ceil((cache.length + rows) / ATTENTION_KEYS);
-  return Math.min(Math.ceil(chunks / CHUNKS) * CHUNKS, Math.ceil(cache.capacity / ATTENTION_KEYS));
+/** Keys that blocks are launched for, the rows to come included; the device ends those beyond its length. */
+function launchedKeys(cache: CudaCache, rows: number): number {
+  return Math.min(Math.ceil((cache.length + rows) / KEYS) * KEYS, cache.capacity);
 }
 
 /** Shared memory of one of {@linkcode HALF_BLOCKS}: a ring of stages, each with weights, rows, gain and shift. */

@@ -17,6 +17,13 @@ export const HALF_BLOCKS = [
 ] as const;
 /** Rows of one block of the f16 and bf16 projections of many rows, ascending; and its outputs. */
 export const MANY_ROWS = [64, 128] as const, MANY_OUTPUTS = 128;
+/** Heads of a cache of f16, ascending: what their entries are padded to, and stages of a walk over it. */
+export const HALF_HEADS = [
+  { size: 16, stages: 2 },
+  { size: 32, stages: 2 },
+  { size: 64, stages: 2 },
+  { size: 128, stages: 1 },
+] as const;
 /** Rows of one block of the f32 and int8 projections, ascending. */
 export const PANEL_ROWS = [1, 8] as const;
 
@@ -96,6 +103,31 @@ const ATTENTION = [
   "i32", // window
   "f32", // scale
 ] as const;
+const APPEND_HALF = [
+  ...["pointer", "i32"] as const, // keys of row 0, from row to row
+  ...["pointer", "pointer"] as const, // cache
+  "pointer", // length
+  "pointer", // rotation
+  ...["i32", "i32"] as const, // head size, the same padded, / 16
+  "i32", // chunks of the cache
+  "i32", // rows
+] as const;
+const ATTENTION_HALF = [
+  "pointer", // out
+  "pointer", // qkv
+  ...["pointer", "pointer"] as const, // keys, values
+  "pointer", // length
+  "pointer", // rotation
+  ...["pointer", "pointer"] as const, // what blocks found: values, softmaxes
+  "pointer", // arrivals
+  "i32", // whether keys and values are in the cache
+  "i32", // head size
+  "i32", // chunks of the cache
+  "i32", // rows
+  "i32", // causal rows
+  "i32", // window
+  "f32", // scale, to base 2
+] as const;
 const GROUP = ["pointer", "pointer", "i32"] as const;
 const QUANTISE = [
   ...["pointer", "pointer"] as const, // bytes, scale and zero of rows
@@ -123,6 +155,10 @@ export class Kernels {
   readonly append: CudaKernel<typeof APPEND>;
   /** Writes keys and values and attends. */
   readonly attention: CudaKernel<typeof ATTENTION>;
+  /** The same for a cache of f16. */
+  readonly appendHalf: CudaKernel<typeof APPEND_HALF>;
+  /** The same for a cache of f16, for {@linkcode HALF_HEADS}. */
+  readonly attentionHalf: readonly CudaKernel<typeof ATTENTION_HALF>[];
   /** Laws of logits. */
   readonly distribution: CudaKernel<typeof DISTRIBUTION>;
   /** Draws. */
@@ -146,6 +182,7 @@ export class Kernels {
     const load = (image: string): CudaModule => device.load(Uint8Array.fromBase64(image));
     const rows = load(images.rows), project = load(images.project), law = load(images.law);
     const attention = load(images.attention), projectMany = load(images.project_many);
+    const attentionHalf = load(images.attention_half);
     this.pack = rows.kernel("pack", PACK);
     this.embed = rows.kernel("embed", EMBED);
     this.rotation = rows.kernel("rotation", ROTATION);
@@ -153,6 +190,10 @@ export class Kernels {
     this.quantise = project.kernel("quantise", QUANTISE);
     this.append = attention.kernel("append", APPEND);
     this.attention = attention.kernel("attention", ATTENTION);
+    this.appendHalf = attentionHalf.kernel("append_half", APPEND_HALF);
+    this.attentionHalf = HALF_HEADS.map(({ size }) => {
+      return attentionHalf.kernel(`attention_half_${size / 16}`, ATTENTION_HALF);
+    });
     this.distribution = law.kernel("distribution", DISTRIBUTION);
     this.race = law.kernel("race", RACE);
     const half = (dtype: string) =>
@@ -172,7 +213,9 @@ export class Kernels {
       ...this.projectHalf[dtype],
       ...this.projectMany[dtype],
     ]);
-    for (const kernel of [this.attention, ...halves]) kernel.allowShared(dynamicShared(device));
+    for (const kernel of [this.attention, ...this.attentionHalf, ...halves]) {
+      kernel.allowShared(dynamicShared(device));
+    }
   }
 }
 
