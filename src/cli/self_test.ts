@@ -30,11 +30,14 @@ const WIDTH = 96, OUTPUTS = 200, HEADS = 3, LAYERS = 1;
 /** Rounding of the inputs where a device multiplies 16-bit numbers, and of rows that are quantised. */
 const ALLOWED: Readonly<Record<Dtype, number>> = { f32: 1e-5, f16: 2e-3, bf16: 1e-2, int8: 5e-3 };
 
+/** As many rows as a GPU multiplies otherwise. */
+const MANY = 1024;
+
 const DTYPES: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
 
 const CASES: readonly Case[] = [
   ...DTYPES.flatMap((dtype) =>
-    [1, 17].map((rows): Case => [
+    (dtype === "f16" || dtype === "bf16" ? [1, 17, MANY] : [1, 17]).map((rows): Case => [
       `project, ${dtype}, ${rows === 1 ? "1 row" : `${rows} rows`}`,
       ALLOWED[dtype],
       async (backend) => {
@@ -72,6 +75,15 @@ const CASES: readonly Case[] = [
       return out.read();
     },
   ]),
+  ...[5, 70].map((rows): Case => [`attention, f16, ${rows} rows`, ALLOWED.f16, (backend) => {
+    const sequence = cache(backend, HEADS), out = backend.activation(rows, WIDTH);
+    for (const from of [0, 5]) {
+      const qkv = filled(backend, rows, 3 * WIDTH, from);
+      backend.attention(out, qkv, { cache: sequence, layer: 0, heads: HEADS, scale: 0.2, causalRows: rows });
+      sequence.advance(rows);
+    }
+    return out.read();
+  }]),
   ["multiplyEmbedding", ALLOWED.f32, async (backend) => {
     const x = filled(backend, 2, WIDTH), table = await weights(backend, "f32");
     backend.multiplyEmbedding(x, x, { table, tokens: tokens(backend, [3, 150]) });
@@ -127,8 +139,8 @@ function tokens(backend: Backend, ids: readonly number[]): ReturnType<Backend["t
   return buffer;
 }
 
-function cache(backend: Backend): ReturnType<Backend["cache"]> {
-  return backend.cache({ layers: LAYERS, width: WIDTH, capacity: 16 });
+function cache(backend: Backend, halfHeads?: number): ReturnType<Backend["cache"]> {
+  return backend.cache({ layers: LAYERS, width: WIDTH, capacity: 160, halfHeads });
 }
 
 /** [3, WIDTH] */
