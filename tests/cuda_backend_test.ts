@@ -69,6 +69,50 @@ test("a sum that blocks share has the same bits for one row and for all sizes of
   }
 });
 
+test("many rows have the bits of a few, whatever the shape and what follows", async (backend) => {
+  const shapes = [
+    { what: "one sharer, blocks of 128", dtype: "f16", outputs: 8450, inputs: 40, counts: [129, 65] },
+    { what: "five sharers, unevenly dealt", dtype: "bf16", outputs: 810, inputs: 1300, counts: [300] },
+    { what: "three sharers, blocks of 64", dtype: "f16", outputs: 2050, inputs: 784, counts: [150] },
+    { what: "two steps, the last not full", dtype: "bf16", outputs: 4100, inputs: 23, counts: [64, 100] },
+  ] as const;
+  using oracle = createReferenceBackend();
+  for (const { what, dtype, outputs, inputs, counts } of shapes) {
+    const most = Math.max(...counts), few = 3;
+    const weights = values(outputs * inputs, 1);
+    using matrix = await backend.matrix({ outputs, inputs, dtype }, [weights]);
+    using x = filled(backend, most, inputs, 2), out = backend.activation(most, outputs);
+    using gain = backend.vector(values(inputs, 3)), bias = backend.vector(values(outputs, 4));
+    const norm = { gain, shift: gain, epsilon: 1e-5 };
+    const run = (start: number, rows: number) => {
+      const from = x.slice(start, rows), to = out.slice(0, rows);
+      backend.project(to, from, { matrix, norm, bias, activation: "gelu" });
+      standIn?.reset();
+      backend.projectResidual(to, from, { matrix, bias, gate: bias });
+      return { y: to.read().slice(), kernels: standIn?.calls("cuLaunchKernelEx") };
+    };
+    for (const rows of counts) {
+      const all = run(most - rows, rows);
+      assert.equal(all.kernels, 2, `${what}: ${rows} rows are packed, then multiplied`);
+      for (const start of [0, rows >> 1, rows - few]) {
+        const some = run(most - rows + start, few);
+        assert.equal(some.kernels, 1);
+        assertSame(
+          all.y.subarray(start * outputs, (start + few) * outputs),
+          some.y,
+          `${what}: rows from ${start} of ${rows}`,
+        );
+      }
+    }
+    if (inputs > 40) continue; // the oracle is slow
+    using same = await oracle.matrix({ outputs, inputs, dtype }, [weights]);
+    using given = filled(oracle, most, inputs, 2), to = oracle.activation(few, outputs);
+    oracle.project(to, given.slice(0, few), { matrix: same });
+    backend.project(out, x, { matrix });
+    assertClose(out.read().subarray(0, few * outputs), to.read(), 2e-2, what);
+  }
+});
+
 test("a cache of several chunks gives the same bits split among blocks and walked by one", (backend) => {
   const heads = 2, size = 6, width = heads * size, most = 150;
   using oracle = createReferenceBackend();
@@ -101,6 +145,60 @@ test("a cache of several chunks gives the same bits split among blocks and walke
   }
   const seen = run(backend, most, most, { causal: false });
   assertClose(seen, run(oracle, most, most, { causal: false }), 2e-6, "a bidirectional pass");
+});
+
+test("a cache of f16 gives the same bits split among blocks and walked by one, for heads of all sizes", (backend) => {
+  using oracle = createReferenceBackend();
+  const most = 300;
+  const run = (b: Backend, size: number, passes: readonly number[], options: {
+    readonly window?: number;
+    readonly causal: (rows: number) => number;
+    readonly rotary?: Float32Array;
+  }) => {
+    const heads = 2, width = heads * size, { window, causal } = options;
+    const qkv = values(most * 3 * width, 5).map((x) => 2 * x);
+    using rotary = options.rotary && b.vector(options.rotary);
+    using cache = b.cache({ layers: 2, width, capacity: most + 1, halfHeads: heads });
+    const results: number[] = [];
+    for (const count of passes) {
+      const at = cache.length;
+      using from = b.activation(count, 3 * width), out = b.activation(count, width);
+      // a draft that is taken back
+      from.write(values(count * 3 * width, 6));
+      b.attention(out, from, { cache, layer: 1, heads, scale: 1, causalRows: count, rotary });
+      cache.advance(count);
+      cache.truncate(at);
+      from.write(qkv.subarray(at * 3 * width, (at + count) * 3 * width));
+      const causalRows = causal(count);
+      b.attention(out, from, { cache, layer: 1, heads, scale: 0.4, causalRows, window, rotary });
+      cache.advance(count);
+      results.push(...out.read());
+    }
+    return results;
+  };
+  const all = (rows: number) => rows, none = () => 0, mostly = (rows: number) => Math.max(0, rows - 20);
+  const rotary = Float32Array.of(1, 0.3, 0.01), ones = new Array<number>(21).fill(1);
+  const cases = [
+    { size: 6, rotary, causal: all },
+    { size: 20, causal: all, window: 40 },
+    { size: 64, causal: all },
+    { size: 72, causal: all },
+  ];
+  for (const { size, ...options } of cases) {
+    const whole = run(backend, size, [most], options), what = `heads of ${size}`;
+    assertClose(whole, run(oracle, size, [most], options), 2e-3, what);
+    assertSame(run(backend, size, [279, ...ones], options), whole, `${what}, one row at a time`);
+    assertSame(run(backend, size, [3, 48, 64, 65, 17, 103], options), whole, `${what}, in pieces`);
+  }
+  for (const causal of [none, mostly]) {
+    const passes = [200, 40];
+    assertClose(
+      run(backend, 20, passes, { causal }),
+      run(oracle, 20, passes, { causal }),
+      2e-3,
+      "rows that see later ones",
+    );
+  }
 });
 
 test("a norm has the same bits whoever wrote the rows", async (backend) => {
@@ -150,12 +248,18 @@ test("data without sense is an error of the next read, once", (backend) => {
   fails(() => backend.sample(tokens, p, { seed: 1n, purpose: 0, position: 0 }), /no weight is positive/);
 });
 
-test("keys and values that are appended are those that attention appends", (backend) => {
+for (const halves of [false, true]) {
+  const what = halves ? ", in f16" : "";
+  test(`keys and values that are appended are those that attention appends${what}`, (backend) =>
+    appended(backend, halves));
+}
+
+function appended(backend: CudaBackend, halves: boolean): void {
   const heads = 2, size = 6, width = heads * size, first = 9, rows = 3, all = first + rows;
   const qkv = values(all * 3 * width, 5);
   using rotary = backend.vector(Float32Array.of(1, 0.3, 0.01));
   const run = (apart: number) => {
-    using cache = backend.cache({ layers: 2, width, capacity: all });
+    using cache = backend.cache({ layers: 2, width, capacity: all, halfHeads: halves ? heads : undefined });
     if (apart > 0) {
       using kv = backend.activation(apart, 2 * width);
       kv.write(Float32Array.from({ length: apart * 2 * width }, (_, i) => {
@@ -170,7 +274,7 @@ test("keys and values that are appended are those that attention appends", (back
     return out.slice(out.rows - rows, rows).read().slice();
   };
   assertSame(run(first), run(0), "the last rows");
-});
+}
 
 test("a pass that is repeated is one launch, until memory is given back", async (backend) => {
   using checkpoint = await openCheckpoint(fixture("parity/gpt2-bf16"));

@@ -470,8 +470,14 @@ async function sharedWork(): Promise<Float32Array> {
       results.push(...out.read());
     }
   }
-  using cache = backend.cache({ layers: 1, width: 16, capacity: 160 });
-  for (const rows of [150, 3]) {
+  using wide = await backend.matrix({ outputs: 1400, inputs: 40, dtype: "f16" }, [numbers(1400 * 40)]);
+  using from = backend.activation(150, 40), to = backend.activation(150, 1400);
+  from.write(numbers(150 * 40));
+  backend.project(to, from, { matrix: wide });
+  for (const y of to.read()) results.push(y);
+  using halves = backend.cache({ layers: 1, width: 16, capacity: 160, halfHeads: 2 });
+  using singles = backend.cache({ layers: 1, width: 16, capacity: 160 });
+  for (const [cache, rows] of [[halves, 150], [halves, 3], [singles, 150], [singles, 3]] as const) {
     using qkv = backend.activation(rows, 48),
       out = backend.activation(rows, 16),
       law = backend.activation(rows, 16);

@@ -33,7 +33,7 @@ export async function kernels(backend: CudaBackend, shapes: Shapes): Promise<Tab
   const { layers, width, heads, vocabSize } = shapes.xl, { context } = shapes;
   const counts = [1, 8, shapes.verifyRows];
   const rows: (string | number)[][] = [];
-  using cache = backend.cache({ layers, width, capacity: context + shapes.verifyRows });
+  using cache = backend.cache({ layers, width, capacity: context + shapes.verifyRows, halfHeads: heads });
   fill(backend, cache, heads, context);
   using gain = backend.vector(new Float32Array(width).fill(1));
   const norm = { gain, shift: gain, epsilon: 1e-5 };
@@ -75,7 +75,7 @@ export async function kernels(backend: CudaBackend, shapes: Shapes): Promise<Tab
     backend.project(qkv.slice(0, n), x.slice(0, n), { norm, matrix });
   });
   // keys and values of so many positions, as the backend holds them
-  measure(`attention, context ${context}`, layers, 2 * (context + 1) * width * 4, (n, layer) => {
+  measure(`attention, context ${context}`, layers, 2 * (context + 1) * width * 2, (n, layer) => {
     const options = { cache, layer, heads, scale: 0.125, causalRows: n };
     backend.attention(mixed.slice(0, n), qkv.slice(0, n), options);
   });

@@ -12,6 +12,7 @@ import { CudaDriver } from "../../ffi/driver.ts";
 import { CudaBackend } from "../../src/backend/cuda/backend.ts";
 import { table } from "../../src/cli/terminal.ts";
 import { kernels } from "./kernels.ts";
+import { prefills, products } from "./products.ts";
 import { draftPass, loadCausal, loadDiffusion, plainSpeed, rounds, targetPasses } from "./models.ts";
 import { figures, markdown, type Report, summary, type Table } from "./report.ts";
 import { causal, gpt2, published, type Shapes, tiny } from "./shapes.ts";
@@ -64,7 +65,7 @@ async function run(backend: CudaBackend, shapes: Shapes, bandwidth: number | und
   const { figures } = report, { xl: size, context, verifyRows } = shapes;
   let oneToken = NaN; // ms
   let plain = NaN; // tokens per second
-  const xl = await loadCausal(backend, gpt2(size), "f16");
+  const xl = await loadCausal(backend, gpt2(size), "f16", shapes.prefill);
   await part("GPT-2 XL, passes", () => {
     const times = targetPasses(backend, xl, shapes);
     oneToken = times.get(1)!;
@@ -73,6 +74,7 @@ async function run(backend: CudaBackend, shapes: Shapes, bandwidth: number | und
     if (bandwidth !== undefined) figures.plain.value = read / bandwidth / (oneToken / 1e3);
     report.tables.push(passTable("GPT-2 XL, f16", times, read));
   });
+  await part("GPT-2 XL, prefill", () => void report.tables.push(prefills(backend, xl, shapes)));
   await part("GPT-2 XL, plain decoding", async () => {
     plain = await plainSpeed(backend, xl, shapes);
     const middle = shapes.prompt + (shapes.text >> 1);
@@ -107,12 +109,14 @@ async function run(backend: CudaBackend, shapes: Shapes, bandwidth: number | und
     });
     await rounds(backend, xl, model, shapes, plain, report);
   });
+  let cublas: readonly number[] | undefined;
   await part("Hugging Face", async () => {
     const found = await huggingFace(shapes);
     if (found.problem !== undefined) {
       report.environment["Hugging Face"] = `not compared (${found.problem})`;
       return;
     }
+    cublas = found.products;
     figures.huggingFace.value = plain / found.tokensPerSecond;
     report.tables.push({
       title:
@@ -122,6 +126,7 @@ async function run(backend: CudaBackend, shapes: Shapes, bandwidth: number | und
     });
   });
   xl[Symbol.dispose]();
+  await part("products", async () => void report.tables.push(await products(backend, shapes, cublas)));
   await part("kernels", async () => void report.tables.push(...await kernels(backend, shapes)));
   await part("GPT-Neo 2.7B, passes", async () => {
     using neo = await loadCausal(backend, shapes.neo, "f16");
@@ -154,13 +159,16 @@ interface HuggingFace {
   readonly tokensPerSecond: number;
   readonly torch: string;
   readonly transformers: string;
+  /** µs of cuBLAS for each of `Shapes.products`, rows after rows. */
+  readonly products: readonly number[];
   /** Why there is nothing else. */
   readonly problem?: string;
 }
 
 /** Runs it. */
 async function huggingFace(shapes: Shapes): Promise<HuggingFace> {
-  const asked = { ...shapes.xl, prompt: shapes.prompt, text: shapes.text, device: smoke ? "cpu" : "cuda" };
+  const { prompt, text, products, productRows } = shapes;
+  const asked = { ...shapes.xl, prompt, text, products, productRows, device: smoke ? "cpu" : "cuda" };
   const script = new URL("./hugging_face.py", import.meta.url).pathname;
   const python = new Deno.Command("python3", {
     args: [script, JSON.stringify(asked)],

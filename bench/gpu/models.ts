@@ -29,8 +29,9 @@ export async function loadCausal(
   backend: CudaBackend,
   config: Readonly<Record<string, unknown>>,
   dtype: Dtype,
+  chunkRows?: number,
 ): Promise<CausalModel> {
-  const loaded = await loadModel(noiseWeights(config), backend, { dtype });
+  const loaded = await loadModel(noiseWeights(config), backend, { dtype, chunkRows });
   if (loaded.kind !== "causal") {
     throw new TypeError("Cannot measure: the configuration is of no causal model");
   }

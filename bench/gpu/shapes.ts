@@ -33,6 +33,11 @@ export interface Shapes {
   /** Length of the prompts that texts continue, and of what they add to it. */
   readonly prompt: number;
   readonly text: number;
+  /** Length of the prompt that is read in passes of many rows. */
+  readonly prefill: number;
+  /** Products of many rows: inputs and outputs, each for as many rows as stand below. */
+  readonly products: readonly (readonly [inputs: number, outputs: number])[];
+  readonly productRows: readonly number[];
 }
 
 const VOCABULARY = 50257;
@@ -47,6 +52,12 @@ export const published: Shapes = {
   draftContext: 1024,
   prompt: 640,
   text: 320,
+  prefill: 512,
+  products: [[768, 2304], [768, 768], [768, 3072], [3072, 768], [1600, 4800], [1600, 1600], [1600, 6400], [
+    6400,
+    1600,
+  ]],
+  productRows: [64, 128, 256, 552, 1064],
 };
 
 /** Shapes that a stand-in computes in seconds, to see whether everything runs. */
@@ -59,6 +70,9 @@ export const tiny: Shapes = {
   draftContext: 32,
   prompt: 12,
   text: 10,
+  prefill: 60,
+  products: [[32, 2100]],
+  productRows: [20, 130],
 };
 
 /** Configuration of a GPT-2. */

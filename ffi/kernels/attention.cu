@@ -4,20 +4,12 @@
 // rows, and chunks are merged in their order, so the result has the same bits however many rows there are. Few rows
 // split the chunks over blocks and the last block of a tile of rows to arrive merges; many rows walk over them.
 
-#include "layout.cuh"
+#include "attention.cuh"
 
 constexpr int WARPS = 4;
 constexpr int THREADS = WARPS * WARP;
 constexpr int KEYS = 64;  // of a chunk
 constexpr int TILE = 16;  // rows of a block
-
-// Entry d of one head of a query or key, turned by the cosines and sines of its position, [2, size/2], or as it is.
-SD_INLINE float turned(const float* head, int d, int size, const float* rotation) {
-  if (!rotation) return head[d];
-  int half = size / 2;
-  return d < half ? head[d] * rotation[d] - head[d + half] * rotation[half + d]
-                  : head[d] * rotation[d - half] + head[d - half] * rotation[d];
-}
 
 // Writes rows of keys and values, kv [R, 2*H*D], behind the cache's length. Grid (H, R).
 SD_KERNEL(THREADS, append, const float* kv, float* keys, float* values, const int* length, const float* rotation,
@@ -31,25 +23,6 @@ SD_KERNEL(THREADS, append, const float* kv, float* keys, float* values, const in
     values[at] = row[width + d];
   }
 }
-
-// What has been seen of a softmax: its largest score, and the sum of exp(score − largest).
-struct Seen {
-  float largest, total;
-};
-
-// The factors of what was known and of what is new. `fresh` has seen something.
-struct Merge {
-  Seen seen;
-  float known, fresh;
-};
-
-SD_INLINE Merge merge(Seen known, Seen fresh) {
-  float largest = fmaxf(known.largest, fresh.largest);
-  float a = expf(known.largest - largest), b = expf(fresh.largest - largest);
-  return {{largest, fmaf(fresh.total, b, known.total * a)}, a, b};
-}
-
-SD_INLINE float merged(Merge m, float known, float fresh) { return fmaf(fresh, m.fresh, known * m.known); }
 
 // out [R, H*D], qkv [R, 3*H*D], keys and values [H, capacity, D], rotation [positions, D] or null, partials
 // [H, R, chunks, D + 2], arrivals [H, tiles], zeros before and after.
@@ -65,7 +38,6 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
   float* mixed = weights + TILE * KEYS;  // [TILE, size], over the chunks so far
   SD_SHARED(Seen, here, TILE);           // in this chunk
   SD_SHARED(Seen, known, TILE);          // in the chunks before it
-  SD_SHARED(bool, last, 1);
 
   grid_dependency_wait();
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -151,27 +123,18 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
         float sum = 0;
         for (int key = 0; key < KEYS; key++) sum = fmaf(weights[r * KEYS + key], v[key * size + d], sum);
         if (split) partial(r, chunk)[2 + d] = sum;
-        else mixed[i] = merged(merge(known[r], here[r]), mixed[i], sum);
+        else mixed[i] = merged(merge<Natural>(known[r], here[r]), mixed[i], sum);
       }
       if (split && d == 0) *(Seen*)partial(r, chunk) = here[r];
     }
     syncthreads();
     if ((int)threadIdx.x < count && here[threadIdx.x].largest > -INFINITY) {
-      known[threadIdx.x] = merge(known[threadIdx.x], here[threadIdx.x]).seen;
+      known[threadIdx.x] = merge<Natural>(known[threadIdx.x], here[threadIdx.x]).seen;
     }
   }
 
   if (split) {
-    unsigned* arrived = arrivals + head * gridDim.y + blockIdx.y;
-    thread_fence();
-    syncthreads();
-    if (threadIdx.x == 0) {
-      last[0] = atomic_add(arrived, 1u) == (unsigned)chunks - 1;
-      if (last[0]) *arrived = 0;  // for the next launch
-    }
-    syncthreads();
-    if (!last[0]) return;
-    thread_fence();
+    if (!last_to_arrive(arrivals + head * gridDim.y + blockIdx.y, chunks)) return;
   }
   grid_dependency_launch();
   syncthreads();
@@ -184,7 +147,7 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
         const volatile float* of = partial(r, chunk);  // other blocks wrote it
         Seen fresh = {of[0], of[1]};
         if (fresh.largest == -INFINITY) continue;
-        Merge m = merge(seen, fresh);
+        Merge m = merge<Natural>(seen, fresh);
         sum = merged(m, sum, of[2 + d]);
         seen = m.seen;
       }

@@ -59,6 +59,13 @@ SD_INLINE uint32_t mulhi(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 SD_INLINE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
 SD_INLINE uint32_t float_to_bits(float value) { return __float_as_uint(value); }
 
+// 2 to the power of `x`, to 2 units in the last place; denormal results are 0.
+SD_INLINE float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // c + the dot product of four signed bytes.
 SD_INLINE int dp4a(int a, int b, int c) { return __dp4a(a, b, c); }
 
@@ -117,6 +124,21 @@ SD_INLINE uint4 load_once(const uint4* source) {
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(source));
+  return v;
+}
+
+// What other blocks of this launch wrote before a fence: from L2, as L1 may hold what was there before.
+SD_INLINE float2 load_l2(const float2* source) {
+  float2 v;
+  asm volatile("ld.global.cg.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(source) : "memory");
+  return v;
+}
+SD_INLINE float4 load_l2(const float4* source) {
+  float4 v;
+  asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "l"(source)
+               : "memory");
   return v;
 }
 

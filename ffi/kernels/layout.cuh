@@ -98,3 +98,17 @@ SD_INLINE Statistics row_statistics(const Group* groups, int columns, float epsi
 SD_INLINE float normalised(float x, Statistics row, float gain, float shift) {
   return fmaf((x - row.mean) * row.scale, gain, shift);
 }
+
+// Whether this block, which has left its share behind, is the last of `count` to arrive; only that one goes on.
+SD_INLINE bool last_to_arrive(unsigned* arrived, unsigned count) {
+  SD_SHARED(bool, last, 1);
+  thread_fence();
+  syncthreads();
+  if (threadIdx.x == 0) {
+    last[0] = atomic_add(arrived, 1u) == count - 1;
+    if (last[0]) *arrived = 0;  // for the next launch
+  }
+  syncthreads();
+  thread_fence();
+  return last[0];
+}

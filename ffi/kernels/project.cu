@@ -1,84 +1,15 @@
 // Projections: out = finish(norm(x)·Wᵀ). For few rows the weights are what costs: each is read once for all rows of a
-// tile. For more, it is the rows, which every block reads: so a block of many rows has more outputs.
+// tile. For more, it is the rows, which every block reads: so a block of many rows has more outputs. For as many as
+// keep the tensor cores busy there is `project_many.cu`.
 //
 // The bit-exact rule: the steps of a sum are dealt in turn to the warps of the blocks that share an output, by a number
-// of blocks that depends on the matrix alone, and what the warps have is added in their order. None of this depends on
-// how many rows there are; a row is a column of operand B. The build switches the contraction of a·b + c off, so that
-// every instance of a template rounds alike.
+// of blocks that depends on the matrix alone, and what the warps have is added in their order, then what the blocks
+// have in theirs. None of this depends on how many rows there are; a row is a column of operand B. The build switches
+// the contraction of a·b + c off, so that every instance of a template rounds alike.
 
-#include "layout.cuh"
-
-constexpr int WARPS = 8;
-constexpr int THREADS = WARPS * WARP;
-
-// What happens to a sum: nothing, GELU, or being added to what is there.
-enum Then { STORE = 0, GELU = 1, ADD = 2 };
-
-struct Finish {
-  float* out;
-  Group* groups;      // of out, or null
-  const float* bias;  // [outputs] or null
-  const float* gate;  // [outputs] or null
-  int rows, outputs, then;
-};
-
-SD_INLINE float gelu(float y) {
-  return 0.5f * y * (1 + tanhf(0.7978845608028654f * fmaf(0.044715f * y * y, y, y)));
-}
-
-// A sum becomes an entry of out; lanes with the same row and 16 neighbouring outputs come together.
-SD_INLINE void finish(const Finish& f, int row, int output, float y) {
-  const bool inside = row < f.rows && output < f.outputs;
-  if (inside) {
-    if (f.bias) y += f.bias[output];
-    if (f.then == GELU) y = gelu(y);
-    float* at = f.out + (size_t)row * padded(f.outputs) + output;
-    if (f.then == ADD) y = fmaf(f.gate ? f.gate[output] : 1, y, *at);
-    *at = y;
-  }
-  if (!f.groups) return;
-  Group group = group_around(inside ? y : 0, output, f.outputs);
-  if (inside && output % 16 == 0) f.groups[(size_t)row * groups_of(f.outputs) + output / 16] = group;
-}
-
-// The norm of rows on their way in.
-struct NormIn {
-  const Group* groups; // of x
-  const float* gain;   // [inputs], null: no norm
-  const float* shift;  // [inputs] or null
-  float epsilon;
-};
-
-// The statistics of `count` rows from `first` on, one warp a row, into shared memory.
-SD_INLINE void prepare_statistics(Statistics* shared, const NormIn& norm, int first, int count, int rows, int inputs) {
-  if (!norm.gain) return;
-  for (int r = threadIdx.x / WARP; r < count; r += WARPS) {
-    const Group* groups = norm.groups + (size_t)min(first + r, rows - 1) * groups_of(inputs);
-    Statistics s = row_statistics(groups, inputs, norm.epsilon);
-    if (threadIdx.x % WARP == 0) shared[r] = s;
-  }
-  syncthreads();
-}
-
-// Whether this block, which has left its share behind, is the last of the blocks along z; only that one goes on.
-SD_INLINE bool last_to_arrive(unsigned* arrivals) {
-  SD_SHARED(bool, last, 1);
-  thread_fence();
-  syncthreads();
-  if (threadIdx.x == 0) {
-    unsigned* arrived = arrivals + blockIdx.y * gridDim.x + blockIdx.x;
-    last[0] = atomic_add(arrived, 1u) == gridDim.z - 1;
-    if (last[0]) *arrived = 0;  // for the next launch
-  }
-  syncthreads();
-  thread_fence();
-  return last[0];
-}
+#include "project.cuh"
 
 // ---- f16 and bf16: 16 or 64 outputs a block on the tensor cores, rows in tiles of 8 ----
-
-SD_INLINE uint32_t pack(F16, float low, float high) { return pack_f16(low, high); }
-SD_INLINE uint32_t pack(Bf16, float low, float high) { return pack_bf16(low, high); }
 
 // Steps that are on their way from memory.
 template <int TILES>
@@ -182,7 +113,7 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
   float* mine_of_blocks = partials + (blockIdx.y * gridDim.x + blockIdx.x) * (size_t)ITEMS;
   if (gridDim.z > 1) {
     for (int i = threadIdx.x; i < ITEMS; i += THREADS) mine_of_blocks[blockIdx.z * blocks * ITEMS + i] = sum(i);
-    if (!last_to_arrive(arrivals)) return;
+    if (!last_to_arrive(arrivals + blockIdx.y * gridDim.x + blockIdx.x, gridDim.z)) return;
   }
   for (int i = threadIdx.x; i < ITEMS; i += THREADS) {
     float y = 0;

@@ -93,6 +93,8 @@ export interface Cache extends Disposable {
   readonly width: number;
   /** L, the most positions it can hold. */
   readonly capacity: number;
+  /** See {@linkcode CacheOptions.halfHeads}. */
+  readonly halfHeads?: number | undefined;
   /** Positions that are committed. Rows written by a pass are committed by {@linkcode Cache.advance}. */
   readonly length: number;
   /**
@@ -105,6 +107,22 @@ export interface Cache extends Disposable {
    * @throws {RangeError} if `length` is not within [0, this.length].
    */
   truncate(length: number): void;
+}
+
+/** Options of {@linkcode Backend.cache}. */
+export interface CacheOptions {
+  /** Number of attention layers. */
+  readonly layers: number;
+  /** H*D, entries of a key (and of a value) in one layer at one position. */
+  readonly width: number;
+  /** L, the most positions it can hold. */
+  readonly capacity: number;
+  /**
+   * H, for a model whose weights are of 16 bits: attention over this cache, which will always have so many heads, may
+   * round queries, keys, values and weights of keys to f16, held to its range, and the cache hold them so. It is f32
+   * otherwise, and where a device has no use for f16. Absent: f32.
+   */
+  readonly halfHeads?: number | undefined;
 }
 
 /** A layer norm: `(x − mean) / sqrt(var + epsilon) * gain + shift`, over the columns of each row. */
@@ -228,8 +246,11 @@ export interface Backend extends Disposable {
   activation(rows: number, columns: number): Activation;
   /** Allocates a buffer for token ids. */
   tokens(capacity: number): TokenBuffer;
-  /** Allocates an empty cache. */
-  cache(shape: { readonly layers: number; readonly width: number; readonly capacity: number }): Cache;
+  /**
+   * Allocates an empty cache.
+   * @throws {RangeError} if the heads do not divide the width
+   */
+  cache(options: CacheOptions): Cache;
 
   /**
    * Enqueues what `body` does: a pass of `rows` rows over `cache`. Where a device records what it is given, it may

@@ -11,6 +11,7 @@ import type {
   AppendOptions,
   AttentionOptions,
   Cache,
+  CacheOptions,
   EmbedOptions,
   Matrix,
   Norm,
@@ -91,6 +92,14 @@ export function checkWrite(shape: Shape, length: number): void {
 export function checkTokenCount(capacity: number, count: number): void {
   if (!(Number.isInteger(count) && count >= 0 && count <= capacity)) {
     throw new RangeError(`Cannot use ${count} tokens of a buffer: its capacity is ${capacity}`);
+  }
+}
+
+/** Checks `Backend.cache`. */
+export function checkCache({ layers, width, capacity, halfHeads }: CacheOptions): void {
+  checkSizes("allocate a cache", { layers, width, capacity });
+  if (halfHeads !== undefined && !(Number.isInteger(halfHeads) && halfHeads > 0 && width % halfHeads === 0)) {
+    throw new RangeError(`Cannot allocate a cache: ${halfHeads} heads do not divide its width ${width}`);
   }
 }
 
@@ -215,6 +224,9 @@ function expectPlace(doing: string, rows: number, { cache, layer, heads, rotary 
   expectRoom(doing, "the cache", cache.length, rows, cache.capacity);
   if (cache.width % heads !== 0) {
     throw new RangeError(`Cannot ${doing}: ${heads} heads do not divide the cache's width ${cache.width}`);
+  }
+  if (cache.halfHeads !== undefined && cache.halfHeads !== heads) {
+    throw new RangeError(`Cannot ${doing}: heads is ${heads}, expected the cache's ${cache.halfHeads}`);
   }
   if (rotary === undefined) return;
   const size = cache.width / heads;

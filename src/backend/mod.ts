@@ -23,6 +23,7 @@ export type {
   AttentionOptions,
   Backend,
   Cache,
+  CacheOptions,
   Dtype,
   EmbedOptions,
   Matrix,

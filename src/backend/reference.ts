@@ -11,6 +11,7 @@ import type {
   AttentionOptions,
   Backend,
   Cache,
+  CacheOptions,
   Dtype,
   EmbedOptions,
   Matrix,
@@ -26,6 +27,7 @@ import {
   checkAdvance,
   checkAppend,
   checkAttention,
+  checkCache,
   checkCopy,
   checkDistribution,
   checkedChunks,
@@ -184,9 +186,10 @@ class ReferenceCache extends Resource<readonly LayerCache[]> implements Cache {
   readonly layers: number;
   readonly width: number;
   readonly capacity: number;
+  readonly halfHeads: number | undefined;
   length = 0;
 
-  constructor(owner: Resource<unknown>, layers: number, width: number, capacity: number) {
+  constructor(owner: Resource<unknown>, { layers, width, capacity, halfHeads }: CacheOptions) {
     const layer = () => ({
       keys: new Float32Array(capacity * width),
       values: new Float32Array(capacity * width),
@@ -195,6 +198,7 @@ class ReferenceCache extends Resource<readonly LayerCache[]> implements Cache {
     this.layers = layers;
     this.width = width;
     this.capacity = capacity;
+    this.halfHeads = halfHeads;
   }
 
   advance(count: number): void {
@@ -255,11 +259,10 @@ class ReferenceBackend extends Resource<true> implements Backend {
     return new ReferenceTokens(this, capacity);
   }
 
-  cache(shape: { readonly layers: number; readonly width: number; readonly capacity: number }): Cache {
+  cache(options: CacheOptions): Cache {
     this.assertAlive();
-    const { layers, width, capacity } = shape;
-    checkSizes("allocate a cache", { layers, width, capacity });
-    return new ReferenceCache(this, layers, width, capacity);
+    checkCache(options);
+    return new ReferenceCache(this, options);
   }
 
   embed(out: Activation, options: EmbedOptions): void {

@@ -41,24 +41,25 @@ const ALLOWED: Readonly<Record<Dtype, number>> = { f32: 1e-5, f16: 2e-3, bf16: 1
 
 const DTYPES: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
 
-/** Numbers of rows that a GPU has kernels of their own for. */
-const ROWS: Readonly<Record<Dtype, readonly number[]>> = {
-  f32: [1, 17],
-  f16: [1, 12, 24, 48, 130],
-  bf16: [1, 12, 24, 48, 130],
-  int8: [1, 17],
+/** Numbers of rows, and of inputs, that a GPU has kernels of their own for. */
+const HALF_ROWS = [[1, WIDTH], [12, WIDTH], [24, WIDTH], [48, WIDTH], [1024, WIDTH], [8448, 16]] as const;
+const ROWS: Readonly<Record<Dtype, readonly (readonly [rows: number, inputs: number])[]>> = {
+  f32: [[1, WIDTH], [17, WIDTH]],
+  f16: HALF_ROWS,
+  bf16: HALF_ROWS,
+  int8: [[1, WIDTH], [17, WIDTH]],
 };
 
 const CASES: readonly Case[] = [
   ...DTYPES.flatMap((dtype) =>
-    ROWS[dtype].map((rows): Case => [
+    ROWS[dtype].map(([rows, inputs]): Case => [
       `project, ${dtype}, ${rows === 1 ? "1 row" : `${rows} rows`}`,
       ALLOWED[dtype],
       async (backend) => {
-        const matrix = await weights(backend, dtype), out = backend.activation(rows, OUTPUTS);
-        const norm = { gain: backend.vector(numbers(WIDTH, 5)), epsilon: 1e-5 };
+        const matrix = await weights(backend, dtype, inputs), out = backend.activation(rows, OUTPUTS);
+        const norm = { gain: backend.vector(numbers(inputs, 5)), epsilon: 1e-5 };
         const bias = backend.vector(numbers(OUTPUTS, 6));
-        backend.project(out, filled(backend, rows, WIDTH), { matrix, norm, bias, activation: "gelu" });
+        backend.project(out, filled(backend, rows, inputs), { matrix, norm, bias, activation: "gelu" });
         return out.read();
       },
     ])
@@ -89,6 +90,15 @@ const CASES: readonly Case[] = [
     sequence.advance(5);
     return attend(backend, 1, 5, { cache: sequence, rotary, causalRows: 1 }).read();
   }],
+  ...([[5, 6], [5, 3], [70, 3], [5, 2], [5, 1]] as const).map(([rows, heads]): Case => [
+    `attention, f16, heads of ${WIDTH / heads}, ${rows} rows`,
+    ALLOWED.f16,
+    (backend) => {
+      const sequence = cache(backend, heads);
+      attend(backend, rows, 0, { cache: sequence, causalRows: rows }, heads);
+      return attend(backend, rows, 5, { cache: sequence, causalRows: rows }, heads).read();
+    },
+  ]),
   ["multiplyEmbedding", ALLOWED.f32, async (backend) => {
     const x = filled(backend, 2, WIDTH), table = await weights(backend, "f32");
     backend.multiplyEmbedding(x, x, { table, tokens: tokens(backend, [3, 150]) });
@@ -134,8 +144,8 @@ function filled(backend: Backend, rows: number, columns: number, seed = 1): Acti
   return activation;
 }
 
-function weights(backend: Backend, dtype: Dtype): Promise<Matrix> {
-  return backend.matrix({ outputs: OUTPUTS, inputs: WIDTH, dtype }, [numbers(OUTPUTS * WIDTH, 4)]);
+function weights(backend: Backend, dtype: Dtype, inputs: number = WIDTH): Promise<Matrix> {
+  return backend.matrix({ outputs: OUTPUTS, inputs, dtype }, [numbers(OUTPUTS * inputs, 4)]);
 }
 
 function tokens(backend: Backend, ids: readonly number[]): ReturnType<Backend["tokens"]> {
@@ -144,8 +154,8 @@ function tokens(backend: Backend, ids: readonly number[]): ReturnType<Backend["t
   return buffer;
 }
 
-function cache(backend: Backend): Cache {
-  return backend.cache({ layers: LAYERS, width: WIDTH, capacity: 160 });
+function cache(backend: Backend, halfHeads?: number): Cache {
+  return backend.cache({ layers: LAYERS, width: WIDTH, capacity: 160, halfHeads });
 }
 
 function rotation(backend: Backend): Vector {
@@ -158,9 +168,10 @@ function attend(
   rows: number,
   seed: number,
   options: Pick<AttentionOptions, "cache" | "rotary" | "causalRows">,
+  heads: number = HEADS,
 ): Activation {
   const out = backend.activation(rows, WIDTH), qkv = filled(backend, rows, 3 * WIDTH, seed);
-  backend.attention(out, qkv, { ...options, layer: 0, heads: HEADS, scale: 0.2 });
+  backend.attention(out, qkv, { ...options, layer: 0, heads, scale: 0.2 });
   options.cache.advance(rows);
   return out;
 }

@@ -41,6 +41,18 @@ export interface Block {
   readonly mlpGate?: Vector | undefined;
 }
 
+/** An empty cache for such blocks: its keys and values may be of 16 bits where the weights are. */
+export function newCache(
+  backend: Backend,
+  block: Pick<Block, "up">,
+  { layers, width, heads }: { readonly layers: number; readonly width: number; readonly heads: number },
+  capacity: number,
+): Cache {
+  const { dtype } = block.up;
+  const halfHeads = dtype === "f16" || dtype === "bf16" ? heads : undefined;
+  return backend.cache({ layers, width, capacity, halfHeads });
+}
+
 /** The buffers of a pass of R rows. */
 export interface PassBuffers {
   /** The first R are the pass's. */

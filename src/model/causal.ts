@@ -7,7 +7,7 @@
 
 import type { Activation, Backend, Cache, Matrix, Norm } from "../backend/backend.ts";
 import { checkSizes } from "../backend/check.ts";
-import { type Block, Growing, runBlock, Workspace } from "./block.ts";
+import { type Block, Growing, newCache, runBlock, Workspace } from "./block.ts";
 import { checkHeadRows, checkRoom, checkTokens } from "./check.ts";
 import type { CausalModel, HiddenTap, ModelShape } from "./model.ts";
 import type { Uploads } from "./uploads.ts";
@@ -72,7 +72,7 @@ export class CausalTransformer implements CausalModel {
 
   /** @inheritdoc */
   newCache(capacity: number = this.shape.contextLength): Cache {
-    return this.#backend.cache({ layers: this.shape.layers, width: this.shape.width, capacity });
+    return newCache(this.#backend, this.#weights.blocks[0], this.shape, capacity);
   }
 
   /** @inheritdoc */

@@ -11,7 +11,7 @@
 
 import type { Activation, Backend, Cache, Matrix, Norm, TokenBuffer, Vector } from "../backend/backend.ts";
 import { checkSizes } from "../backend/check.ts";
-import { type Block, Growing, type PassBuffers, runBlock, Workspace } from "./block.ts";
+import { type Block, Growing, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
 import { checkHead, checkRoom, checkTokens } from "./check.ts";
 import type { DiffusionModel, DiffusionPass, ModelShape } from "./model.ts";
 import type { Conditioning } from "./sedd_conditioning.ts";
@@ -113,7 +113,7 @@ export class Sedd implements SeddModel {
   }
 
   newCache(capacity: number = this.shape.contextLength): Cache {
-    return this.#backend.cache({ layers: this.shape.layers, width: this.shape.width, capacity });
+    return newCache(this.#backend, this.#weights.blocks[0], this.shape, capacity);
   }
 
   feed(hidden: readonly Activation[], cache: Cache): void {

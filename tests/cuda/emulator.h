@@ -325,6 +325,7 @@ inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 inline uint32_t mulhi(uint32_t a, uint32_t b) { return uint64_t(a) * b >> 32; }
 inline float bits_to_float(uint32_t bits) { return emulator::float_of(bits); }
 inline uint32_t float_to_bits(float value) { return emulator::bits_of(value); }
+inline float exp2_approx(float x) { return exp2f(x); }
 inline int dp4a(int a, int b, int c) {
   for (int i = 0; i < 32; i += 8) c += int8_t(a >> i) * int8_t(b >> i);
   return c;
@@ -385,6 +386,8 @@ void mma_16816(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Ty
 }
 
 inline uint4 load_once(const uint4* source) { return *source; }
+inline float2 load_l2(const float2* source) { return *source; }
+inline float4 load_l2(const float4* source) { return *source; }
 
 inline void cp_async16(void* shared, const void* global) {
   emulator::Thread& thread = emulator::self();

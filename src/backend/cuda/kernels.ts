@@ -16,6 +16,15 @@ export const HALF_BLOCKS = [
   { mats: 4, tiles: 4, stages: 4 },
   { mats: 4, tiles: 6, stages: 3 },
 ] as const;
+/** Rows of one block of the f16 and bf16 projections of many rows, ascending; and its outputs. */
+export const MANY_ROWS = [64, 128] as const, MANY_OUTPUTS = 128;
+/** Heads of a cache of f16, ascending: what their entries are padded to, and stages of a walk over it. */
+export const HALF_HEADS = [
+  { size: 16, stages: 2 },
+  { size: 32, stages: 2 },
+  { size: 64, stages: 2 },
+  { size: 128, stages: 1 },
+] as const;
 /** Rows of one block of the f32 and int8 projections, ascending. */
 export const PANEL_ROWS = [1, 8] as const;
 
@@ -36,6 +45,23 @@ const HALF = [
   ...["pointer", "pointer"] as const, // bias, gate
   ...["pointer", "pointer", "f32"] as const, // gain, shift, epsilon
   ...["pointer", "pointer"] as const, // partial sums, arrivals
+  ...["i32", "i32", "i32"] as const, // rows, inputs, outputs
+  "i32", // what follows
+] as const;
+
+const NARROW = [
+  "pointer", // rows as halves
+  ...["pointer", "pointer"] as const, // x and its groups
+  ...["pointer", "pointer", "f32"] as const, // gain, shift, epsilon
+  ...["i32", "i32"] as const, // rows, inputs
+] as const;
+
+const MANY = [
+  ...["pointer", "pointer"] as const, // out and its groups
+  "pointer", // rows as halves
+  "pointer", // weights
+  ...["pointer", "pointer"] as const, // bias, gate
+  "i32", // blocks that share an output where there are few rows
   ...["i32", "i32", "i32"] as const, // rows, inputs, outputs
   "i32", // what follows
 ] as const;
@@ -78,6 +104,31 @@ const ATTENTION = [
   "i32", // window
   "f32", // scale
 ] as const;
+const APPEND_HALF = [
+  ...["pointer", "i32"] as const, // keys of row 0, from row to row
+  ...["pointer", "pointer"] as const, // cache
+  "pointer", // length
+  "pointer", // rotation
+  ...["i32", "i32"] as const, // head size, the same padded, / 16
+  "i32", // chunks of the cache
+  "i32", // rows
+] as const;
+const ATTENTION_HALF = [
+  "pointer", // out
+  "pointer", // qkv
+  ...["pointer", "pointer"] as const, // keys, values
+  "pointer", // length
+  "pointer", // rotation
+  ...["pointer", "pointer"] as const, // what blocks found: values, softmaxes
+  "pointer", // arrivals
+  "i32", // whether keys and values are in the cache
+  "i32", // head size
+  "i32", // chunks of the cache
+  "i32", // rows
+  "i32", // causal rows
+  "i32", // window
+  "f32", // scale, to base 2
+] as const;
 const GROUP = ["pointer", "pointer", "i32"] as const;
 const QUANTISE = [
   ...["pointer", "pointer"] as const, // bytes, scale and zero of rows
@@ -105,12 +156,20 @@ export class Kernels {
   readonly append: CudaKernel<typeof APPEND>;
   /** Writes keys and values and attends. */
   readonly attention: CudaKernel<typeof ATTENTION>;
+  /** The same for a cache of f16. */
+  readonly appendHalf: CudaKernel<typeof APPEND_HALF>;
+  /** The same for a cache of f16, for {@linkcode HALF_HEADS}. */
+  readonly attentionHalf: readonly CudaKernel<typeof ATTENTION_HALF>[];
   /** Laws of logits. */
   readonly distribution: CudaKernel<typeof DISTRIBUTION>;
   /** Draws. */
   readonly race: CudaKernel<typeof RACE>;
   /** Projections with blocks of {@linkcode HALF_BLOCKS}. */
   readonly projectHalf: Readonly<Record<"f16" | "bf16", readonly CudaKernel<typeof HALF>[]>>;
+  /** Rows on their way into {@linkcode Kernels.projectMany}. */
+  readonly narrow: Readonly<Record<"f16" | "bf16", CudaKernel<typeof NARROW>>>;
+  /** Projections with blocks of {@linkcode MANY_ROWS}. */
+  readonly projectMany: Readonly<Record<"f16" | "bf16", readonly CudaKernel<typeof MANY>[]>>;
   /** Projections with blocks of {@linkcode PANEL_ROWS}. */
   readonly projectF32: readonly CudaKernel<typeof F32>[];
   /** Projections with blocks of {@linkcode PANEL_ROWS}. */
@@ -123,7 +182,8 @@ export class Kernels {
   constructor(device: CudaDevice) {
     const load = (image: string): CudaModule => device.load(Uint8Array.fromBase64(image));
     const rows = load(images.rows), project = load(images.project), law = load(images.law);
-    const attention = load(images.attention);
+    const attention = load(images.attention), projectMany = load(images.project_many);
+    const attentionHalf = load(images.attention_half);
     this.pack = rows.kernel("pack", PACK);
     this.embed = rows.kernel("embed", EMBED);
     this.rotation = rows.kernel("rotation", ROTATION);
@@ -131,15 +191,30 @@ export class Kernels {
     this.quantise = project.kernel("quantise", QUANTISE);
     this.append = attention.kernel("append", APPEND);
     this.attention = attention.kernel("attention", ATTENTION);
+    this.appendHalf = attentionHalf.kernel("append_half", APPEND_HALF);
+    this.attentionHalf = HALF_HEADS.map(({ size }) => {
+      return attentionHalf.kernel(`attention_half_${size / 16}`, ATTENTION_HALF);
+    });
     this.distribution = law.kernel("distribution", DISTRIBUTION);
     this.race = law.kernel("race", RACE);
     const half = (dtype: string) =>
       HALF_BLOCKS.map(({ tiles }) => project.kernel(`project_${dtype}_${tiles}`, HALF));
     this.projectHalf = { f16: half("f16"), bf16: half("bf16") };
+    this.narrow = {
+      f16: projectMany.kernel("narrow_f16", NARROW),
+      bf16: projectMany.kernel("narrow_bf16", NARROW),
+    };
+    const many = (dtype: string) =>
+      MANY_ROWS.map((n) => projectMany.kernel(`project_many_${dtype}_${n}`, MANY));
+    this.projectMany = { f16: many("f16"), bf16: many("bf16") };
     this.projectF32 = PANEL_ROWS.map((n) => project.kernel(`project_f32_${n}`, F32));
     this.projectInt8 = PANEL_ROWS.map((n) => project.kernel(`project_int8_${n}`, INT8));
     // what a block may have beyond the shared memory that every kernel may use
-    for (const kernel of [this.attention, ...this.projectHalf.f16, ...this.projectHalf.bf16]) {
+    const halves = (["f16", "bf16"] as const).flatMap((dtype) => [
+      ...this.projectHalf[dtype],
+      ...this.projectMany[dtype],
+    ]);
+    for (const kernel of [this.attention, ...this.attentionHalf, ...halves]) {
       kernel.allowShared(dynamicShared(device));
     }
   }

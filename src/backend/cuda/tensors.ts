@@ -8,8 +8,9 @@
 import type { CudaDevice } from "../../../ffi/driver.ts";
 import type { DeviceMemory, PinnedMemory } from "../../../ffi/memory.ts";
 import type { CudaStream } from "../../../ffi/stream.ts";
-import type { Activation, Cache, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
+import type { Activation, Cache, CacheOptions, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
 import { checkAdvance, checkSlice, checkTokenCount, checkTruncate, checkWrite } from "../check.ts";
+import { HALF_HEADS } from "./kernels.ts";
 import { Passes } from "./passes.ts";
 
 /** One device, its queue, and what kernels report. */
@@ -340,9 +341,24 @@ export class CudaTokens extends Block implements TokenBuffer {
   }
 }
 
+/** Keys of a chunk of a cache of f16; `KEYS` of `attention_half.cu`. */
+export const HALF_KEYS = 128;
+
+/** How a cache of f16 lies, as `attention_half.cu` explains. */
+export interface HalfLayout {
+  /** H */
+  readonly heads: number;
+  /** Which of {@linkcode HALF_HEADS}. */
+  readonly which: number;
+  /** What the entries of a head are padded to. */
+  readonly size: number;
+  /** Chunks of {@linkcode HALF_KEYS} that hold the capacity. */
+  readonly chunks: number;
+}
+
 /**
- * The length, then for each layer keys [H, capacity, D], then values. The length stands on the device too, where
- * the kernels read it; the host's is the same, ahead of the queue.
+ * The length, then for each layer keys [H, capacity, D], then values: f32, or f16 in chunks. The length stands on the
+ * device too, where the kernels read it; the host's is the same, ahead of the queue.
  */
 export class CudaCache extends Block implements Cache {
   /** @inheritdoc */
@@ -351,27 +367,39 @@ export class CudaCache extends Block implements Cache {
   readonly width: number;
   /** @inheritdoc */
   readonly capacity: number;
+  /** @inheritdoc */
+  readonly halfHeads: number | undefined;
+  /** How it lies if it is of f16. */
+  readonly half: HalfLayout | undefined;
   /** Passes over it that can be launched as one. */
   readonly passes: Passes;
+  /** Bytes of the keys of a layer, and of the values. */
+  readonly #bytes: number;
   #length = 0;
 
   /** Empty. */
-  constructor(queue: Queue, layers: number, width: number, capacity: number) {
-    super(queue, HEADER + layers * 2 * capacity * width * 4, "a cache", HEADER);
+  constructor(queue: Queue, { layers, width, capacity, halfHeads }: CacheOptions) {
+    const half = halfHeads === undefined ? undefined : halfLayout(width / halfHeads, halfHeads, capacity);
+    const bytes = half ? half.heads * half.chunks * HALF_KEYS * half.size * 2 : capacity * width * 4;
+    // what is beyond the length is multiplied by 0, so in f16 it has to be a number
+    super(queue, HEADER + layers * 2 * bytes, "a cache", half ? undefined : HEADER);
     this.layers = layers;
     this.width = width;
     this.capacity = capacity;
+    this.halfHeads = halfHeads;
+    this.half = half;
     this.passes = new Passes(queue);
+    this.#bytes = bytes;
   }
 
   /** Address of the keys of a layer. */
   keys(layer: number): bigint {
-    return this.pointer + BigInt(HEADER + layer * 2 * this.capacity * this.width * 4);
+    return this.pointer + BigInt(HEADER + layer * 2 * this.#bytes);
   }
 
   /** Address of the values of a layer. */
   values(layer: number): bigint {
-    return this.keys(layer) + BigInt(this.capacity * this.width * 4);
+    return this.keys(layer) + BigInt(this.#bytes);
   }
 
   /** @inheritdoc */
@@ -406,3 +434,10 @@ export class CudaCache extends Block implements Cache {
 
 /** Bytes before the first keys. */
 const HEADER = 64;
+
+/** The layout for heads of some size, unless they are too large. */
+function halfLayout(size: number, heads: number, capacity: number): HalfLayout | undefined {
+  const which = HALF_HEADS.findIndex((head) => head.size >= size);
+  if (which < 0) return undefined;
+  return { heads, which, size: HALF_HEADS[which].size, chunks: Math.ceil(capacity / HALF_KEYS) };
+}

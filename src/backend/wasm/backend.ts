@@ -12,6 +12,7 @@ import type {
   AppendOptions,
   AttentionOptions,
   Backend,
+  CacheOptions,
   Dtype,
   EmbedOptions,
   Matrix,
@@ -170,11 +171,10 @@ class WasmBackend implements Backend {
   }
 
   /** @inheritdoc */
-  cache(shape: { readonly layers: number; readonly width: number; readonly capacity: number }): WasmCache {
+  cache(options: CacheOptions): WasmCache {
     this.#expectOpen();
-    const { layers, width, capacity } = shape;
-    check.checkSizes("allocate a cache", { layers, width, capacity });
-    return new WasmCache(this.#heap, layers, width, capacity);
+    check.checkCache(options);
+    return new WasmCache(this.#heap, options);
   }
 
   /** @inheritdoc */

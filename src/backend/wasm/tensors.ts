@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Activation, Cache, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
+import type { Activation, Cache, CacheOptions, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
 import { checkAdvance, checkSlice, checkTokenCount, checkTruncate, checkWrite } from "../check.ts";
 import type { Heap } from "./memory.ts";
 
@@ -226,18 +226,21 @@ export class WasmCache extends Block implements Cache {
   readonly width: number;
   /** @inheritdoc */
   readonly capacity: number;
+  /** @inheritdoc */
+  readonly halfHeads: number | undefined;
   /** The capacity as laid out. */
   readonly paddedCapacity: number;
   #length = 0;
 
   /** Empty. */
-  constructor(heap: Heap, layers: number, width: number, capacity: number) {
+  constructor(heap: Heap, { layers, width, capacity, halfHeads }: CacheOptions) {
     const padded = Math.ceil(capacity / 8) * 8;
     // the last values are read as part of a panel of 8, which may reach beyond them
     super(heap, layers * 2 * padded * width * 4 + 32, "a cache");
     this.layers = layers;
     this.width = width;
     this.capacity = capacity;
+    this.halfHeads = halfHeads;
     this.paddedCapacity = padded;
   }
 

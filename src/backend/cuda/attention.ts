@@ -1,0 +1,158 @@
+/**
+ * Attention of the CUDA backend: which kernel of `attention.cu` and `attention_half.cu` a pass takes, by the cache and
+ * the number of rows. Split over blocks or not, a row has the same bits.
+ *
+ * @module
+ */
+
+import type { Activation, AppendOptions, AttentionOptions } from "../backend.ts";
+import { dynamicShared, HALF_HEADS } from "./kernels.ts";
+import { type Launcher, NONE } from "./launcher.ts";
+import { CudaActivation, CudaCache, CudaVector, HALF_KEYS, type HalfLayout, padded } from "./tensors.ts";
+
+// the sizes of `attention.cu` and `attention_half.cu`
+const THREADS = 128;
+const TILE = 16;
+const CHUNK = 64;
+const HALF_TILE = 64;
+
+/** As many rows split the cache over blocks; more have enough blocks without. */
+const SPLIT_ROWS = 64;
+
+/** Keys of a cache are launched in whole numbers of these, so that a graph serves as many lengths. */
+const KEYS = 256;
+
+/** Enqueues `Backend.append`. */
+export function append(on: Launcher, kv: Activation, options: AppendOptions): void {
+  const cache = on.own(CudaCache, options.cache), { layer, heads, rotary } = options;
+  if (cache.half) {
+    const rows = on.own(CudaActivation, kv);
+    appendHalf(on, rows.pointer, padded(kv.columns), kv.rows, cache, cache.half, options);
+    return;
+  }
+  on.queue.stream.launch(
+    on.kernels.append,
+    { grid: [heads, kv.rows, 1], block: THREADS, dependent: on.dependent },
+    on.own(CudaActivation, kv).pointer,
+    cache.keys(layer),
+    cache.values(layer),
+    cache.pointer,
+    rotary ? on.rotation(on.own(CudaVector, rotary), cache.capacity) : NONE,
+    cache.width / heads,
+    cache.capacity,
+  );
+}
+
+/** Enqueues `Backend.attention`. */
+export function attend(on: Launcher, out: Activation, qkv: Activation, options: AttentionOptions): void {
+  const cache = on.own(CudaCache, options.cache), { layer, heads, rotary } = options;
+  if (cache.half) {
+    attendHalf(on, on.target(out), on.own(CudaActivation, qkv), cache, cache.half, options);
+    return;
+  }
+  const rows = qkv.rows, size = cache.width / heads, tiles = Math.ceil(rows / TILE);
+  const chunks = rows > SPLIT_ROWS ? 1 : Math.ceil(launchedKeys(cache, rows) / CHUNK);
+  const floats = CHUNK * (2 * size + 1) + TILE * (2 * size + CHUNK);
+  on.queue.stream.launch(
+    on.kernels.attention,
+    {
+      grid: [heads, tiles, chunks],
+      block: THREADS,
+      shared: floats * 4,
+      dependent: on.dependent,
+    },
+    on.target(out).pointer,
+    on.own(CudaActivation, qkv).pointer,
+    cache.keys(layer),
+    cache.values(layer),
+    cache.pointer,
+    rotary ? on.rotation(on.own(CudaVector, rotary), cache.capacity) : NONE,
+    chunks > 1 ? on.scratch("partials", heads * rows * chunks * (size + 2)) : NONE,
+    chunks > 1 ? on.scratch("arrivals", heads * tiles) : NONE,
+    size,
+    cache.capacity,
+    rows,
+    options.causalRows,
+    Math.min(options.window ?? 0, 2 ** 30),
+    options.scale,
+  );
+}
+
+/** Appends rows to a cache of f16. `keys`: the address of the first row's; `stride`: from row to row. */
+function appendHalf(
+  on: Launcher,
+  keys: bigint,
+  stride: number,
+  rows: number,
+  cache: CudaCache,
+  half: HalfLayout,
+  { layer, rotary }: AppendOptions,
+): void {
+  on.queue.stream.launch(
+    on.kernels.appendHalf,
+    {
+      grid: [half.heads, Math.ceil(rows / 16) + 1, 1],
+      block: THREADS,
+      dependent: on.dependent,
+    },
+    keys,
+    stride,
+    cache.keys(layer),
+    cache.values(layer),
+    cache.pointer,
+    rotary ? on.rotation(on.own(CudaVector, rotary), cache.capacity) : NONE,
+    cache.width / half.heads,
+    half.size / 16,
+    half.chunks,
+    rows,
+  );
+}
+
+/** Attention over a cache of f16: in one launch for few rows, or as many as there is room to merge. */
+function attendHalf(
+  on: Launcher,
+  out: CudaActivation,
+  qkv: CudaActivation,
+  cache: CudaCache,
+  half: HalfLayout,
+  options: AttentionOptions,
+): void {
+  const { heads, which, size } = half, { rows } = qkv, { layer, rotary } = options;
+  const found = Math.ceil(launchedKeys(cache, rows) / HALF_KEYS), stage = 4 * HALF_KEYS * size;
+  const split = rows <= HALF_TILE && rows * found * 8 <= dynamicShared(on.device);
+  const chunks = split ? found : 1;
+  if (!split) {
+    const keys = qkv.pointer + BigInt(cache.width * 4);
+    appendHalf(on, keys, padded(qkv.columns), rows, cache, half, options);
+  }
+  on.queue.stream.launch(
+    on.kernels.attentionHalf[which],
+    {
+      grid: [heads, Math.ceil(rows / HALF_TILE), chunks],
+      block: THREADS,
+      shared: split ? Math.max(stage, rows * found * 8) : HALF_HEADS[which].stages * stage,
+      dependent: on.dependent,
+    },
+    out.pointer,
+    qkv.pointer,
+    cache.keys(layer),
+    cache.values(layer),
+    cache.pointer,
+    rotary ? on.rotation(on.own(CudaVector, rotary), cache.capacity) : NONE,
+    chunks > 1 ? on.scratch("partials", heads * rows * chunks * size) : NONE,
+    chunks > 1 ? on.scratch("softmaxes", heads * rows * chunks * 2) : NONE,
+    chunks > 1 ? on.scratch("arrivals", heads) : NONE,
+    split ? 0 : 1,
+    cache.width / heads,
+    half.chunks,
+    rows,
+    options.causalRows,
+    Math.min(options.window ?? 0, 2 ** 30),
+    options.scale * Math.LOG2E,
+  );
+}
+
+/** Keys that blocks are launched for, the rows to come included; the device ends those beyond its length. */
+export function launchedKeys(cache: CudaCache, rows: number): number {
+  return Math.min(Math.ceil((cache.length + rows) / KEYS) * KEYS, cache.capacity);
+}

@@ -1,0 +1,93 @@
+/**
+ * What the operations of the CUDA backend have in common: the device with its queue and kernels, memory that lives for
+ * one operation, and the way from a tensor of the contract to this device's own. It knows no operation.
+ *
+ * @module
+ */
+
+import type { CudaDevice } from "../../../ffi/driver.ts";
+import type { Activation, Vector } from "../backend.ts";
+import { Kernels } from "./kernels.ts";
+import { CudaActivation, CudaVector, Queue } from "./tensors.ts";
+
+/** The address of what is absent. */
+export const NONE = 0n;
+
+/** One device, as operations use it. */
+export class Launcher {
+  /** Where memory comes from. */
+  readonly device: CudaDevice;
+  /** Where kernels are enqueued. */
+  readonly queue: Queue;
+  /** What can be enqueued. */
+  readonly kernels: Kernels;
+  /** Whether a kernel may begin before the one ahead of it has ended. */
+  readonly dependent: boolean;
+  /** f32 memory that lives for one operation, by its use. */
+  readonly #scratch = new Map<string, CudaActivation>();
+
+  /** On a device, with a queue of its own. */
+  constructor(device: CudaDevice) {
+    this.device = device;
+    this.queue = new Queue(device);
+    this.kernels = new Kernels(device);
+    this.dependent = device.capability[0] >= 9;
+  }
+
+  /** The address of at least `floats` entries: zeros at first, then what the operation before left. */
+  scratch(use: string, floats: number): bigint {
+    let held = this.#scratch.get(use);
+    if (held === undefined || held.columns < floats) {
+      held?.[Symbol.dispose]();
+      this.#scratch.delete(use);
+      held = new CudaActivation(this.queue, 1, Math.max(floats, 2 * (held?.columns ?? 0)));
+      this.#scratch.set(use, held);
+    }
+    return held.pointer;
+  }
+
+  /** The address of cosines and sines of the first positions, [positions, 2, D/2], made once. */
+  rotation(frequencies: CudaVector, positions: number): bigint {
+    if ((frequencies.rotation?.positions ?? 0) < positions) {
+      frequencies.rotation?.table[Symbol.dispose]();
+      const half = frequencies.length, table = new CudaActivation(this.queue, 1, positions * 2 * half);
+      const { rotation } = this.kernels;
+      this.queue.stream.launch(
+        rotation,
+        { grid: positions, block: 32 },
+        table.pointer,
+        frequencies.pointer,
+        half,
+      );
+      frequencies.rotation = { table, positions };
+    }
+    return frequencies.rotation!.table.pointer;
+  }
+
+  /** The address of a vector that may be absent. */
+  vector(vector: Vector | undefined): bigint {
+    return vector === undefined ? NONE : this.own(CudaVector, vector).pointer;
+  }
+
+  /** An activation that is about to be written, perhaps together with its groups. */
+  target(value: Activation, withGroups: boolean = false): CudaActivation {
+    const target = this.own(CudaActivation, value);
+    target.changes(withGroups);
+    return target;
+  }
+
+  /**
+   * `value` as one of this backend's own.
+   * @throws {TypeError} if it is not
+   */
+  own<T extends { readonly queue: Queue }>(kind: new (...args: never[]) => T, value: unknown): T {
+    this.expectOpen();
+    if (value instanceof kind && value.queue === this.queue) return value;
+    throw new TypeError(`Cannot use a ${kind.name.replace("Cuda", "").toLowerCase()} of another backend`);
+  }
+
+  /** @throws {Error} once the backend is disposed */
+  expectOpen(): void {
+    if (this.queue.closed) throw new Error("Cannot use the CUDA backend: it is disposed");
+  }
+}

@@ -1,0 +1,185 @@
+/**
+ * Projections of the CUDA backend: which kernel of `project.cu` and `project_many.cu` a product takes, by dtype, shape
+ * and number of rows. All of them give a row the same bits, so the choice is one of speed.
+ *
+ * @module
+ */
+
+import type { Activation, ProjectOptions, ProjectResidualOptions } from "../backend.ts";
+import { dynamicShared, HALF_BLOCKS, MANY_OUTPUTS, MANY_ROWS, PANEL_ROWS } from "./kernels.ts";
+import { type Launcher, NONE } from "./launcher.ts";
+import { CudaActivation, CudaMatrix, padded, panelOutputs } from "./tensors.ts";
+
+/** What follows a projection, as `project.cuh` numbers it. */
+export const STORE = 0, GELU = 1, ADD = 2;
+
+// the sizes of `project.cu` and `project_many.cu`
+const THREADS = 256;
+const MANY_STEPS = 10;
+
+/**
+ * Blocks of {@linkcode MANY_ROWS} from which on they are worth it, although none shares a sum: about a quarter of a
+ * large GPU. Estimated, not measured.
+ */
+const MANY_BLOCKS = 32;
+
+/** Multiprocessors of a large GPU. */
+const PROCESSORS = 132;
+
+/** out = activation(norm(x)·Wᵀ + bias), or added to out, as `then` says. */
+export function multiply(
+  on: Launcher,
+  out: Activation,
+  x: Activation,
+  options: ProjectOptions & ProjectResidualOptions,
+  then: number,
+): void {
+  const matrix = on.own(CudaMatrix, options.matrix), { dtype, inputs, outputs } = matrix;
+  const rows = x.rows, panels = Math.ceil(outputs / panelOutputs(dtype));
+  const { stream } = on.queue, { dependent } = on;
+  const input = on.own(CudaActivation, x);
+  const inputGroups = options.norm ? groupsOf(on, input) : NONE;
+  const output = on.target(out, then === ADD);
+  const to = [output.pointer, then === ADD ? output.groups : NONE] as const;
+  const last = [on.vector(options.bias), on.vector(options.gate)] as const;
+  const norm = [
+    on.vector(options.norm?.gain),
+    on.vector(options.norm?.shift),
+    options.norm?.epsilon ?? 0,
+  ] as const;
+  const sizes = [rows, inputs, outputs, then] as const;
+
+  if (dtype === "f16" || dtype === "bf16") {
+    const many = manyBlock(on, rows, outputs);
+    if (many !== undefined) {
+      const halves = on.scratch("halves of rows", padded(rows) * padded(inputs) / 2);
+      stream.launch(
+        on.kernels.narrow[dtype],
+        { grid: [Math.ceil(inputs / 512), Math.ceil(rows / 16), 1], block: THREADS, dependent },
+        halves,
+        input.pointer,
+        inputGroups,
+        ...norm,
+        rows,
+        inputs,
+      );
+      const grid = [Math.ceil(outputs / MANY_OUTPUTS), Math.ceil(rows / MANY_ROWS[many]), 1] as const;
+      stream.launch(
+        on.kernels.projectMany[dtype][many],
+        { grid, block: 2 * MANY_ROWS[many], shared: manyBytes(many), dependent },
+        ...to,
+        halves,
+        matrix.pointer,
+        ...last,
+        matrix.splits,
+        ...sizes,
+      );
+      return;
+    }
+    const which = halfBlock(on, rows, options.norm !== undefined), { splits } = matrix;
+    const { mats, tiles } = HALF_BLOCKS[which];
+    const [x, y] = [Math.ceil(panels / mats), Math.ceil(rows / (8 * tiles))];
+    const shared = ringBytes(which, options.norm !== undefined);
+    stream.launch(
+      on.kernels.projectHalf[dtype][which],
+      { grid: [x, y, splits], block: THREADS, shared, dependent },
+      ...to,
+      input.pointer,
+      inputGroups,
+      matrix.pointer,
+      ...last,
+      ...norm,
+      splits > 1 ? on.scratch("partial sums", splits * x * y * mats * tiles * 128) : NONE,
+      splits > 1 ? on.scratch("arrivals", x * y) : NONE,
+      ...sizes,
+    );
+    return;
+  }
+  const which = rows === 1 ? 0 : 1;
+  const grid = [panels, Math.ceil(rows / PANEL_ROWS[which]), 1] as const;
+  if (dtype === "f32") {
+    stream.launch(
+      on.kernels.projectF32[which],
+      { grid, block: THREADS, dependent },
+      ...to,
+      input.pointer,
+      inputGroups,
+      matrix.pointer,
+      ...last,
+      ...norm,
+      ...sizes,
+    );
+    return;
+  }
+  const bytes = on.scratch("bytes of rows", rows * padded(inputs) / 4);
+  const steps = on.scratch("steps of rows", rows * 2);
+  stream.launch(
+    on.kernels.quantise,
+    { grid: rows, block: 32, dependent },
+    bytes,
+    steps,
+    input.pointer,
+    inputGroups,
+    ...norm,
+    inputs,
+  );
+  stream.launch(
+    on.kernels.projectInt8[which],
+    { grid, block: THREADS, dependent },
+    ...to,
+    bytes,
+    steps,
+    matrix.pointer,
+    matrix.scales,
+    matrix.sums,
+    ...last,
+    ...sizes,
+  );
+}
+
+/** The smallest of {@linkcode HALF_BLOCKS} that holds all rows, or the largest the device has room for. */
+function halfBlock(on: Launcher, rows: number, normed: boolean): number {
+  let which = HALF_BLOCKS.findIndex(({ tiles }) => tiles * 8 >= rows);
+  if (which < 0) which = HALF_BLOCKS.length - 1;
+  while (which > 0 && ringBytes(which, normed) > dynamicShared(on.device)) which--;
+  return which;
+}
+
+/**
+ * Which of {@linkcode MANY_ROWS}, if that is worth it and the device has room: the largest of which there is one for
+ * each multiprocessor. Two of the smaller run on one, so that the end of one hides in the middle of the other.
+ */
+function manyBlock(on: Launcher, rows: number, outputs: number): number | undefined {
+  const blocks = (which: number) => Math.ceil(outputs / MANY_OUTPUTS) * Math.ceil(rows / MANY_ROWS[which]);
+  if (rows <= 48 || blocks(0) < MANY_BLOCKS) return undefined;
+  let which = MANY_ROWS.length - 1;
+  while (which > 0 && blocks(which) < PROCESSORS) which--;
+  while (which >= 0 && manyBytes(which) > dynamicShared(on.device)) which--;
+  return which < 0 ? undefined : which;
+}
+
+/** The address of what a norm has to know of rows, computed if nobody has. */
+function groupsOf(on: Launcher, x: CudaActivation): bigint {
+  if (!x.grouped) {
+    x.changes(true);
+    on.queue.stream.launch(
+      on.kernels.group,
+      { grid: x.rows, block: 256, dependent: on.dependent },
+      x.groups,
+      x.pointer,
+      x.columns,
+    );
+  }
+  return x.groups;
+}
+
+/** Shared memory of one of {@linkcode HALF_BLOCKS}: a ring of stages, each with weights, rows, gain and shift. */
+function ringBytes(which: number, normed: boolean): number {
+  const { mats, tiles, stages } = HALF_BLOCKS[which];
+  return stages * (mats + tiles + (normed ? 2 : 0)) * THREADS * 16;
+}
+
+/** Shared memory of one of {@linkcode MANY_ROWS}: a ring of steps, of 16 inputs of weights and of rows each. */
+function manyBytes(which: number): number {
+  return MANY_STEPS * (MANY_OUTPUTS + MANY_ROWS[which]) * 32;
+}
