@@ -32,6 +32,7 @@ export type {
   Backend,
   Cache,
   Dtype,
+  CacheOptions,
   EmbedOptions,
   Matrix,
   NoiseKey,

@@ -48,6 +48,7 @@ export type {
   Backend,
   Cache,
   Dtype,
+  CacheOptions,
   EmbedOptions,
   Matrix,
   NoiseKey,

@@ -26,6 +26,7 @@ export type {
   Backend,
   Cache,
   Dtype,
+  CacheOptions,
   EmbedOptions,
   Matrix,
   NoiseKey,
