@@ -180,7 +180,10 @@ Deno.test("safetensors: broken files are refused when opened, with what was foun
       writeRaw(two("[0, 4]", "[8, 12]"), [new Uint8Array(12)]),
       /"y" begins at byte 8 of the data, expected 4/,
     ],
-    [SMALL.subarray(0, -1), /the file has 103 bytes, expected 104: tensor "x" is cut off$/],
+    [
+      SMALL.subarray(0, -1),
+      /the file has 103 bytes, expected 104: tensor "x" is cut off; fetch or copy the file again$/,
+    ],
     [
       writeRaw(f32("[2]", "[0, 8]"), [new Uint8Array(9)]),
       /the file has \d+ bytes, expected \d+: it goes on after its last tensor$/,
@@ -374,7 +377,7 @@ Deno.test("a gzip file is inflated no further than its header says, and that mus
     [gzipSync(new Uint8Array([...SMALL, 0])), /it goes on after its last tensor$/],
     [bomb, /the header is not valid JSON/], // a header of no bytes
     [gzipSync(greedy), /the file has 64 bytes, expected at least 7900008 for its header$/],
-    [gzipSync(vast(1 << 24)), /expected 167773\d+: tensor "x" is cut off$/],
+    [gzipSync(vast(1 << 24)), /expected 167773\d+: tensor "x" is cut off; fetch or copy the file again$/],
     [gzipSync(vast(2 ** 40)), /tells of 109951162\d+ bytes, expected at most 32 times the \d+ of the file$/],
     [new Uint8Array(0), /it is not a whole gzip file \(unexpected end of file\)$/],
     [gzipSync(SMALL).subarray(0, -1), /it is not a whole gzip file \(unexpected end of file\)$/],
@@ -516,7 +519,7 @@ Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
     [{ "pytorch_model.bin": "" }, /pytorch_model.bin": it is not a whole zip archive$/],
     [
       { "model.safetensors": SMALL.subarray(0, 100) },
-      /model.safetensors": the file has 100 bytes, expected 104: tensor "x" is cut off$/,
+      /model.safetensors": the file has 100 bytes, expected 104: tensor "x" is cut off; fetch or copy the file again$/,
     ],
     [
       { "model.safetensors.gz": gzipSync(SMALL).subarray(0, 60) },
@@ -554,11 +557,17 @@ Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
   }
   await withFolder({ "model.safetensors": SMALL }, async (folder) => {
     await assert.rejects(openCheckpoint(folder), failure(/it has no file "config.json"$/));
-    await assert.rejects(openCheckpoint(join(folder, "none")), failure(/there is no such folder$/));
-    await assert.rejects(openCheckpoint(join(folder, "model.safetensors")), failure(/it is not a folder$/));
+    await assert.rejects(
+      openCheckpoint(join(folder, "none")),
+      failure(/there is no such folder, expected one, or the name of a model on a hub as owner\/name$/),
+    );
+    await assert.rejects(
+      openCheckpoint(join(folder, "model.safetensors")),
+      failure(/it is not a folder, expected one, or the name/),
+    );
     await assert.rejects(
       openCheckpoint(join(folder, "model.safetensors", "x")),
-      failure(/there is no such folder$/),
+      failure(/there is no such folder, expected one, or the name of a model on a hub as owner\/name$/),
     );
   });
 });

@@ -42,7 +42,9 @@ export async function createBackend(
     case "cuda":
       return await openCuda();
     default:
-      throw new TypeError(`Cannot open a device: unknown name "${device satisfies never}"`);
+      throw new TypeError(
+        `Cannot open a device: unknown name "${device satisfies never}", expected ${devices.join(", ")}`,
+      );
   }
 }
 

@@ -274,7 +274,8 @@ export async function openCheckpoint(folder: string | URL): Promise<Checkpoint> 
   const origin = toPath(folder);
   const kind = await kindOf(origin);
   if (kind !== "folder") {
-    throw fault(origin, kind === undefined ? "there is no such folder" : "it is not a folder");
+    const found = kind === undefined ? "there is no such folder" : "it is not a folder";
+    throw fault(origin, `${found}, expected one, or the name of a model on a hub as owner/name`);
   }
   const configPath = join(origin, "config.json");
   if (await kindOf(configPath) !== "file") throw fault(origin, 'it has no file "config.json"');

@@ -56,7 +56,9 @@ async function readHeader(source: ByteSource, path: string): Promise<Map<string,
     throw fault(
       path,
       `the file has ${source.size} bytes, expected ${end}: ` +
-        (cut === undefined ? "it goes on after its last tensor" : `tensor ${brief(cut.name)} is cut off`),
+        (cut === undefined
+          ? "it goes on after its last tensor"
+          : `tensor ${brief(cut.name)} is cut off; fetch or copy the file again`),
     );
   }
   return tensors;
