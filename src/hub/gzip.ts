@@ -79,7 +79,7 @@ class Pass implements Disposable {
         const { done, value } = await this.#chunks.next().catch((error) => {
           const { code, message } = error as { readonly code?: string; readonly message: string };
           throw code?.startsWith("Z_")
-            ? fault(this.#path, `it is not a whole gzip file (${message})`)
+            ? fault(this.#path, `it is not a whole gzip file (${message}); fetch or copy it again`)
             : error;
         });
         if (done) break;
