@@ -147,7 +147,8 @@ interface LoadedDrafter {
 }
 
 /**
- * Loads a target, its drafters and a tokenizer.
+ * Loads a target, its drafters and a tokenizer. Declare it with `using`, or dispose of it: until then its threads keep
+ * the process alive.
  *
  * @example Generate with the embedded pair
  * ```ts
