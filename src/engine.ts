@@ -154,8 +154,9 @@ interface LoadedDrafter {
 }
 
 /**
- * Loads a target, its drafters and a tokenizer. An engine computes on the thread that loaded it; where that has an
- * event loop to keep free, load it in a worker, where the API is the same.
+ * Loads a target, its drafters and a tokenizer. Declare it with `using`, or dispose of it: until then its threads keep
+ * the process alive. An engine computes on the thread that loaded it; where that has an event loop to keep free, load
+ * it in a worker, where the API is the same.
  *
  * @example Generate with the embedded pair
  * ```ts

@@ -543,18 +543,24 @@ Deno.test(
 );
 
 Deno.test(
-  "Ctrl-C at any moment ends the process without a word",
+  "Ctrl-C or termination at any moment ends the process without a word",
   { ignore: Deno.build.os === "windows" },
   async () => {
     // before the program runs, while it loads, drafts and verifies: wherever these moments fall on this machine
     await Promise.all([50, 200, 400, 700].map(async (delay) => {
       const words = ["generate", PROMPT, "--drafter", "sedd", "--steps", "2", "--device", "reference"];
-      const child = command([...words, "--max-tokens", "200", "--seed", "1"]).spawn();
-      await new Promise((resolve) => setTimeout(resolve, delay));
-      child.kill("SIGINT");
-      const { code, stderr } = await child.output();
-      await child.stdin.close();
-      assert.deepEqual([code, new TextDecoder().decode(stderr)], [130, ""], `after ${delay} ms`);
+      for (const [signal, expected] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+        const child = command([...words, "--max-tokens", "200", "--seed", "1"]).spawn();
+        await new Promise((resolve) => setTimeout(resolve, delay));
+        child.kill(signal);
+        const { code, stderr } = await child.output();
+        await child.stdin.close();
+        assert.deepEqual(
+          [code, new TextDecoder().decode(stderr)],
+          [expected, ""],
+          `${signal} after ${delay} ms`,
+        );
+      }
     }));
   },
 );

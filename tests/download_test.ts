@@ -318,7 +318,7 @@ Deno.test("what is not what the hub promised is refused, and never gets its fina
   const cases: [Answer, RegExp][] = [
     [
       { status: 200, body: spoilt },
-      /what arrived of "model.safetensors" has the hash [0-9a-f]{64}, expected [0-9a-f]{64}; it was removed$/,
+      /what arrived of "model.safetensors" has the hash [0-9a-f]{64}, expected [0-9a-f]{64}; it was removed: fetch it again$/,
     ],
     [
       { status: 200, body: longer },
@@ -435,13 +435,17 @@ Deno.test("a server that stays busy, silent or away is given up", async () => {
     hub.misbehave = () => ({ status: 503 });
     await assert.rejects(
       pullModel("owner/name", options),
-      failure(/503: it is busy or broken; gave up after 5 attempts$/),
+      failure(
+        /503: it is busy or broken; gave up after 5 attempts: try again later, what has arrived is kept$/,
+      ),
     );
     assert.equal(hub.requests.length, 5);
     hub.misbehave = (_, usual) => ({ ...usual, stop: 0, silent: true });
     await assert.rejects(
       pullModel("owner/name", { ...options, timeout: 50 }),
-      failure(/says nothing for 0.05 s; gave up after 5 attempts$/),
+      failure(
+        /says nothing for 0.05 s; gave up after 5 attempts: try again later, what has arrived is kept$/,
+      ),
     );
   });
   await assert.rejects(
@@ -452,7 +456,9 @@ Deno.test("a server that stays busy, silent or away is given up", async () => {
       offline: false,
       timeout: 50,
     }),
-    failure(/the connection to 127.0.0.1:9 failed \(.*\); gave up after 5 attempts$/),
+    failure(
+      /the connection to 127.0.0.1:9 failed \(.*\); gave up after 5 attempts: try again later, what has arrived is kept$/,
+    ),
   );
 });
 
@@ -570,6 +576,73 @@ Deno.test("a permission that is missing is named in one line", () =>
     }
     assert.deepEqual(await blobs(cacheDir).catch(() => []), []);
   }));
+
+Deno.test("what is here whole is pulled again without a permission to write, as from a read-only disk", () =>
+  withHub(MODEL, async (hub, options) => {
+    delete hub.files["tokenizer.json"]; // what a commit does not have is noted too
+    const folder = await pullModel("owner/name", options);
+    const { cacheDir } = options, env = { HF_HUB_CACHE: cacheDir, HF_ENDPOINT: hub.url };
+    const net = `--allow-net=${hub.url.slice("http://".length)}`;
+    const permissions = [`--allow-read=${cacheDir}`, "--allow-env=HF_*,HOME,XDG_CACHE_HOME", net];
+    assert.deepEqual(await run(permissions, env, "models", "pull", "owner/name"), ["0", `${folder}\n`, ""]);
+  }));
+
+Deno.test({
+  name: "a full disk is told with what to do, and leaves no file under a final name",
+  ignore: Deno.build.os !== "linux", // which has a file that is as a full disk
+  fn: () =>
+    withHub(MODEL, async (hub, options) => {
+      const { cacheDir } = options, env = { HF_HUB_CACHE: cacheDir, HF_ENDPOINT: hub.url };
+      const blob = join(cacheDir, "models--owner--name", "blobs", sha256(TENSORS));
+      await Deno.mkdir(join(blob, ".."), { recursive: true });
+      await Deno.symlink("/dev/full", `${blob}.incomplete`);
+      // a device may be opened by those who may do everything
+      assert.deepEqual(await run(["--allow-all"], env, "models", "pull", "owner/name"), [
+        "1",
+        "",
+        `error: Cannot write "${blob}.incomplete": No space left on device (os error 28); see to it, or set ` +
+        "HF_HUB_CACHE to another folder: what has arrived is kept\n",
+      ]);
+      assert.deepEqual((await listModels(options)).map(({ complete }) => complete), [false]);
+      await assert.rejects(Deno.stat(blob), Deno.errors.NotFound);
+      await Deno.remove(`${blob}.incomplete`);
+      await assertIntact(await pullModel("owner/name", options));
+    }),
+});
+
+Deno.test({
+  name: "Ctrl-C and termination end a download without a word, and the next one goes on from there",
+  ignore: Deno.build.os === "windows",
+  fn: () =>
+    withHub(MODEL, async (hub, options) => {
+      const { cacheDir } = options;
+      const weights = `${sha256(TENSORS)}.incomplete`;
+      for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+        const asked = Promise.withResolvers<void>(), before = hub.count(WEIGHTS);
+        hub.misbehave = (request, usual) => {
+          if (!request.path.endsWith(WEIGHTS)) return undefined;
+          asked.resolve();
+          return { ...usual, stop: 20_000, silent: true };
+        };
+        const child = new Deno.Command(Deno.execPath(), {
+          args: ["run", "--quiet", "--no-prompt", "--allow-all", "cli.ts", "models", "pull", "owner/name"],
+          ...{ cwd: ROOT, env: { HF_HUB_CACHE: cacheDir, HF_ENDPOINT: hub.url } },
+          ...{ stdin: "null", stdout: "piped", stderr: "piped" },
+        }).spawn();
+        await asked.promise;
+        while (!(await blobs(cacheDir)).includes(weights)) await new Promise((done) => setTimeout(done, 20));
+        child.kill(signal);
+        const { code: found, stdout, stderr } = await child.output();
+        assert.deepEqual([found, stdout.length, stderr.length], [code, 0, 0], signal);
+        assert.equal(hub.count(WEIGHTS), before + 1);
+        assert(
+          (await blobs(cacheDir)).includes(weights) && !(await blobs(cacheDir)).includes(sha256(TENSORS)),
+        );
+      }
+      hub.misbehave = () => undefined;
+      await assertIntact(await pullModel("owner/name", options));
+    }),
+});
 
 Deno.test("an engine takes target and drafter by name, and the environment says from where", async () => {
   const file = (name: string) => Deno.readFile(join(ROOT, "fixtures/parity/gpt2-tiny", name));

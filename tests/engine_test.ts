@@ -235,6 +235,15 @@ Deno.test("combinations that are not exact are refused, but for paper, which is 
       engine.generate(PROMPT, { drafter: "absent" }),
       /was not loaded, expected one of sedd-target/,
     );
+    for (const steps of [1, 2]) {
+      const backwards = { ...anyOrder, steps, order: "backwards" as "random" };
+      await assert.rejects(engine.generate(PROMPT, backwards), {
+        name: "TypeError",
+        message:
+          'Cannot make a diffusion drafter: order is "backwards", expected one of left-to-right, random, ' +
+          "confidence",
+      });
+    }
   }));
 
 Deno.test("a signal ends a generation with its reason and leaves the engine usable", () =>

@@ -260,7 +260,10 @@ Deno.test("what makes no sense is refused, saying what was expected", async () =
     all(speculate(target, drafter, prompt, options));
   const cases: [Promise<unknown>, RegExp][] = [
     [decoding([], {}), /the prompt is empty/],
-    [decoding([0, 1, 2, 3, 4, 5, 6, 7], {}), /the prompt has 8 tokens, and the context of 8 has no room/],
+    [
+      decoding([0, 1, 2, 3, 4, 5, 6, 7], {}),
+      /the prompt has 8 tokens, expected at most 7: the context of 8 has no room/,
+    ],
     [decoding([0, 10], {}), /prompt token 1 is 10, expected an integer in \[0, 10\)/],
     [decoding([0.5], {}), /prompt token 0 is 0.5/],
     [decoding([-1], {}), /prompt token 0 is -1/],

@@ -42,6 +42,12 @@ Deno.test("the fuzzer finds what is wrong, tells the input, and repeats itself",
   const before = met.splice(0);
   await assert.rejects(fuzz(broken, 100, 7));
   assert.deepEqual(met, before);
+  const taken: Uint8Array[] = [];
+  const greedy: Format = {
+    ...broken,
+    attempt: () => Promise.resolve(String(taken.push(new Uint8Array(100 << 20).fill(1)))),
+  };
+  await assert.rejects(fuzz(greedy, 1, 7), /^Error: toy, seed 7, input 0 took \d+ bytes of memory$/);
 });
 
 Deno.test("the strict reading takes JSON and nothing else", () => {

@@ -203,7 +203,7 @@ Deno.test("loadTokenizer: from a file, its folder, or a folder beside it", async
       join(folder, "model"),
       /^Cannot load tokenizer ".*model": there is no ".*model\/tokenizer.json" or "/,
     );
-    await refused(join(folder, "x.json"), /there is no ".*x.json"$/);
+    await refused(join(folder, "x.json"), /there is no ".*x.json"; put it there, or use token ids$/);
     for (
       const [content, message] of [["{", /is not valid JSON/], ["[]", /is not a JSON object$/], [
         "{}",

@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 import type { Dtype } from "../backend/backend.ts";
 import { type Device, devices, isDevice } from "../backend/create.ts";
 import { type Rule, rules } from "../decode/acceptance.ts";
-import type { RevealOrder } from "../decode/reveal.ts";
+import { revealOrders } from "../decode/reveal.ts";
 import { embeddedDrafters } from "../pair.ts";
 
 /** A command line that cannot be carried out as written. */
@@ -114,7 +114,6 @@ function deviceOption(help: string): Option<Device> {
 }
 
 const dtypes: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
-const orders: readonly RevealOrder[] = ["left-to-right", "random", "confidence"];
 const ruleOption: Option<Rule> = choice("acceptance rule (default: ordered; paper is lossy)", rules);
 
 const OPTIONS = {
@@ -139,7 +138,7 @@ const OPTIONS = {
   rule: ruleOption,
   gamma: GAMMA,
   steps: count("T, denoising steps per draft (default: 1)"),
-  order: choice("which masks a denoising step opens (default: left-to-right)", orders),
+  order: choice("which masks a denoising step opens (default: left-to-right)", revealOrders),
   "draft-context": count(
     "the most tokens of the text a diffusion drafter sees (default: what suits an embedded one, else all)",
   ),

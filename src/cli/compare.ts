@@ -116,7 +116,12 @@ async function report(
     method
   );
   if (wrong.length > 0) {
-    throw new Error(`The text under coupled is not that of plain decoding for ${wrong.join(", ")}`);
+    throw new Error(
+      `Cannot vouch for ${
+        wrong.join(", ")
+      }: under coupled the text is not that of plain decoding, expected the ` +
+        "same; please report it with the machine named above",
+    );
   }
 }
 

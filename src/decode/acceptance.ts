@@ -93,7 +93,9 @@ export function verify(
     case "coupled":
       return verifyByDrawing(draft, p, random, position);
     default:
-      throw new TypeError(`Cannot verify a draft: unknown rule "${rule satisfies never}"`);
+      throw new TypeError(
+        `Cannot verify a draft: unknown rule "${rule satisfies never}", expected one of ${rules.join(", ")}`,
+      );
   }
 }
 

@@ -17,7 +17,7 @@ import { CachedText } from "./cached_text.ts";
 import { DeviceDistributions } from "./device_distributions.ts";
 import type { Draft, Drafter, DraftRequest } from "./drafter.ts";
 import { propose } from "./propose.ts";
-import { reveal, type RevealOrder } from "./reveal.ts";
+import { reveal, type RevealOrder, revealOrders } from "./reveal.ts";
 
 /** Positions a cache starts with; it grows with the text, whatever length the checkpoint claims. */
 const FIRST_CAPACITY = 512;
@@ -75,6 +75,7 @@ export class DiffusionDrafter implements Drafter {
   /**
    * Drafts on the backend that `model` was loaded on.
    * @throws {RangeError} if `steps` or `draftContext` is not a positive integer, or `sigma` not positive
+   * @throws {TypeError} if there is no such `order`
    */
   constructor(model: DiffusionModel, backend: Backend, options: DiffusionDrafterOptions = {}) {
     this.#steps = options.steps ?? 1;
@@ -90,6 +91,13 @@ export class DiffusionDrafter implements Drafter {
           `Cannot make a diffusion drafter: ${name} is ${value}, expected a positive integer`,
         );
       }
+    }
+    if (!revealOrders.includes(this.#order)) {
+      throw new TypeError(
+        `Cannot make a diffusion drafter: order is "${this.#order}", expected one of ${
+          revealOrders.join(", ")
+        }`,
+      );
     }
     if (this.#sigma !== "schedule" && !(this.#sigma > 0 && this.#sigma < Infinity)) {
       throw new RangeError(

@@ -169,8 +169,10 @@ function checkedLimit(target: Target, prompt: ArrayLike<number>, maxTokens: numb
   }
   if (prompt.length >= contextLength) {
     throw new RangeError(
-      `Cannot decode: the prompt has ${prompt.length} tokens, and the context of ${contextLength} has no room ` +
-        `for one more`,
+      `Cannot decode: the prompt has ${prompt.length} tokens, expected at most ${
+        contextLength - 1
+      }: the context ` +
+        `of ${contextLength} has no room for one more`,
     );
   }
   if (!(maxTokens >= 1 && (Number.isInteger(maxTokens) || maxTokens === Infinity))) {

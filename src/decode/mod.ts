@@ -37,7 +37,7 @@ export { type RunDescription, type Statistics, StatisticsCollector } from "./met
 export { ModelTarget } from "./model_target.ts";
 export { NgramDrafter, type NgramDrafterOptions } from "./ngram_drafter.ts";
 export { invert, PhiloxSource, Purpose, type RandomSource } from "./random.ts";
-export { reveal, type RevealOrder, type RevealRequest } from "./reveal.ts";
+export { reveal, type RevealOrder, revealOrders, type RevealRequest } from "./reveal.ts";
 export { type Score, scoreTokens } from "./score.ts";
 export { type GammaPolicy, speculate, type SpeculateOptions } from "./speculative.ts";
 // what the signatures above mention
@@ -47,8 +47,8 @@ export type {
   AttentionOptions,
   Backend,
   Cache,
-  Dtype,
   CacheOptions,
+  Dtype,
   EmbedOptions,
   Matrix,
   NoiseKey,

@@ -15,6 +15,9 @@ import { Purpose, type RandomSource } from "./random.ts";
  */
 export type RevealOrder = "left-to-right" | "random" | "confidence";
 
+/** All orders, the default first. */
+export const revealOrders: readonly RevealOrder[] = ["left-to-right", "random", "confidence"];
+
 /** What {@linkcode reveal} decides on. */
 export interface RevealRequest {
   /** Indices in the draft that are masked, ascending. */
@@ -51,6 +54,10 @@ export function reveal(order: RevealOrder, request: RevealRequest): number[] {
       return ranked.slice(0, count).map(({ j }) => j).sort((a, b) => a - b);
     }
     default:
-      throw new TypeError(`Cannot order the reveal: unknown order "${order satisfies never}"`);
+      throw new TypeError(
+        `Cannot order the reveal: unknown order "${order satisfies never}", expected one of ${
+          revealOrders.join(", ")
+        }`,
+      );
   }
 }

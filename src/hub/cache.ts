@@ -66,7 +66,8 @@ export class ModelCache {
 
   /** Notes what a revision was resolved to. */
   async pin(revision: string, commit: string): Promise<void> {
-    if (isCommit(revision)) return;
+    // what is noted already needs no permission to write
+    if (await this.commitOf(revision) === commit) return;
     const path = join(this.folder, "refs", revision), temporary = `${path}.${crypto.randomUUID()}`;
     await writable(path, async () => {
       await Deno.mkdir(dirname(path), { recursive: true });
@@ -101,6 +102,7 @@ export class ModelCache {
   /** Notes that a commit does not have a file. */
   async markAbsent(commit: string, name: string): Promise<void> {
     const path = this.#absent(commit, name);
+    if (await kindOf(path) !== undefined) return;
     await writable(path, async () => {
       await Deno.mkdir(dirname(path), { recursive: true });
       await Deno.writeTextFile(path, "");
@@ -158,7 +160,7 @@ export class ModelCache {
       // what an earlier attempt left may have been spoilt since
       if (start > 0) continue;
       throw client.fault(
-        `what arrived of "${file.name}" has the hash ${found}, expected ${file.hash}; it was removed`,
+        `what arrived of "${file.name}" has the hash ${found}, expected ${file.hash}; it was removed: fetch it again`,
       );
     }
     await writable(blob, () => Deno.rename(incomplete, blob));
@@ -335,10 +337,12 @@ async function writable<T>(path: string, access: () => Promise<T>): Promise<T> {
         { cause: error },
       );
     }
-    // what the system says: no space left, read-only, permission denied
-    if (error instanceof Error && /\(os error \d+\)/.test(error.message)) {
-      throw new Error(`Cannot write "${path}": ${error.message}`, { cause: error });
-    }
-    throw error;
+    // what the system says: no space left, read-only, permission denied; then what was done with which path
+    const [reason] = /^.*?\(os error \d+\)/.exec((error as Error).message) ?? [];
+    if (reason === undefined) throw error;
+    throw new Error(
+      `Cannot write "${path}": ${reason}; see to it, or set HF_HUB_CACHE to another folder: what has arrived is kept`,
+      { cause: error },
+    );
   }
 }

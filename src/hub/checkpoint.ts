@@ -12,9 +12,10 @@
 
 import { join } from "node:path";
 import { brief, CheckpointError, type Weights } from "../model/weights.ts";
-import { type ByteSource, fileSource, kindOf, memorySource, readGzip, toPath } from "./files.ts";
+import { type ByteSource, fileSource, kindOf, toPath } from "./files.ts";
+import { gzipHead, GzipSource } from "./gzip.ts";
 import { isRecord, readJson } from "./json.ts";
-import { dataStart, declaredSize, Safetensors } from "./safetensors.ts";
+import { dataStart, Safetensors, spansOf } from "./safetensors.ts";
 import { CHUNK_BYTES, fault, type TensorFile, type TensorInfo } from "./tensor_file.ts";
 import { openTorchFile } from "./torch.ts";
 
@@ -46,8 +47,8 @@ interface Entry {
  * An open checkpoint: {@linkcode Weights} over files.
  *
  * Memory: {@linkcode Checkpoint.rows} holds 2 MiB (one of raw bytes, one of f32) and
- * {@linkcode Checkpoint.transposed} 16 MiB more, whatever the size of the file. Only `model.safetensors.gz`, meant
- * for small embedded checkpoints, is decompressed into memory as a whole until the checkpoint is disposed.
+ * {@linkcode Checkpoint.transposed} 16 MiB more, whatever the size of the file. Of `model.safetensors.gz` up to 4 MiB
+ * of small tensors are kept, and the one that is being read, unless it is large and read in order.
  *
  * int8 storage: an I8 tensor `X` of shape [rows, columns] beside an F32 tensor `X.scale` of shape [rows, 1] or
  * [1, columns] stands for the matrix X[r][c]·scale[r or c], and is read as that.
@@ -273,7 +274,8 @@ export async function openCheckpoint(folder: string | URL): Promise<Checkpoint> 
   const origin = toPath(folder);
   const kind = await kindOf(origin);
   if (kind !== "folder") {
-    throw fault(origin, kind === undefined ? "there is no such folder" : "it is not a folder");
+    const found = kind === undefined ? "there is no such folder" : "it is not a folder";
+    throw fault(origin, `${found}, expected one, or the name of a model on a hub as owner/name`);
   }
   const configPath = join(origin, "config.json");
   if (await kindOf(configPath) !== "file") throw fault(origin, 'it has no file "config.json"');
@@ -346,16 +348,8 @@ async function openTensors(path: string): Promise<TensorFile> {
   return await Safetensors.open(source, path);
 }
 
-/** A decompressed file, of which no more is decompressed than its own header says there is, and a byte. */
+/** A compressed file, of which no more is inflated than its own header says there is, and a byte. */
 async function compressedSource(path: string): Promise<ByteSource> {
-  try {
-    const header = await readGzip(path, dataStart(await readGzip(path, 8), path));
-    return memorySource(await readGzip(path, declaredSize(header, path) + 1));
-  } catch (error) {
-    if (error instanceof TypeError) {
-      throw fault(path, `it is not a whole gzip file${error.message && ` (${error.message})`}`);
-    }
-    if (error instanceof RangeError) throw fault(path, `it does not fit the memory (${error.message})`);
-    throw error;
-  }
+  const header = await gzipHead(path, dataStart(await gzipHead(path, 8), path));
+  return await GzipSource.open(path, spansOf(header, path));
 }

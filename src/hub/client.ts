@@ -356,7 +356,9 @@ class Attempts {
     const { timeout, signal } = this.#options;
     if (!(error instanceof Hitch)) throw error;
     if (++this.#failures >= ATTEMPTS) {
-      throw this.#giveUp(`${error.message}; gave up after ${ATTEMPTS} attempts`);
+      throw this.#giveUp(
+        `${error.message}; gave up after ${ATTEMPTS} attempts: try again later, what has arrived is kept`,
+      );
     }
     if (error.wait > 2 * timeout) {
       throw this.#giveUp(`${error.message}, and asks to wait ${Math.ceil(error.wait / 1000)} s`);

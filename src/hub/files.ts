@@ -75,42 +75,6 @@ export function readText(path: string): Promise<string> {
   return readable(path, () => readFile(path, "utf8"));
 }
 
-/** A deflated byte stands for no more than this many: what is said to be more is not there. */
-const MAX_DEFLATION = 1032;
-
-/** Bytes of a gzip file that are read at once. */
-const PIECE_BYTES = 1 << 16;
-
-/**
- * What a gzip file holds, decompressed; of more than `most` bytes only the first `most`. Takes no more memory than
- * that, nor than the file can hold.
- * @throws {TypeError} if it is not gzip, or ends early
- * @throws {RangeError} if the memory does not suffice
- * @throws as {@linkcode fileSource}
- */
-export async function readGzip(path: string, most: number): Promise<Uint8Array<ArrayBuffer>> {
-  using source = await fileSource(path);
-  const out = new Uint8Array(Math.min(most, MAX_DEFLATION * source.size));
-  let filled = 0;
-  const inflated = ReadableStream.from(pieces(source)).pipeThrough(new DecompressionStream("gzip"));
-  for await (const chunk of inflated) {
-    const part = chunk.subarray(0, out.length - filled);
-    out.set(part, filled);
-    filled += part.length;
-    if (filled === out.length) break;
-  }
-  return out.subarray(0, filled);
-}
-
-/** All bytes of a source, in order. */
-async function* pieces(source: ByteSource): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-  for (let at = 0; at < source.size; at += PIECE_BYTES) {
-    const piece = new Uint8Array(Math.min(PIECE_BYTES, source.size - at));
-    await source.read(piece, at);
-    yield piece;
-  }
-}
-
 /**
  * What stands at a path; undefined also for what is neither, such as a pipe or a device, which may never end.
  * @throws {Deno.errors.NotCapable} if the permission to look is missing

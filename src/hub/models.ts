@@ -113,7 +113,7 @@ async function fetchModel(name: ModelName, source: string, options: HubOptions):
   if (isOffline(options)) {
     throw new HubError(
       `Cannot load "${repository}" at "${revision}": it is not all in the cache "${root}", and nothing may be ` +
-        `fetched: HF_HUB_OFFLINE is set, or the option offline`,
+        `fetched; unset HF_HUB_OFFLINE (the option offline) where there is a network`,
     );
   }
   const client = new HubClient(repository, {

@@ -9,6 +9,7 @@
 
 import { brief } from "../model/weights.ts";
 import type { ByteSource } from "./files.ts";
+import type { Span } from "./gzip.ts";
 import { isRecord, parseObject } from "./json.ts";
 import { ELEMENT_BYTES, fault, TensorFile, type TensorInfo } from "./tensor_file.ts";
 
@@ -55,7 +56,9 @@ async function readHeader(source: ByteSource, path: string): Promise<Map<string,
     throw fault(
       path,
       `the file has ${source.size} bytes, expected ${end}: ` +
-        (cut === undefined ? "it goes on after its last tensor" : `tensor ${brief(cut.name)} is cut off`),
+        (cut === undefined
+          ? "it goes on after its last tensor"
+          : `tensor ${brief(cut.name)} is cut off; fetch or copy the file again`),
     );
   }
   return tensors;
@@ -75,12 +78,12 @@ export function dataStart(prefix: Uint8Array, path: string): number {
 }
 
 /**
- * How many bytes a file must have, as its header says.
+ * What a file's bytes are, in order: its header, and each tensor.
  * @param head the file up to where its header ends
  * @throws {CheckpointError} if that is cut off, or impossible in any way
  */
-export function declaredSize(head: Uint8Array, path: string): number {
-  return parseHead(head, path).end;
+export function spansOf(head: Uint8Array, path: string): Span[] {
+  return [{ start: 0, bytes: head.length }, ...inOrder(parseHead(head, path).tensors)];
 }
 
 /** The tensors of a header, each of the size its shape says, none overlapping another, and where the last ends. */
@@ -98,7 +101,7 @@ function parseHead(head: Uint8Array, path: string): { tensors: Map<string, Tenso
     tensors.set(tensor.name, tensor);
   }
   let end = start;
-  for (const tensor of [...tensors.values()].sort((a, b) => a.start - b.start || a.bytes - b.bytes)) {
+  for (const tensor of inOrder(tensors)) {
     if (tensor.start !== end) {
       throw fault(
         path,
@@ -110,6 +113,11 @@ function parseHead(head: Uint8Array, path: string): { tensors: Map<string, Tenso
     end += tensor.bytes;
   }
   return { tensors, end };
+}
+
+/** Tensors as they lie in the file; one without bytes comes before the one that begins where it does. */
+function inOrder(tensors: ReadonlyMap<string, TensorInfo>): TensorInfo[] {
+  return [...tensors.values()].sort((a, b) => a.start - b.start || a.bytes - b.bytes);
 }
 
 /** One entry of the header, checked on its own. */

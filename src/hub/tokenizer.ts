@@ -143,7 +143,11 @@ export async function loadTokenizer(location: string | URL): Promise<Tokenizer> 
       decode: (ids, options) => attempt("decode with tokenizer", () => core.decode(ids, options)),
     };
   }
-  throw new CheckpointError(`Cannot load tokenizer "${given}": there is no "${candidates.join('" or "')}"`);
+  throw new CheckpointError(
+    `Cannot load tokenizer "${given}": there is no "${
+      candidates.join('" or "')
+    }"; put it there, or use token ids`,
+  );
 }
 
 /**

@@ -38,6 +38,8 @@ export interface Format {
   readonly seeds: readonly Uint8Array[];
   /** A spoiled copy. */
   mutate(input: Uint8Array, choices: Choices): Uint8Array;
+  /** Puts an input where it is tried: what the disk takes for it is not the input's doing. */
+  place?(input: Uint8Array): Promise<void>;
   /** Tries an input. */
   attempt(input: Uint8Array): Promise<string>;
 }
@@ -173,10 +175,12 @@ function compressed(folder: string): Format {
         ? mutateBytes(input, choices)
         : gzipSync(safetensors.mutate(SOUND, choices), { level: 1 });
     },
-    attempt: (input) =>
+    async place(input) {
+      await Deno.writeTextFile(join(folder, "config.json"), "{}");
+      await Deno.writeFile(join(folder, "model.safetensors.gz"), input);
+    },
+    attempt: () =>
       attempted(async () => {
-        await Deno.writeTextFile(join(folder, "config.json"), "{}");
-        await Deno.writeFile(join(folder, "model.safetensors.gz"), input);
         using checkpoint = await openCheckpoint(folder);
         return `loaded ${checkpoint.tensors().length}`;
       }),
@@ -198,9 +202,9 @@ async function index(folder: string): Promise<Format> {
     name: "sharded index",
     seeds: [text.encode(JSON.stringify({ metadata: { total_size: 3 }, weight_map: map }))],
     mutate: mutateText,
+    place: (input) => Deno.writeFile(join(here, "model.safetensors.index.json"), input),
     attempt: (input) =>
       attempted(async () => {
-        await Deno.writeFile(join(here, "model.safetensors.index.json"), input);
         using checkpoint = await openCheckpoint(here);
         const whole = parseStrictly(new TextDecoder().decode(input)) as ReadonlyMap<string, Json>;
         const named = whole.get("weight_map") as ReadonlyMap<string, string>;
@@ -232,9 +236,9 @@ async function config(folder: string): Promise<Format> {
     name: "config.json",
     seeds,
     mutate: mutateText,
+    place: (input) => Deno.writeFile(path, input),
     attempt: (input) =>
       attempted(async () => {
-        await Deno.writeFile(path, input);
         const found = await readJson(path);
         const weights = checkpoints.get(String(found.fuzzed)) ?? checkpoints.get(names[0])!;
         const loaded = await loadModel(
@@ -272,9 +276,9 @@ async function tokenizerFile(folder: string): Promise<Format> {
     name: "tokenizer.json",
     seeds: [text.encode(JSON.stringify(small))],
     mutate: mutateText,
+    place: (input) => Deno.writeFile(path, input),
     attempt: (input) =>
       attempted(async () => {
-        await Deno.writeFile(path, input);
         const tokenizer = await loadTokenizer(path);
         const strict = parseStrictly(new TextDecoder().decode(input)) as ReadonlyMap<string, Json>;
         const ids = new Set([

@@ -13,6 +13,9 @@ import { type Format, formats } from "./formats.ts";
 /** Milliseconds that no input may take. */
 const HANG_MS = 5000;
 
+/** Bytes that no input may take more than there were: many times what any of them has. */
+const MOST_BYTES = 64 << 20;
+
 /** What was seen. */
 export interface FuzzReport {
   /** How often each thing happened. */
@@ -33,7 +36,8 @@ export async function fuzz(format: Format, count: number, seed: number): Promise
     // half of them from what is sound: what is spoiled once meets few other checks
     const origin = choices.one(choices.chance(0.5) ? format.seeds : kept);
     const input = n < format.seeds.length ? format.seeds[n] : format.mutate(origin, choices);
-    const began = performance.now();
+    await format.place?.(input);
+    const before = Deno.memoryUsage().rss, began = performance.now();
     let outcome: string;
     try {
       outcome = await format.attempt(input);
@@ -46,6 +50,10 @@ export async function fuzz(format: Format, count: number, seed: number): Promise
     const took = performance.now() - began;
     if (took > HANG_MS) {
       throw new Error(`${format.name}, seed ${seed}, input ${n} took ${took.toFixed(0)} ms`);
+    }
+    const grown = Deno.memoryUsage().rss - before;
+    if (grown > MOST_BYTES) {
+      throw new Error(`${format.name}, seed ${seed}, input ${n} took ${grown} bytes of memory`);
     }
     slowestMs = Math.max(slowestMs, took);
     if (!outcomes.has(outcome) && input.length < 1e5) kept.push(input);

@@ -21,10 +21,12 @@ import { ModelTarget } from "../../src/decode/model_target.ts";
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { encodeText } from "../../src/hub/tokenizer.ts";
 import { loadModel } from "../../src/model/load.ts";
-import { embeddedTarget } from "../../src/pair.ts";
+import { embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
 import { Choices } from "./choices.ts";
 
-const DRAFTERS = ["sedd-causal", "sedd", "gpt2", "ngram"];
+const DRAFTERS = [...embeddedDrafters, "ngram"];
+/** Milliseconds of a round by γ, in the ratios of some machine: drafts pay a little, much, or not at all. */
+const COSTS = [[10, 12, 13, 14, 16], [10, 10.1, 10.2, 10.3, 10.4, 10.5, 10.6, 10.7, 10.8], [10, 30, 50]];
 const BINS = 10;
 /** What χ² of nine degrees exceeds once in a million. */
 const CRITICAL = 46;
@@ -77,7 +79,7 @@ export async function soak(seed: number, enough: (rounds: number) => boolean): P
     try {
       const generate = () => engine.generate(prompt, options);
       const { rule = "ordered", drafter, steps = 1, order = "left-to-right", hotStart = false } = options;
-      const diffusion = drafter === "sedd" || drafter === "sedd-causal";
+      const diffusion = drafter?.startsWith("sedd") ?? false;
       const leftToRight = !diffusion || (steps === 1 || order === "left-to-right") && !hotStart;
       const tooLong = prompt.length >= contextLength;
       const inexact = drafter !== null && rule !== "paper" && !isExact(rule, leftToRight);
@@ -96,6 +98,9 @@ export async function soak(seed: number, enough: (rounds: number) => boolean): P
       if (stats.finishReason === "length") assert.equal(found.length, maxTokens);
       if (stats.finishReason === "context") assert.equal(found.length, room);
       for (const end of stop) assert.ok(!text.includes(end));
+      const { gamma, costs } = options;
+      const most = drafter === null ? 0 : gamma === "auto" ? (costs?.length ?? Infinity) - 1 : gamma!;
+      assert.ok(drafter === null || stats.meanGamma <= most, `γ is ${stats.meanGamma} on average`);
       if (rule === "coupled" || rule === "match" || options.temperature === 0) {
         const plain = await engine.generate(prompt, { ...options, drafter: null });
         assert.deepEqual(found, plain.tokens);
@@ -106,10 +111,12 @@ export async function soak(seed: number, enough: (rounds: number) => boolean): P
       const kinds = stats.exactness === "lossy"
         ? ["lossy"]
         : ["all that is exact", `rule ${stats.rule}`, `drafter ${drafter}`];
+      // how long a text is may depend on the clock, and the rounds after it must not
+      const places = new Choices(seed + rounds);
       for (const [j, token] of found.entries()) {
         const law = laws.row(j);
         assert.ok(law[token] > 0, `token ${j}, ${token}, has no probability`);
-        const place = placeOf(law, token, choices.uniform());
+        const place = placeOf(law, token, places.uniform());
         for (const kind of kinds) add(kind, place);
       }
       tokens += found.length;
@@ -158,7 +165,7 @@ function chooseOptions(choices: Choices): GenerateOptions {
   return {
     drafter: choices.one([null, ...DRAFTERS, ...DRAFTERS]),
     rule: choices.one(rules),
-    gamma: 1 + choices.below(choices.chance(0.2) ? 24 : 6),
+    ...chooseGamma(choices),
     steps: some(1 + choices.below(4)),
     order: some(choices.one(["left-to-right", "random", "confidence"] as const)),
     draftContext: some(1 + choices.below(40)),
@@ -172,6 +179,12 @@ function chooseOptions(choices: Choices): GenerateOptions {
     stop: some([choices.one([".", "\n", " the", "ing", "e"])]),
     stopTokens: some([choices.below(2048), 14]),
   };
+}
+
+/** γ fixed, chosen by costs that are given, or, as that takes long, at times by the clock. */
+function chooseGamma(choices: Choices): Pick<GenerateOptions, "gamma" | "costs"> {
+  if (choices.chance(0.7)) return { gamma: 1 + choices.below(choices.chance(0.2) ? 24 : 6) };
+  return { gamma: "auto", costs: choices.chance(0.9) ? choices.one(COSTS) : undefined };
 }
 
 /** Where in (0, 1) a token of a law falls, in either order. */
