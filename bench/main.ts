@@ -2,7 +2,7 @@
  * What specdiff is worth on this machine: the kernels against what the processor and the memory can do, and the
  * embedded pair, plain against each drafter at several γ. Everything is a ratio of medians of interleaved runs.
  *
- * `deno task bench` prints it; `deno task bench:report` also writes `bench/reports/cpu.json` and `.md`, and the
+ * `deno task bench` prints it, with `--json` as `cpu.json` has it; `deno task bench:report` also writes `bench/reports/cpu.json` and `.md`, and the
  * README's figures from them, so that none is typed. About three minutes; nothing else should run meanwhile.
  *
  * @module
@@ -138,7 +138,7 @@ async function writeReadme(text: string): Promise<void> {
 
 const report = await run();
 const text = markdown(report);
-console.log(text);
+console.log(Deno.args.includes("--json") ? JSON.stringify(report, null, 2) : text);
 if (Deno.args.includes("--write")) {
   const folder = new URL("./reports/", import.meta.url);
   await Deno.mkdir(folder, { recursive: true });
