@@ -8,7 +8,7 @@
  */
 
 /** Pixels. */
-const PANEL = { width: 400, height: 290 }, PLOT = { left: 58, top: 44, right: 92, bottom: 46 };
+const PANEL = { width: 424, height: 290 }, PLOT = { left: 58, top: 44, right: 116, bottom: 46 };
 const INNER = {
   width: PANEL.width - PLOT.left - PLOT.right,
   height: PANEL.height - PLOT.top - PLOT.bottom,
@@ -43,7 +43,7 @@ export interface Curves extends Labelled {
   readonly reference?: number;
 }
 
-/** One quantity against another: points with a word to each, joined in the order they are given. */
+/** One quantity against another: points joined in the order they are given, with a word to the first and the last. */
 export interface Paths extends Labelled {
   readonly paths: readonly {
     readonly name: string;
@@ -145,7 +145,9 @@ function paths({ paths }: Paths): string {
   }
   for (const [i, { name, points }] of paths.entries()) {
     out += line(points.map(([x, y]) => [atX(x), atY(y)]), i) + legend(i, name);
-    for (const [x, y, label] of points) out += text(atX(x) + 5, atY(y) - 5, label, "start");
+    for (const [x, y, label] of new Set([points[0], points[points.length - 1]])) {
+      out += text(atX(x) + 5, atY(y) - 5, label, "start");
+    }
   }
   return out;
 }

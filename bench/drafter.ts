@@ -214,7 +214,7 @@ function markdown({ date, machine, gamma, texts, rows }: Report): string {
 
 function chart({ rows }: Report): string {
   return svg(
-    "sedd, labels: tokens of the text it sees",
+    "sedd: from 8 tokens of the text to all, by what is kept of it",
     CACHES.map(([steps, caches]): Paths => ({
       title: `T = ${steps}`,
       xLabel: "time won, %",

@@ -78,6 +78,11 @@ function best(pair: readonly Comparison[]): Row[] {
   );
 }
 
+/** The same drafter with γ chosen. */
+function chosen(pair: readonly Comparison[], { drafter }: Row): Row {
+  return pair[GAMMAS.indexOf("auto")].rows.find((row) => row.drafter === drafter)!;
+}
+
 function perPosition(row: Row): string {
   return row.acceptanceRatePerPosition.map((rate) => rate.toFixed(2)).join(" ");
 }
@@ -123,6 +128,9 @@ function markdown({ date, kernels, pair }: Report): string {
         ).join(" | ")
       } |`
     ),
+    `| auto over the best, plain included (aim: ≥ 0.95) | ${
+      best(pair).map((row) => (chosen(pair, row).speedup / Math.max(1, row.speedup)).toFixed(2)).join(" | ")
+    } |`,
     "",
   ].join("\n");
 }
