@@ -117,16 +117,15 @@ Deno.test("shapes of the paper go through the loops that ship, with α put in an
   const { targets } = await runSynthetic(smallShapes, () => {});
   assert.deepEqual(targets.map(({ title }) => title), ["GPT-2 XL", "GPT-Neo 2.7B"]);
   for (const { cells, plain, bytes } of targets) {
-    assert.ok(bytes > 0 && plain.rounds === 2 * cells.length);
+    assert.ok(bytes > 0 && plain.rounds === 4 * cells.length);
     // each cell of the paper, those of the diffusion drafter with the small γ as well
     assert.deepEqual(cells.map(({ gamma }) => gamma), [5, 40, 2, 5, 45, 2, 5, 30, 2]);
     for (const { cell, gamma, ms, msQuartiles, tau, drawnTau, speedup, speedupRange, rounds } of cells) {
       assert.equal(rounds, 2);
       assert.equal(tau, 1 + expectedPrefix(cell.alpha, gamma));
       assert.ok(drawnTau >= 1 && drawnTau <= gamma + 1);
-      assert.ok(Math.abs(speedup - tau * plain.ms / ms) < 1e-9);
       assert.ok(msQuartiles[0] <= ms && ms <= msQuartiles[1]);
-      assert.ok(speedupRange[0] <= speedup && speedup <= speedupRange[1]);
+      assert.ok(0 < speedupRange[0] && speedupRange[0] <= speedup && speedup <= speedupRange[1]);
     }
   }
 });

@@ -83,8 +83,8 @@ async function run(args: readonly string[]): Promise<void> {
   const tell = (text: string) => console.error(text);
   const synthetic = await runSynthetic(values.quick ? { ...paperShapes, turns: 1 } : paperShapes, tell);
   if (values["only-synthetic"]) {
-    const kept: Report = JSON.parse(await Deno.readTextFile(new URL("paper.json", FOLDER)));
-    return await publish({ ...kept, synthetic, quick: values.quick });
+    const { date, targets }: Report = JSON.parse(await Deno.readTextFile(new URL("paper.json", FOLDER)));
+    return await publish({ date, quick: values.quick, targets, synthetic });
   }
   const files = promptFiles(values.prompts ?? []);
   const effort: Effort = values.quick ? QUICK : {

@@ -231,8 +231,8 @@ function syntheticSection({ date, machine, shapes, targets }: SyntheticRun): str
     "**Synthetic acceptance: not a measurement of these models.** Their weights are not here. Models of their shapes,",
     `with noise for weights, as ${dtype}, went through the loops that ship under \`${RULE}\`; whether a tested token was`,
     "accepted was drawn by lot with the paper's α. So what a round costs is measured, and what it yields, τ, is put in:",
-    "1 + α + … + α^γ. Speed-up: τ over the time of a round in plain steps, medians of rounds that took turns, in brackets",
-    `at the quartiles of a round. Texts go on from ${promptTokens} tokens; SEDD (T = 1) sees the last ${draftContext}.`,
+    "1 + α + … + α^γ. Speed-up: τ over the time of a round in plain steps, both taken in the same turn, just after one",
+    `another: the median of the turns, and the least and the most. Texts go on from ${promptTokens} tokens; SEDD (T = 1) sees the last ${draftContext}.`,
     `Each cell of SEDD was run with the paper's γ and with γ = ${smallGamma}, which suits a CPU.`,
     "",
     `${date}, ${

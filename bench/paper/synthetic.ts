@@ -92,7 +92,10 @@ export interface SyntheticCell extends Timing {
   readonly drawnTau: number;
   /** 1 + α + … + α^γ, what the lots amount to in the long run. */
   readonly tau: number;
-  /** τ times the median of a plain step over the median of a round; the quartiles of a round make its range. */
+  /**
+   * τ times a plain step over a round, each by the medians of one turn, in which they are neighbours: the median of
+   * the turns, and the least and the most. What others do on the machine falls on both.
+   */
   readonly speedup: number;
   readonly speedupRange: readonly [number, number];
 }
@@ -158,36 +161,40 @@ async function runTarget(
   const drafters: Readonly<Record<PaperCell["method"], Drafter>> = { classical, diffusion };
   const runs = paperCells.filter((cell) => cell.target === title).flatMap((cell) =>
     (cell.method === "diffusion" ? [cell.gamma, smallGamma] : [cell.gamma])
-      .map((gamma) => ({ cell, gamma, rounds: [] as Round[] }))
+      .map((gamma) => ({ cell, gamma, rounds: [] as Round[], ratios: [] as number[] }))
   );
   const prompt = madeUpText(shapes.promptTokens, model.shape.vocabSize);
   const plain: Round[] = [];
   for (let turn = 1; turn <= turns; turn++) {
-    for (const { cell, gamma, rounds } of runs) {
+    for (const { cell, gamma, rounds, ratios } of runs) {
       progress(`turn ${turn} of ${turns}: ${cell.task}, ${cell.method}, γ = ${gamma}`);
-      plain.push(...await some(autoregress(target, prompt, { seed: turn }), shapes.rounds));
+      const steps = () => some(autoregress(target, prompt, { seed: turn }), shapes.rounds);
       // the drafter belongs to all turns
       const random = new SyntheticAcceptance(drafters[cell.method], cell.alpha, turn);
       const options = { gamma, rule: RULE, random } as const;
-      rounds.push(...await some(speculate(target, random, prompt, options), shapes.rounds));
+      const before = await steps();
+      const found = await some(speculate(target, random, prompt, options), shapes.rounds);
+      const around = [...before, ...await steps()];
+      plain.push(...around);
+      rounds.push(...found);
+      ratios.push(timing(around).ms / timing(found).ms);
     }
   }
-  const plainTiming = timing(plain);
   return {
     title,
     bytes: model.bytes,
     draftBytes: { classical: small.bytes, diffusion: sedd.bytes },
-    plain: plainTiming,
-    cells: runs.map(({ cell, gamma, rounds }) => {
-      const { ms, msQuartiles: [low, high], ...rest } = timing(rounds);
-      const tau = 1 + expectedPrefix(cell.alpha, gamma), speedup = (ms: number) => tau * plainTiming.ms / ms;
+    plain: timing(plain),
+    cells: runs.map(({ cell, gamma, rounds, ratios }) => {
+      const tau = 1 + expectedPrefix(cell.alpha, gamma), speedups = ratios.map((ratio) => tau * ratio);
       return {
-        ...{ cell, gamma, ms, msQuartiles: [low, high], ...rest, tau },
+        ...{ cell, gamma, tau },
+        ...timing(rounds),
         draftMs: median(rounds.map(({ draftMs }) => draftMs)),
         verifyMs: median(rounds.map(({ verifyMs }) => verifyMs)),
         drawnTau: rounds.reduce((sum, { tokens }) => sum + tokens.length, 0) / rounds.length,
-        speedup: speedup(ms),
-        speedupRange: [speedup(high), speedup(low)],
+        speedup: median(speedups),
+        speedupRange: [Math.min(...speedups), Math.max(...speedups)],
       };
     }),
   };
