@@ -45,7 +45,7 @@ export type {
 } from "./src/backend/backend.ts";
 export { BackendUnavailableError, type Device } from "./src/backend/create.ts";
 export type { Rule } from "./src/decode/acceptance.ts";
-export type { DiffusionDrafterOptions } from "./src/decode/diffusion_drafter.ts";
+export type { ContextCache, DiffusionDrafterOptions } from "./src/decode/diffusion_drafter.ts";
 export type { FinishReason, Origin } from "./src/decode/loop.ts";
 export type { Statistics } from "./src/decode/metrics.ts";
 export type { RevealOrder } from "./src/decode/reveal.ts";

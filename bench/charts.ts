@@ -1,5 +1,5 @@
 /**
- * Heat maps and curves as SVG.
+ * Heat maps, curves and one quantity against another, as SVG.
  *
  * Drawn here, not by a library: Vega runs in Deno without permissions, but whatever stands in `deno.lock` is fetched
  * by every program of the repository, and Vega would have made the first run of the demo download 33 MB.
@@ -8,7 +8,7 @@
  */
 
 /** Pixels. */
-const PANEL = { width: 400, height: 290 }, PLOT = { left: 58, top: 44, right: 92, bottom: 46 };
+const PANEL = { width: 424, height: 290 }, PLOT = { left: 58, top: 44, right: 116, bottom: 46 };
 const INNER = {
   width: PANEL.width - PLOT.left - PLOT.right,
   height: PANEL.height - PLOT.top - PLOT.bottom,
@@ -43,12 +43,20 @@ export interface Curves extends Labelled {
   readonly reference?: number;
 }
 
+/** One quantity against another: points joined in the order they are given, with a word to the first and the last. */
+export interface Paths extends Labelled {
+  readonly paths: readonly {
+    readonly name: string;
+    readonly points: readonly (readonly [x: number, y: number, label: string])[];
+  }[];
+}
+
 /** Panels side by side, as a file. */
-export function svg(title: string, panels: readonly (HeatMap | Curves)[]): string {
+export function svg(title: string, panels: readonly (HeatMap | Curves | Paths)[]): string {
   const width = panels.length * PANEL.width, height = PANEL.height + 26;
   const body = panels.map((panel, i) =>
     `<g transform="translate(${i * PANEL.width} 26)">\n${frame(panel)}${
-      "values" in panel ? heatMap(panel) : curves(panel)
+      "values" in panel ? heatMap(panel) : "paths" in panel ? paths(panel) : curves(panel)
     }</g>\n`
   );
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="img">
@@ -115,16 +123,57 @@ function curves({ series, reference }: Curves): string {
     out += rule(PLOT.left, y, PLOT.left + INNER.width, y, "#222", "4 3");
   }
   for (const [i, { name, points }] of series.entries()) {
-    const color = COLORS[i % COLORS.length];
-    const path = points.map(([x, y]) => `${fixed(atX(x))},${fixed(atY(y))}`).join(" ");
-    out += `<polyline points="${path}" fill="none" stroke="${color}" stroke-width="2"/>\n`;
-    for (const [x, y] of points) {
-      out += `<circle cx="${fixed(atX(x))}" cy="${fixed(atY(y))}" r="3" fill="${color}"/>\n`;
-    }
-    const y = PLOT.top + 8 + 18 * i, x = PLOT.left + INNER.width + 12;
-    out += rule(x, y - 4, x + 16, y - 4, color) + text(x + 21, y, name, "start");
+    out += line(points.map(([x, y]) => [atX(x), atY(y)]), i);
+    out += legend(i, name);
   }
   return out;
+}
+
+function paths({ paths }: Paths): string {
+  const points = paths.flatMap((path) => path.points);
+  const x = linear(points.map(([x]) => x)), y = linear(points.map(([, y]) => y));
+  const atX = (value: number) => PLOT.left + INNER.width * x.share(value);
+  const atY = (value: number) => PLOT.top + INNER.height * (1 - y.share(value));
+  let out = "";
+  for (const value of x.ticks) {
+    out += rule(atX(value), PLOT.top, atX(value), PLOT.top + INNER.height, value === 0 ? "#222" : "#ddd");
+    out += text(atX(value), PANEL.height - PLOT.bottom + 16, String(value), "middle");
+  }
+  for (const value of y.ticks) {
+    out += rule(PLOT.left, atY(value), PLOT.left + INNER.width, atY(value), value === 0 ? "#222" : "#ddd");
+    out += text(PLOT.left - 6, atY(value) + 4, String(value), "end");
+  }
+  for (const [i, { name, points }] of paths.entries()) {
+    out += line(points.map(([x, y]) => [atX(x), atY(y)]), i) + legend(i, name);
+    for (const [x, y, label] of new Set([points[0], points[points.length - 1]])) {
+      out += text(atX(x) + 5, atY(y) - 5, label, "start");
+    }
+  }
+  return out;
+}
+
+/** A scale that holds some values and 0, with round marks. */
+function linear(values: readonly number[]): { ticks: readonly number[]; share: (value: number) => number } {
+  const least = Math.min(0, ...values), most = Math.max(0, ...values), step = tick(most - least || 1);
+  const first = Math.floor(least / step), last = Math.max(first + 1, Math.ceil(most / step));
+  return {
+    ticks: Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(3))),
+    share: (value) => (value / step - first) / (last - first),
+  };
+}
+
+/** A line of some colour, its points marked. */
+function line(points: readonly (readonly [x: number, y: number])[], index: number): string {
+  const color = COLORS[index % COLORS.length];
+  const path = points.map(([x, y]) => `${fixed(x)},${fixed(y)}`).join(" ");
+  return `<polyline points="${path}" fill="none" stroke="${color}" stroke-width="2"/>\n` +
+    points.map(([x, y]) => `<circle cx="${fixed(x)}" cy="${fixed(y)}" r="3" fill="${color}"/>\n`).join("");
+}
+
+/** What a line of some colour is called, right of the plot. */
+function legend(index: number, name: string): string {
+  const y = PLOT.top + 8 + 18 * index, x = PLOT.left + INNER.width + 12;
+  return rule(x, y - 4, x + 16, y - 4, COLORS[index % COLORS.length]) + text(x + 21, y, name, "start");
 }
 
 /** A round distance that divides 0 … most into about five. */

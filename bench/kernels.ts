@@ -13,6 +13,7 @@ import { relaxed, reservedPages } from "../src/backend/wasm/kernels.generated.ts
 import { Heap } from "../src/backend/wasm/memory.ts";
 import { type Pool, startPool } from "../src/backend/wasm/pool.ts";
 import type { CausalModel } from "../src/model/model.ts";
+import { madeUpText } from "./shapes.ts";
 
 /** Random numbers for weights; their values do not matter as long as they are no denormals. */
 const noise = Float32Array.from({ length: 1 << 20 }, () => (Math.random() - 0.5) * 0.2);
@@ -135,7 +136,7 @@ export class Gpt2Shape implements Disposable {
 
 /** Fills an empty cache with a made-up text of `context` tokens, and makes passes that follow it, heads on all rows. */
 export function modelPasses(model: CausalModel, cache: Cache, context: number): (rows: number) => () => void {
-  const text = Array.from({ length: context }, (_, i) => (i * 761 + 13) % model.shape.vocabSize);
+  const text = madeUpText(context, model.shape.vocabSize);
   model.forward(text, cache);
   return (rows) => () => {
     cache.truncate(context);

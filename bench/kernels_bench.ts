@@ -20,15 +20,21 @@ const backends: readonly (readonly [name: string, backend: Backend])[] = [
   ["the float64 reference", createReferenceBackend()],
 ];
 for (const [i, [name, backend]] of backends.entries()) {
+  const rows = 4, context = 64, baseline = i === 0;
   const matrix = await noiseMatrix(backend, width, width, "f32");
-  const x = noiseActivation(backend, 4, width), out = backend.activation(4, width);
-  Deno.bench(
-    `${name}: project [4, ${width}] to ${width}, f32`,
-    { group: "backends", baseline: i === 0 },
-    () => {
-      backend.project(out, x, { matrix });
-    },
-  );
+  const x = noiseActivation(backend, rows, width), out = backend.activation(rows, width);
+  const qkv = noiseActivation(backend, rows, 3 * width), law = backend.activation(rows, width);
+  const cache = backend.cache({ layers: 1, width, capacity: context + rows });
+  cache.advance(context);
+  const kernels: Readonly<Record<string, () => void>> = {
+    [`project [${rows}, ${width}] to ${width}, f32`]: () => backend.project(out, x, { matrix }),
+    [`attention, ${rows} rows after ${context}`]: () =>
+      backend.attention(out, qkv, { cache, layer: 0, heads: 12, scale: 0.125, causalRows: rows }),
+    [`law of [${rows}, ${width}]`]: () => backend.distribution(law, x, {}),
+  };
+  for (const [kernel, run] of Object.entries(kernels)) {
+    Deno.bench(`${name}: ${kernel}`, { group: `backends: ${kernel}`, baseline }, run);
+  }
 }
 
 for (const dtype of ["f32", "f16", "bf16", "int8"] as const satisfies readonly Dtype[]) {

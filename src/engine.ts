@@ -381,8 +381,9 @@ async function chooseGamma(
   if (options.gamma !== "auto") return options.gamma ?? gamma;
   if (options.costs !== undefined) return new GammaController(options.costs);
   const { rule = "ordered", temperature, topK, topP, signal } = options;
-  const { steps, order, draftContext, sigma, hotStart } = options;
-  const key = JSON.stringify([rule, temperature, topK, topP, steps, order, draftContext, sigma, hotStart]);
+  const { steps, order, draftContext, contextCache, sigma, hotStart } = options;
+  const drafting = [steps, order, draftContext, contextCache, sigma, hotStart];
+  const key = JSON.stringify([rule, temperature, topK, topP, ...drafting]);
   let profile = costs.get(key);
   if (profile === undefined) {
     profile = await measureCosts(target, drafter, { rule, sampling: { temperature, topK, topP }, signal });

@@ -61,10 +61,12 @@ Deno.test("the joint law of three tokens is the target's, by χ², for each draf
   const gpt2 = await load(embeddedDrafter("gpt2")!.folder, backend);
   assert.ok(causal.kind === "diffusion" && sedd.kind === "diffusion" && gpt2.kind === "causal");
   const anyOrder = { steps: 2, order: "random", draftContext: 8 } as const;
+  const kept = { steps: 2, contextCache: { recent: 1, refresh: 4 } } as const;
   const cases: [string, Rule, Drafter][] = [
     ["causal prefix, Markov head", "ordered", new DiffusionDrafter(causal.model, backend)],
     ["causal prefix, Markov head", "block", new DiffusionDrafter(causal.model, backend)],
     ["random order, two steps", "ordered", new DiffusionDrafter(sedd.model, backend, anyOrder)],
+    ["a context that is kept", "ordered", new DiffusionDrafter(sedd.model, backend, kept)],
     ["hot start", "ordered", new DiffusionDrafter(causal.model, backend, { hotStart: true })],
     ["autoregressive", "coupled", new AutoregressiveDrafter(gpt2.model, backend)],
   ];

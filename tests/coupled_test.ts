@@ -44,6 +44,7 @@ function drafters(pair: ToyPair): Drafter[] {
     pair.diffusion({ steps: 1 }),
     pair.diffusion({ steps: 3, order: "random" }),
     pair.diffusion({ steps: 2, order: "confidence", hotStart: true }),
+    pair.diffusion({ steps: 2, contextCache: { recent: 1, refresh: 3 } }),
     pair.markov({ steps: 1 }),
     pair.markov({ steps: 3, order: "confidence", draftContext: 4 }),
     pair.fed({ steps: 1 }),

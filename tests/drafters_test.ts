@@ -1,10 +1,13 @@
 import assert from "node:assert/strict";
+import { createReferenceBackend } from "../src/backend/reference.ts";
+import { type ContextCache, DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
 import { HostDistributions } from "../src/decode/distributions.ts";
 import type { DraftRequest } from "../src/decode/drafter.ts";
 import { NgramDrafter } from "../src/decode/ngram_drafter.ts";
 import { propose } from "../src/decode/propose.ts";
 import { PhiloxSource, Purpose } from "../src/decode/random.ts";
 import { reveal } from "../src/decode/reveal.ts";
+import { randomTable, ToyDiffusionModel } from "./toy.ts";
 
 function request(tokens: number[], gamma: number): DraftRequest {
   return {
@@ -80,4 +83,58 @@ Deno.test("propose draws a position afresh in every round, but with the target's
   assert.equal(new Set([drawn(9, 3, false), drawn(10, 2, false), drawn(11, 1, false)]).size, 3);
   assert.equal(new Set([drawn(9, 3, true), drawn(10, 2, true), drawn(11, 1, true)]).size, 1);
   assert.equal(drawn(10, 2, true), q.race(2, { seed: 1n, purpose: Purpose.token, position: 12 }));
+});
+
+/** Notes how many rows each pass has. */
+class Counting extends ToyDiffusionModel {
+  readonly rows: number[] = [];
+
+  override denoise(...pass: Parameters<ToyDiffusionModel["denoise"]>) {
+    this.rows.push(pass[0].length);
+    return super.denoise(...pass);
+  }
+}
+
+Deno.test("a context cache spares the rows it is meant to, until the next refresh", () => {
+  const backend = createReferenceBackend();
+  const rowsOf = (contextCache: ContextCache, steps: number) => {
+    const model = new Counting(backend, randomTable(3, 1), 3, 32);
+    using drafter = new DiffusionDrafter(model, backend, { contextCache, steps, draftContext: 6 });
+    const text = Array.from({ length: 14 }, (_, i) => i % 3);
+    // what the model saw of the prompt, or of the last 6 tokens, and the 2 that are drafted
+    for (const length of [10, 12, 13, 14]) drafter.draft(request(text.slice(0, length), 2));
+    drafter.draft(request([2, 2, 2, 2, 2, 2, 2, 2, 2, 2], 2)); // another text
+    return model.rows;
+  };
+  assert.deepEqual(rowsOf("none", 1), [8, 8, 8, 8, 8]);
+  assert.deepEqual(rowsOf("none", 2), [8, 8, 8, 8, 8, 8, 8, 8, 8, 8]);
+  assert.deepEqual(rowsOf("draft", 2), [8, 2, 8, 2, 8, 2, 8, 2, 8, 2]);
+  assert.deepEqual(rowsOf({ recent: 1, refresh: 3 }, 1), [8, 1 + 2 + 2, 1 + 1 + 2, 8, 8]);
+  assert.deepEqual(rowsOf({ recent: 0, refresh: 9 }, 2), [8, 2, 4, 2, 3, 2, 3, 2, 8, 2]);
+});
+
+Deno.test("a diffusion drafter says what it keeps of the text, and refuses what it cannot keep", () => {
+  const backend = createReferenceBackend();
+  const make = (contextCache: ContextCache, prefixAttention: "bidirectional" | "causal" = "bidirectional") =>
+    new DiffusionDrafter(
+      new ToyDiffusionModel(backend, randomTable(3, 1), 3, 32, { prefixAttention }),
+      backend,
+      { contextCache },
+    );
+  assert.equal(make("none").name, "diffusion (bidirectional)");
+  assert.equal(make("delayed").name, "diffusion (bidirectional, context cache: delayed)");
+  assert.equal(
+    make({ recent: 2, refresh: 8 }).name,
+    "diffusion (bidirectional, context cache: recent 2, refresh 8)",
+  );
+  assert.equal(make("delayed", "causal").name, "diffusion (causal prefix)"); // which is kept as it is
+  for (
+    const bad of [{ recent: -1, refresh: 2 }, { recent: 0.5, refresh: 2 }, { recent: 1, refresh: 0 }, "all"]
+  ) {
+    assert.throws(() => make(bad as ContextCache), {
+      name: "RangeError",
+      message:
+        /^Cannot make a diffusion drafter: contextCache is .*, expected one of none, draft, delayed, or/,
+    });
+  }
 });

@@ -153,6 +153,34 @@ Deno.test("the law is exact from a hot start", async () => {
   }
 });
 
+Deno.test("the law is exact whatever a bidirectional drafter keeps of the text", async () => {
+  const caches = [
+    "draft",
+    { recent: 0, refresh: 9 },
+    { recent: 1, refresh: 9 },
+    { recent: 2, refresh: 2 },
+  ] as const;
+  for (const seed of [1, 2]) {
+    const pair = new ToyPair(seed);
+    for (const contextCache of caches) {
+      for (
+        const options of [
+          { steps: 1 },
+          { steps: 3 },
+          { steps: 2, order: "confidence" },
+          { steps: 2, hotStart: true, draftContext: 2 },
+        ] as const
+      ) {
+        const drafter = pair.diffusion({ ...options, contextCache });
+        const label = JSON.stringify({ ...options, contextCache });
+        for (const rule of rules.filter((rule) => isExact(rule, drafter.leftToRight))) {
+          await assertExact(pair, drafter, { rule }, label);
+        }
+      }
+    }
+  }
+});
+
 Deno.test("the law is exact where the target's hidden states feed the drafter", async () => {
   const pair = new ToyPair(3);
   for (const order of ["left-to-right", "random", "confidence"] as const) {

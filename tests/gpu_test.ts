@@ -8,8 +8,8 @@
 
 import assert from "node:assert/strict";
 import { figures, markdown, summary } from "../bench/gpu/report.ts";
-import { noiseWeights, published } from "../bench/gpu/shapes.ts";
-import { acceptanceFor, SyntheticAcceptance } from "../bench/gpu/synthetic.ts";
+import { noiseWeights, published } from "../bench/shapes.ts";
+import { acceptanceFor, SyntheticAcceptance } from "../bench/synthetic.ts";
 import type { Distributions } from "../src/decode/distributions.ts";
 import type { Drafter, Target } from "../src/decode/drafter.ts";
 import { speculate } from "../src/decode/speculative.ts";

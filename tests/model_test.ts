@@ -516,6 +516,10 @@ Deno.test("passes that make no sense are refused, and leave the cache alone", as
     () => sedd.denoise([320], window, 1, { cleanRows: 2, head: [0] }),
     "Cannot run the model: cleanRows is 2, expected an integer within [0, 1]",
   );
+  refused(
+    () => sedd.denoise([320], window, 1, { cleanRows: 0, head: [0], keep: 1 }),
+    "Cannot run the model: keep is 1, expected an integer within [0, 0]",
+  );
   for (const head of [[], [1], [0, 0], [-1]]) {
     refused(
       () => sedd.denoise([320], window, 1, { cleanRows: 0, head }),

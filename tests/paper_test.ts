@@ -11,7 +11,8 @@ import { bounds, expectedPrefix, paperCells, type TaskName, tasks } from "../ben
 import { readTexts, textsFor } from "../bench/paper/prompts.ts";
 import { chartsOf, markdown, type Report } from "../bench/paper/report.ts";
 import { type Effort, embedded, runTarget } from "../bench/paper/run.ts";
-import { type PassCosts, passMs, virtualSpeedup } from "../bench/paper/virtual.ts";
+import { paperShapes, runSynthetic } from "../bench/paper/synthetic.ts";
+import { gpt2, tiny } from "../bench/shapes.ts";
 import { loadEngine } from "../mod.ts";
 import { toPath } from "../src/hub/files.ts";
 import { fixture } from "./helpers.ts";
@@ -104,16 +105,29 @@ Deno.test("one of the paper's speed-ups exceeds what its α and γ allow", () =>
   ]]);
 });
 
-Deno.test("virtual speed-ups follow from the costs of passes", () => {
-  const free: PassCosts = { rows: [1, 50], ms: [2, 2] };
-  assert.equal(passMs({ rows: [1, 3, 5], ms: [2, 4, 10] }, 4), 7);
-  assert.throws(() => passMs(free, 51), RangeError);
-  // rows cost nothing: γ + 1 tokens for one pass of the target and one of a drafter with `share` of its weights
-  const share = (12 * 12 * 768 ** 2 + 50257 * 768) / (12 * 48 * 1600 ** 2 + 50257 * 1600);
-  const close = (a: number, b: number) => assert.ok(Math.abs(a - b) < 1e-12, `${a}, expected ${b}`);
-  close(virtualSpeedup(free, "GPT-2 XL", 1, 40, 1), 41 / (1 + share));
-  close(virtualSpeedup(free, "GPT-2 XL", 4, 40, 1), 41 / (1 + 4 * share));
-  close(virtualSpeedup(free, "GPT-2 XL", "classical", 5, 0), 1 / (1 + 5 * share));
+/** Everything of the synthetic run but its size. */
+const smallShapes = {
+  ...paperShapes,
+  targets: [["GPT-2 XL", gpt2(tiny.xl)], ["GPT-Neo 2.7B", tiny.neo]] as const,
+  ...{ classical: gpt2(tiny.xl), diffusion: tiny.sedd },
+  ...{ smallGamma: 2, promptTokens: 4, draftContext: 4, turns: 2, rounds: 1 },
+};
+
+Deno.test("shapes of the paper go through the loops that ship, with α put in and time taken", async () => {
+  const { targets } = await runSynthetic(smallShapes, () => {});
+  assert.deepEqual(targets.map(({ title }) => title), ["GPT-2 XL", "GPT-Neo 2.7B"]);
+  for (const { cells, plain, bytes } of targets) {
+    assert.ok(bytes > 0 && plain.rounds === 4 * cells.length);
+    // each cell of the paper, those of the diffusion drafter with the small γ as well
+    assert.deepEqual(cells.map(({ gamma }) => gamma), [5, 40, 2, 5, 45, 2, 5, 30, 2]);
+    for (const { cell, gamma, ms, msQuartiles, tau, drawnTau, speedup, speedupRange, rounds } of cells) {
+      assert.equal(rounds, 2);
+      assert.equal(tau, 1 + expectedPrefix(cell.alpha, gamma));
+      assert.ok(drawnTau >= 1 && drawnTau <= gamma + 1);
+      assert.ok(msQuartiles[0] <= ms && ms <= msQuartiles[1]);
+      assert.ok(0 < speedupRange[0] && speedupRange[0] <= speedup && speedup <= speedupRange[1]);
+    }
+  }
 });
 
 Deno.test("acceptance is counted under both definitions of α", async () => {
@@ -144,17 +158,19 @@ Deno.test("acceptance is counted under both definitions of α", async () => {
 Deno.test("the report says of every cell what ran or why nothing did, and draws what it refers to", async () => {
   const effort: Effort = {
     ...{ repetitions: 1, maxTokens: 6, gridTokens: 6, gammas: [1, 2], steps: [1, 2] },
-    ...{ passRows: [], passTurns: 0 },
   };
   const models = { ...embedded, diffusion: ["sedd"] };
   const texts = await Promise.all(tasks.map((task) => textsFor(task, undefined, 1)));
   const told: string[] = [];
   const run = await runTarget(models, texts, effort, (text) => told.push(text));
-  const passes: PassCosts = { rows: [1, 46], ms: [1, 2] };
-  const report: Report = { date: "2026-01-02", quick: false, targets: [run], passes };
+  const synthetic = await runSynthetic({ ...smallShapes, turns: 1 }, () => {});
+  const report: Report = { date: "2026-01-02", quick: false, targets: [run], synthetic };
   const text = markdown(report);
   assert.equal(text.match(/not run: no weights of this shape/g)?.length, paperCells.length);
   assert.match(text, /the paper's test +\| 40 +\| 4 +\| `paper`, \*\*lossy\*\*/);
+  assert.match(text, /\*\*Synthetic acceptance: not a measurement of these models\.\*\*/);
+  assert.match(text, /### Shape of GPT-Neo 2\.7B, synthetic acceptance/);
+  assert.equal(text.match(/^\| [^|]+ \| SEDD small \| 0\.\d\d \| 2 /gm)?.length, 6);
   const titles = run.grids[0].cells.map(({ title }) => title);
   assert.deepEqual(titles, ["γ = 1, T = 1", "γ = 2, T = 1", "γ = 2, T = 2"]);
   const charts = chartsOf(report);
@@ -181,5 +197,16 @@ Deno.test("a picture escapes its texts and leaves out what there is not", () => 
   }]);
   assert.match(picture, /<title>a &lt; b &amp; c<\/title>/);
   assert.equal(picture.match(/fill="hsl/g)?.length, 3);
+  assert.doesNotMatch(picture, /NaN|Infinity|undefined|null/);
+});
+
+Deno.test("a picture of one quantity against another joins its points and holds 0, on either side of it", () => {
+  const picture = svg("trade", [{
+    ...{ title: "T = 1", xLabel: "won", yLabel: "lost" },
+    paths: [{ name: "a", points: [[10, -3, "8"], [70, 4, "all"]] }, { name: "b", points: [[50, 0, "16"]] }],
+  }]);
+  assert.equal(picture.match(/<polyline/g)?.length, 2);
+  assert.equal(picture.match(/<circle/g)?.length, 3);
+  for (const label of ["all", "-4", "0", "80"]) assert.ok(picture.includes(`>${label}</text>`), label);
   assert.doesNotMatch(picture, /NaN|Infinity|undefined|null/);
 });

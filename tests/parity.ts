@@ -169,6 +169,15 @@ function testSedd(
         `${what}, row ${row}`,
       );
     });
+
+    // rows that are kept are seen as they stood, so that of the same text the others come out the same
+    const kept = 4, rest = tokens.length - kept, head = lastRows(rest, rest);
+    model.denoise(tokens, cache, sigma, { cleanRows: 5, head: spread, keep: kept });
+    assert.equal(cache.length, kept);
+    for (let pass = 0; pass < 2; pass++) {
+      const others = model.denoise(tokens.slice(kept), cache, sigma, { cleanRows: 1, head }).logits.read();
+      assertSame(others, full.subarray(full.length - others.length), `${what}, after rows that are kept`);
+    }
   }
 }
 

@@ -250,14 +250,18 @@ export class ToyDiffusionModel implements DiffusionModel {
     tokens: ArrayLike<number>,
     cache: Cache,
     _sigma: number,
-    options: { readonly cleanRows: number; readonly head: readonly number[] },
+    options: { readonly cleanRows: number; readonly head: readonly number[]; readonly keep?: number },
   ): DiffusionPass {
-    const { head } = options;
+    const { head, keep = 0 } = options;
     // fed by the target, the last token of the text is the first of the window
     const cleanRows = this.prefixAttention === "target" ? 1 : options.cleanRows;
     const clean = Array.from(tokens), window = clean.splice(cleanRows);
-    const text = this.prefixAttention === "bidirectional" ? clean : [...tokensOf(cache), ...clean];
+    const text = [...tokensOf(cache), ...clean];
     if (this.prefixAttention === "causal") (cache as ToyCache).append(clean);
+    // a row that is kept tells of all that it saw
+    (cache as ToyCache).append(
+      clean.slice(0, keep).map((token) => hash(`${token} of ${text.join()} | ${window.join()}`)),
+    );
     const logits = this.#backend.activation(head.length, this.shape.vocabSize + 1);
     for (let r = 0; r < head.length; r++) {
       const row = new Float32Array(this.shape.vocabSize + 1).fill(9); // the mask: likely, and never to be drawn

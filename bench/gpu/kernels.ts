@@ -9,7 +9,7 @@ import type { Cache, Matrix } from "../../src/backend/backend.ts";
 import type { CudaBackend } from "../../src/backend/cuda/backend.ts";
 import { noiseActivation, noiseMatrix } from "../kernels.ts";
 import type { Table } from "./report.ts";
-import type { Shapes } from "./shapes.ts";
+import type { Shapes } from "../shapes.ts";
 
 /** Bytes of copies of a matrix, beyond every L2; less where shapes are tiny. */
 const COPIES = 256e6;

@@ -13,9 +13,9 @@ import { CudaBackend } from "../../src/backend/cuda/backend.ts";
 import { table } from "../../src/cli/terminal.ts";
 import { kernels } from "./kernels.ts";
 import { prefills, products } from "./products.ts";
-import { draftPass, loadCausal, loadDiffusion, plainSpeed, rounds, targetPasses } from "./models.ts";
+import { draftPass, plainSpeed, rounds, targetPasses } from "./models.ts";
 import { figures, markdown, type Report, summary, type Table } from "./report.ts";
-import { causal, gpt2, published, type Shapes, tiny } from "./shapes.ts";
+import { causal, gpt2, loadCausal, loadDiffusion, published, type Shapes, tiny } from "../shapes.ts";
 
 /** Bytes per second of the memory, by what the name of a GPU holds, as its maker states it. */
 const BANDWIDTHS: readonly (readonly [name: string, bandwidth: number])[] = [

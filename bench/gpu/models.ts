@@ -5,56 +5,22 @@
  * @module
  */
 
-import type { Dtype } from "../../src/backend/backend.ts";
 import type { CudaBackend } from "../../src/backend/cuda/backend.ts";
 import { autoregress } from "../../src/decode/autoregressive.ts";
 import { DiffusionDrafter } from "../../src/decode/diffusion_drafter.ts";
 import type { Round } from "../../src/decode/loop.ts";
 import { ModelTarget } from "../../src/decode/model_target.ts";
 import { speculate } from "../../src/decode/speculative.ts";
-import { loadModel } from "../../src/model/load.ts";
 import type { CausalModel } from "../../src/model/model.ts";
 import type { SeddModel } from "../../src/model/sedd.ts";
 import { logLinearSigma } from "../../src/model/sedd_score.ts";
 import { passTime } from "./kernels.ts";
 import type { Report } from "./report.ts";
-import { noiseWeights, type Shapes } from "./shapes.ts";
-import { acceptanceFor, SyntheticAcceptance } from "./synthetic.ts";
+import { madeUpText, type Shapes } from "../shapes.ts";
+import { acceptanceFor, SyntheticAcceptance } from "../synthetic.ts";
 
 /** τ of the figure that is aimed at. */
 const TAU = 6;
-
-/** A causal model of noise. */
-export async function loadCausal(
-  backend: CudaBackend,
-  config: Readonly<Record<string, unknown>>,
-  dtype: Dtype,
-  chunkRows?: number,
-): Promise<CausalModel> {
-  const loaded = await loadModel(noiseWeights(config), backend, { dtype, chunkRows });
-  if (loaded.kind !== "causal") {
-    throw new TypeError("Cannot measure: the configuration is of no causal model");
-  }
-  return loaded.model;
-}
-
-/** A diffusion model of noise. */
-export async function loadDiffusion(
-  backend: CudaBackend,
-  config: Readonly<Record<string, unknown>>,
-  dtype: Dtype,
-): Promise<SeddModel> {
-  const loaded = await loadModel(noiseWeights(config), backend, { dtype });
-  if (loaded.kind !== "diffusion") {
-    throw new TypeError("Cannot measure: the configuration is of no diffusion model");
-  }
-  return loaded.model;
-}
-
-/** Tokens that stand for a text. */
-function text(length: number, vocabSize: number): Int32Array {
-  return Int32Array.from({ length }, (_, i) => (i * 761 + 13) % vocabSize);
-}
 
 /**
  * Passes of a target over 1 … rows after so many positions, ms by number of rows. The last position that the longest
@@ -67,11 +33,11 @@ export function targetPasses(
 ): Map<number, number> {
   using cache = model.newCache(context + verifyRows);
   const { vocabSize } = model.shape;
-  model.forward(text(context + verifyRows - 1, vocabSize), cache);
+  model.forward(madeUpText(context + verifyRows - 1, vocabSize), cache);
   const times = new Map<number, number>();
   for (const rows of [1, 2, 4, 8, 9, 16, 17, 24, 32, 40, verifyRows]) {
     if (rows > verifyRows) continue;
-    const tokens = text(rows, vocabSize), from = context + verifyRows - rows;
+    const tokens = madeUpText(rows, vocabSize), from = context + verifyRows - rows;
     times.set(
       rows,
       passTime(backend, () => {
@@ -92,7 +58,7 @@ export function draftPass(
   const { vocabSize } = model.shape, sigma = logLinearSigma(1);
   using cache = model.newCache(cached + fresh + masks);
   const pass = (clean: number, masked: number, head: number[]) => {
-    const tokens = [...text(clean, vocabSize), ...new Array<number>(masked).fill(vocabSize)];
+    const tokens = [...madeUpText(clean, vocabSize), ...new Array<number>(masked).fill(vocabSize)];
     model.denoise(tokens, cache, sigma, { cleanRows: clean, head });
   };
   if (cached > 0) pass(cached, 1, [cached]);
@@ -114,7 +80,9 @@ export async function plainSpeed(
   for (let seed = 0; seed < 4; seed++) { // the first to warm up
     target.truncate(0);
     const options = { seed, maxTokens };
-    const { tokens, ms } = await total(autoregress(target, text(prompt, model.shape.vocabSize), options));
+    const { tokens, ms } = await total(
+      autoregress(target, madeUpText(prompt, model.shape.vocabSize), options),
+    );
     if (seed > 0) speeds.push(1000 * tokens / ms);
   }
   return speeds.sort((a, b) => a - b)[1];
@@ -162,7 +130,7 @@ export async function rounds(
         scored.truncate(0);
         synthetic.reset();
         const options = { maxTokens, gamma, rule, random: synthetic };
-        return await total(speculate(scored, synthetic, text(prompt, vocabSize), options));
+        return await total(speculate(scored, synthetic, madeUpText(prompt, vocabSize), options));
       };
       await run();
       const { tokens, ms, rounds } = await run();
@@ -197,8 +165,8 @@ function roundOnDevice(
   const fresh = Math.min(TAU, gamma), { prompt, text: added } = shapes;
   const cached = prompt + (added >> 1); // the middle of the text
   using cache = target.newCache();
-  target.forward(text(cached, target.shape.vocabSize), cache);
-  const tokens = text(gamma + 1, target.shape.vocabSize);
+  target.forward(madeUpText(cached, target.shape.vocabSize), cache);
+  const tokens = madeUpText(gamma + 1, target.shape.vocabSize);
   using law = backend.activation(gamma + 1, target.shape.vocabSize), drawn = backend.tokens(gamma + 1);
   const laws = passTime(backend, () => {
     const logits = target.forward(tokens, cache, { headRows: gamma + 1 });

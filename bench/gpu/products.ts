@@ -12,7 +12,7 @@ import type { CausalModel } from "../../src/model/model.ts";
 import { noiseActivation, noiseMatrix } from "../kernels.ts";
 import { passTime } from "./kernels.ts";
 import type { Table } from "./report.ts";
-import type { Shapes } from "./shapes.ts";
+import type { Shapes } from "../shapes.ts";
 
 /** As many rows as the kernel for few takes at once. */
 const FEW = 48;

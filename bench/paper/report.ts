@@ -9,7 +9,7 @@ import { type Curves, type HeatMap, svg } from "../charts.ts";
 import type { Measurement } from "./measure.ts";
 import { bounds, type PaperCell, paperCells, targets, type TaskName, tasks } from "./paper.ts";
 import type { Grid, TargetRun, TaskRun } from "./run.ts";
-import { type PassCosts, virtualSpeedup } from "./virtual.ts";
+import { RULE, type SyntheticCell, type SyntheticRun, type SyntheticTarget } from "./synthetic.ts";
 
 /** What `bench/reports/paper.json` holds. */
 export interface Report {
@@ -19,18 +19,9 @@ export interface Report {
   readonly quick: boolean;
   /** Named targets, then the embedded one. */
   readonly targets: readonly TargetRun[];
-  /** Of GPT-2 124M's shape: what the virtual figures rest on. */
-  readonly passes: PassCosts;
+  /** The paper's shapes with its acceptance by lot. */
+  readonly synthetic: SyntheticRun;
 }
-
-/** What the virtual figure is drawn for: GPT-2 XL on OpenWebText, as the paper's Figure 2. */
-const VIRTUAL = {
-  target: "GPT-2 XL",
-  alpha: 0.89,
-  alphas: [0.5, 0.6, 0.7, 0.8, 0.89],
-  gammas: [1, 2, 4, 8, 16, 30, 45],
-  steps: [1, 2, 4, 8],
-} as const;
 
 /** The whole report. */
 export function markdown(report: Report): string {
@@ -59,10 +50,9 @@ export function markdown(report: Report): string {
     ...inconsistencies(),
     "",
     ...report.targets.flatMap(targetSection),
-    "## Virtual: the paper's acceptance at this machine's costs",
+    "## Synthetic acceptance: the paper's shapes",
     "",
-    ...virtualSection(report.passes),
-    "",
+    ...syntheticSection(report.synthetic),
   ].join("\n");
 }
 
@@ -234,61 +224,91 @@ function gridSection(run: TargetRun, grid: Grid): string[] {
   ];
 }
 
-function virtualSection(passes: PassCosts): string[] {
+/** The paper's shapes: costs by the clock, acceptance by lot. */
+function syntheticSection({ date, machine, shapes, targets }: SyntheticRun): string[] {
+  const { dtype, promptTokens, draftContext, smallGamma } = shapes;
   return [
-    "**Nothing here was measured on the paper's models.** Each figure is arithmetic on passes of GPT-2 124M's shape,",
-    "f32, with noise for weights, that were timed on this machine, with every tested token accepted at the paper's α.",
-    "A pass over a larger shape is charged in proportion to its weights, SEDD small as GPT-2 124M with γ rows per",
-    "step. It says what this machine could make of such an acceptance, not what these models would reach.",
+    "**Synthetic acceptance: not a measurement of these models.** Their weights are not here. Models of their shapes,",
+    `with noise for weights, as ${dtype}, went through the loops that ship under \`${RULE}\`; whether a tested token was`,
+    "accepted was drawn by lot with the paper's α. So what a round costs is measured, and what it yields, τ, is put in:",
+    "1 + α + … + α^γ. Speed-up: τ over the time of a round in plain steps, both taken in the same turn, just after one",
+    `another: the median of the turns, and the least and the most. Texts go on from ${promptTokens} tokens; SEDD (T = 1) sees the last ${draftContext}.`,
+    `Each cell of SEDD was run with the paper's γ and with γ = ${smallGamma}, which suits a CPU.`,
     "",
-    ...table([
-      ["rows of a pass", ...passes.rows.map(String)],
-      ["over one row", ...passes.ms.map((ms) => times(ms / passes.ms[0]))],
-    ]),
+    `${date}, ${
+      machine.cpu ?? "unknown processor"
+    }, ${machine.cores} cores, Deno ${machine.deno}, ${machine.device}.`,
     "",
-    ...table([
-      ["task", "target", "drafter", "γ", "α", "paper, 2 × A100", "virtual", "at its best γ", ""],
-      ...paperCells.map(({ task, target, method, gamma, alpha, speedup }) => {
-        const kind = method === "classical" ? method : 1;
-        const at = (gamma: number) => virtualSpeedup(passes, target, kind, gamma, alpha);
-        const best = virtualGammas(passes).reduce((a, b) => at(b) > at(a) ? b : a);
-        return [
-          titleOf(task),
-          target,
-          method === "classical" ? "GPT-2" : "SEDD small, T = 1",
-          String(gamma),
-          alpha.toFixed(2),
-          times(speedup),
-          times(at(gamma)),
-          times(at(best)),
-          `γ = ${best}`,
-        ];
-      }),
-    ]),
-    "",
-    "![Virtual speed-up over γ, T and α](paper-virtual.svg)",
+    ...targets.flatMap(syntheticTarget),
   ];
 }
 
-/** Every γ whose verification is among the passes. */
-function virtualGammas({ rows }: PassCosts): number[] {
-  return Array.from({ length: rows[rows.length - 1] - 1 }, (_, i) => i + 1);
+function syntheticTarget({ title, bytes, draftBytes, plain, cells }: SyntheticTarget): string[] {
+  const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
+  return [
+    `### Shape of ${title}, synthetic acceptance`,
+    "",
+    `Weights read: target ${megabytes(bytes)}, GPT-2's shape ${
+      megabytes(draftBytes.classical)
+    }, SEDD small's ` +
+    `${megabytes(draftBytes.diffusion)}. A plain step: ${
+      range(plain.ms, plain.msQuartiles, 0)
+    } ms. Rounds per cell: ` +
+    `${cells[0].rounds}.`,
+    "",
+    ...table([
+      [
+        "task",
+        "drafter",
+        "α",
+        "γ",
+        "τ",
+        "τ drawn",
+        "draft, ms",
+        "verify, ms",
+        "round, ms",
+        "speed-up",
+        "paper",
+      ],
+      ...cells.map(syntheticRow),
+    ]),
+    "",
+  ];
+}
+
+function syntheticRow(row: SyntheticCell): string[] {
+  const { cell, gamma, tau, drawnTau, draftMs, verifyMs, ms, msQuartiles, speedup, speedupRange } = row;
+  return [
+    titleOf(cell.task),
+    cell.method === "classical" ? "GPT-2" : "SEDD small",
+    cell.alpha.toFixed(2),
+    String(gamma),
+    tau.toFixed(2),
+    drawnTau.toFixed(1),
+    draftMs.toFixed(0),
+    verifyMs.toFixed(0),
+    range(ms, msQuartiles, 0),
+    `${range(speedup, speedupRange, 2)} ×`,
+    gamma === cell.gamma ? times(cell.speedup) : "",
+  ];
+}
+
+/** A value and the quartiles about it. */
+function range(value: number, [low, high]: readonly [number, number], digits: number): string {
+  return `${value.toFixed(digits)} (${low.toFixed(digits)}–${high.toFixed(digits)})`;
 }
 
 /** The pictures, by the names that the report has for them. */
 export function chartsOf(report: Report): { readonly file: string; readonly svg: string }[] {
-  return [
-    ...report.targets.flatMap((run) =>
-      run.grids.flatMap((grid) => {
-        const files = gridFiles(run, grid), title = `${run.name}, ${grid.drafter}`;
-        return [
-          { file: files[0], svg: svg(title, gridMaps(grid)) },
-          { file: files[1], svg: svg(title, gridCurves(grid)) },
-        ];
-      })
-    ),
-    { file: "paper-virtual.svg", svg: virtualChart(report.passes) },
-  ];
+  return report.targets.flatMap((run) =>
+    run.grids.flatMap((grid) => {
+      const files = gridFiles(run, grid), title = `${run.name}, ${grid.drafter}`;
+      return [
+        { file: files[0], svg: svg(title, gridMaps(grid)) },
+        { file: files[1], svg: svg(title, gridCurves(grid)) },
+      ];
+    })
+  );
 }
 
 function gridFiles({ name }: TargetRun, { drafter }: Grid): readonly [map: string, curves: string] {
@@ -326,26 +346,6 @@ function gridCurves({ cells }: Grid): Curves[] {
       ),
     })),
   }));
-}
-
-function virtualChart(passes: PassCosts): string {
-  const { target, alpha, alphas, steps } = VIRTUAL;
-  const gammas = VIRTUAL.gammas.filter((gamma) => gamma < passes.rows[passes.rows.length - 1]);
-  const map: HeatMap = {
-    title: `VIRTUAL speed-up at α = ${alpha}, whatever T`,
-    ...{ xLabel: "γ", yLabel: "T", x: gammas, y: steps },
-    values: steps.map((T) =>
-      gammas.map((gamma) => T <= gamma ? virtualSpeedup(passes, target, T, gamma, alpha) : null)
-    ),
-  };
-  const lines: Curves = {
-    ...{ title: "VIRTUAL speed-up at T = 1", xLabel: "γ", yLabel: "speed-up", reference: 1 },
-    series: alphas.map((alpha) => ({
-      name: `α = ${alpha}`,
-      points: gammas.map((gamma) => [gamma, virtualSpeedup(passes, target, 1, gamma, alpha)] as const),
-    })),
-  };
-  return svg(`Shape of ${target}, drafts by SEDD small: measured costs, assumed acceptance`, [map, lines]);
 }
 
 function distinct(values: readonly number[]): number[] {

@@ -46,9 +46,6 @@ export interface Effort {
   /** γ and T of the grid. */
   readonly gammas: readonly number[];
   readonly steps: readonly number[];
-  /** Rows of the passes that the virtual figures rest on, and how often each is timed. */
-  readonly passRows: readonly number[];
-  readonly passTurns: number;
 }
 
 /** One task, measured. */

@@ -10,6 +10,7 @@ import { parseArgs } from "node:util";
 import type { Dtype } from "../backend/backend.ts";
 import { type Device, devices, isDevice } from "../backend/create.ts";
 import { type Rule, rules } from "../decode/acceptance.ts";
+import { contextCaches } from "../decode/diffusion_drafter.ts";
 import { revealOrders } from "../decode/reveal.ts";
 import { embeddedDrafters } from "../pair.ts";
 
@@ -142,6 +143,7 @@ const OPTIONS = {
   "draft-context": count(
     "the most tokens of the text a diffusion drafter sees (default: what suits an embedded one, else all)",
   ),
+  "context-cache": choice("what a bidirectional drafter keeps of the text (default: none)", contextCaches),
   sigma: SIGMA,
   "hot-start": flag("begin a draft with what was left of the one before"),
   temperature: number(

@@ -26,29 +26,56 @@ import { draftAndVerify, type GammaPolicy } from "./speculative.ts";
 const PRIOR_RATE = 0.8;
 /** How many rounds that assumption weighs. */
 const PRIOR_ROUNDS = 4;
-/** Rounds after which an observation weighs 1/e. */
-const MEMORY = 64;
+/** Rounds after which an observation weighs 1/e, whatever texts they are of. */
+const MEMORY = 128;
 /** What drafting may lose against plain decoding: this share of the time … */
 const LOSS_SHARE = 0.015;
 /** … or so many plain steps where that is more, so that the first rounds of a text can find out. */
 const LOSS_STEPS = 2.5;
+/** What an accepted token adds to that, in plain steps: where some are, bad luck is told from a hopeless text. */
+const LOSS_PER_ACCEPTED = 0.25;
 /** What gains make up for, in plain steps: enough for bad luck, too little for a text that has changed. */
 const SAVED_STEPS = 8;
+/** Into how many losses what may be lost is divided: all of it on one long draft would often end drafting at once. */
+const STAKES = 3;
 /** Weight of a round's time against those before it. */
 const TIME_WEIGHT = 0.1;
+/**
+ * How fast costs that are not seen follow those that are: who else uses the machine slows all of them alike, and what
+ * was thought of long drafts in a bad hour must not outlast it.
+ */
+const FOLLOW_WEIGHT = 0.25;
+/** Rounds of a length after which a time that is not as expected is put down to the machine, not to the profile. */
+const FAMILIAR = 8;
 /** How much longer than expected a round is believed to have taken: a pause of the program says nothing about γ. */
 const SLOWEST = 1.5;
 /** The longest draft that is measured. */
 const LONGEST = 64;
+/** Unread tokens at which what reading one takes is half believed: what few take is drowned in noise. */
+const BELIEVED_UNREAD = 8;
 /** Tokens of the text that costs are measured on. */
 const MEASURED_CONTEXT = 32;
+/** How often each length is measured: at least twice, and no more often once so many milliseconds have passed. */
+const MOST_TURNS = 7, PATIENCE_MS = 100;
 
-/** What a round costs by the length of its draft, on this machine, kept up to date. */
+/**
+ * What a round costs by the length of its draft, on this machine, kept up to date, and how often drafts were accepted
+ * of late. It outlives a text, so that the next one need not find out again.
+ */
 export class CostProfile {
   /** [longest draft + 1] milliseconds of a round that drafts γ tokens, by γ, ascending; index 0: a plain step. */
   readonly ms: Float64Array;
   /** Milliseconds a drafter takes to read a token that came by a plain step. */
   readingMs: number;
+  /** [longest draft] in how many rounds a position was tested, and accepted, the older the less. */
+  readonly #tested: Float64Array;
+  readonly #accepted: Float64Array;
+  /** [longest draft + 1] what each costs in plain steps, in the long run. */
+  readonly #ratios: Float64Array;
+  /** [longest draft + 1] rounds that were timed. */
+  readonly #timed: Float64Array;
+  /** [longest draft + 1] milliseconds of verifying γ tokens, from above. */
+  readonly #verifyMs: Float64Array;
 
   /**
    * A profile to begin with.
@@ -67,11 +94,11 @@ export class CostProfile {
       );
     }
     for (let gamma = this.ms.length - 2; gamma >= 0; gamma--) this.#noMoreThan(gamma, this.ms[gamma + 1]);
-  }
-
-  /** A round's time as far as it is believed. */
-  believed(gamma: number, ms: number): number {
-    return Math.min(ms, SLOWEST * this.ms[gamma]);
+    this.#ratios = this.ms.map((ms) => ms / this.ms[0]);
+    this.#timed = new Float64Array(this.ms.length);
+    this.#verifyMs = this.ms.slice();
+    this.#tested = new Float64Array(this.ms.length - 1);
+    this.#accepted = new Float64Array(this.ms.length - 1);
   }
 
   /**
@@ -81,23 +108,56 @@ export class CostProfile {
   observe({ draft, draftMs, verifyMs }: Pick<Step, "draft" | "draftMs" | "verifyMs">, unread: number): void {
     const gamma = draft.length, ms = draftMs + verifyMs;
     if (gamma > 0 && unread > 0) {
-      const reading = Math.max(0, ms - this.ms[gamma]) / unread;
-      this.readingMs += (reading - this.readingMs) / 2; // seldom seen, so that each counts
+      const reading = (ms - this.ms[gamma]) / unread;
+      const weight = unread / (unread + BELIEVED_UNREAD);
+      this.readingMs = Math.max(0, this.readingMs + weight * (reading - this.readingMs));
       return;
     }
-    this.ms[gamma] += TIME_WEIGHT * (this.believed(gamma, ms) - this.ms[gamma]);
-    // a plain step that is never made is known by the passes over more rows, which take no less
-    const plain = this.ms[0];
-    if (gamma > 0) this.#noMoreThan(0, plain + TIME_WEIGHT * (verifyMs - plain));
-    for (let other = 0; other < gamma; other++) this.#noMoreThan(other, this.ms[gamma]);
-    for (let other = gamma + 1; other < this.ms.length; other++) {
-      this.ms[other] = Math.max(this.ms[other], this.ms[gamma]);
+    const timed = this.#timed[gamma]++;
+    this.ms[gamma] += Math.max(TIME_WEIGHT, 1 / (timed + 2)) *
+      (believed(ms, this.ms[gamma]) - this.ms[gamma]);
+    this.#ratios[gamma] += (this.ms[gamma] / this.ms[0] - this.#ratios[gamma]) /
+      Math.min(MEMORY, timed + 2);
+    const step = this.ms[gamma] / this.#ratios[gamma], follow = FOLLOW_WEIGHT * timed / (timed + FAMILIAR);
+    for (let other = 0; other < this.ms.length; other++) {
+      if (other === gamma) continue;
+      this.ms[other] += follow * (step * this.#ratios[other] - this.ms[other]);
+      if (other < gamma) this.#noMoreThan(other, this.ms[gamma]);
+      else this.ms[other] = Math.max(this.ms[other], this.ms[gamma]);
     }
+    if (gamma === 0) return;
+    // a plain step that is never made is known by the passes over more rows, which on average take no less; held to
+    // each of them, it would be thought as fast as the luckiest
+    const before = this.#verifyMs[gamma];
+    this.#verifyMs[gamma] += TIME_WEIGHT * (believed(verifyMs, before) - before);
+    this.#noMoreThan(0, this.#verifyMs[gamma]);
+  }
+
+  /** Remembers of a round how far its draft was accepted; of a plain one, that time has passed. */
+  remember(gamma: number, accepted: number): void {
+    for (let j = 0; j < this.#tested.length; j++) {
+      const tested = j < gamma && j <= accepted;
+      this.#tested[j] = this.#tested[j] * Math.exp(-1 / MEMORY) + (tested ? 1 : 0);
+      this.#accepted[j] = this.#accepted[j] * Math.exp(-1 / MEMORY) + (j < accepted ? 1 : 0);
+    }
+  }
+
+  /**
+   * How often index j of a draft is accepted if all before it are.
+   * @param before that of the index before it: what is not known of one is taken from the other
+   */
+  rate(j: number, before: number): number {
+    return (this.#accepted[j] + PRIOR_ROUNDS * before) / (this.#tested[j] + PRIOR_ROUNDS);
   }
 
   #noMoreThan(gamma: number, ms: number): void {
     this.ms[gamma] = Math.min(this.ms[gamma], ms);
   }
+}
+
+/** A time as far as it is believed. */
+function believed(ms: number, expected: number): number {
+  return Math.min(ms, SLOWEST * expected);
 }
 
 /**
@@ -135,18 +195,28 @@ export async function measureCosts(
   await round(1); // what is only just loaded is slow
   drafter.reset();
   const first = await round(1); // the drafter reads the text
-  const known: [gamma: number, ms: number][] = [];
+  const known: [gamma: number, ms: number[]][] = [];
   for (let gamma = 0, before = 0; gamma <= longest; gamma = Math.max(1, 2 * gamma)) {
     const ms = await round(gamma);
-    known.push([gamma, ms]);
+    known.push([gamma, [ms]]);
     const rate = (1 - 0.9 ** (gamma + 1)) / ms;
     if (gamma > 1 && rate < before) break;
     before = rate;
   }
-  for (const entry of known) entry[1] = Math.min(entry[1], await round(entry[0])); // once more, against mishaps
+  // again, taking turns, against mishaps
+  const began = performance.now();
+  for (let turns = 1; turns < 2 || turns < MOST_TURNS && performance.now() - began < PATIENCE_MS; turns++) {
+    for (const [gamma, times] of known) times.push(await round(gamma));
+  }
   target.truncate(0);
   drafter.reset();
-  return new CostProfile(interpolated(known), Math.max(0, first - known[1][1]) / length);
+  const costs = interpolated(known.map(([gamma, times]) => [gamma, lowerMedian(times)]));
+  return new CostProfile(costs, Math.max(0, first - costs[1]) / length);
+}
+
+/** Of two in the middle, the lower one. */
+function lowerMedian(values: number[]): number {
+  return values.sort((a, b) => a - b)[(values.length - 1) >> 1];
 }
 
 /** The values between some that are known, at 0, 1, …, the last one known. */
@@ -164,17 +234,15 @@ function interpolated(known: readonly (readonly [at: number, value: number])[]):
  * E[τ(γ)] = 1 + a₁ + a₁a₂ + … + a₁⋯a_γ and a_j is how often position j was accepted when all before it were.
  *
  * Observations are forgotten, in plain rounds too, so that what once failed is tried again; but only drafts are
- * made whose failure can be afforded. Whatever the drafter does, drafting loses no more than 1.5 % of the time of
- * plain decoding, or 2.5 steps of it in a short text, beyond the drafter's one reading of the prompt. A drafter that
- * takes long to read what plain steps have added is therefore given up sooner, and may not be tried again.
+ * made whose failure can be afforded: one token always, more of them if three such failures can. Whatever the drafter
+ * does, drafting loses no more than 1.5 % of the time of plain decoding, or 2.5 steps of it in a short text, and a
+ * quarter of a step for each token that is accepted, beyond the drafter's one reading of the prompt. A drafter that takes
+ * long to read what plain steps have added is therefore given up sooner, and may not be tried again.
  */
 export class GammaController implements GammaPolicy {
   readonly #costs: CostProfile;
   readonly #live: boolean;
-  /** [longest draft] in how many rounds a position was tested, and accepted, the older the less. */
-  readonly #tested: number[] = [];
-  readonly #accepted: number[] = [];
-  /** Plain steps that drafting has cost beyond what it brought. */
+  /** Plain steps that drafting has cost beyond what it brought and what it may. */
   #lost = 0;
   #tokens = 0;
   /** Plain rounds since the last draft, whose tokens the drafter has yet to read. */
@@ -185,7 +253,7 @@ export class GammaController implements GammaPolicy {
    * For one text.
    *
    * @param costs a profile, which is kept up to date; or the milliseconds of a round for each γ from 0 on, which
-   * stand: then γ depends on nothing but what was accepted, and the same seed gives the same text
+   * stand: then γ depends on nothing but what was accepted of this text, and the same seed gives the same text
    * @throws {RangeError} as {@linkcode CostProfile}
    */
   constructor(costs: CostProfile | ArrayLike<number>) {
@@ -196,15 +264,14 @@ export class GammaController implements GammaPolicy {
   /** γ of the next round, 0 … most. */
   next(most: number): number {
     const { ms } = this.#costs;
-    const affordableMs = (Math.max(LOSS_STEPS, LOSS_SHARE * this.#tokens) - this.#lost + 1) * ms[0];
+    const stake = Math.max(LOSS_STEPS, LOSS_SHARE * this.#tokens) - this.#lost;
     let best = 0, bestRate = 1 / ms[0];
     let rate = PRIOR_RATE, reached = 1, expected = 1;
     for (let gamma = 1; gamma <= Math.min(most, ms.length - 1); gamma++) {
-      // what is not known of a position is taken from the one before it
-      rate = ((this.#accepted[gamma - 1] ?? 0) + PRIOR_ROUNDS * rate) /
-        ((this.#tested[gamma - 1] ?? 0) + PRIOR_ROUNDS);
+      rate = this.#costs.rate(gamma - 1, rate);
       reached *= rate;
       expected += reached;
+      const affordableMs = (1 + stake / (gamma === 1 ? 1 : STAKES)) * ms[0];
       if (expected / ms[gamma] > bestRate && this.#cost(gamma) <= affordableMs) {
         best = gamma;
         bestRate = expected / ms[gamma];
@@ -218,26 +285,22 @@ export class GammaController implements GammaPolicy {
    * @throws {RangeError} if it drafted more than there are costs for
    */
   observe(step: Step): void {
-    const { draft: { length: gamma }, accepted, draftMs, verifyMs } = step;
+    const { draft: { length: gamma }, accepted } = step;
     if (gamma >= this.#costs.ms.length) {
       throw new RangeError(
         `Cannot learn from a draft of ${gamma} tokens: costs are known of up to ${this.#costs.ms.length - 1}`,
       );
     }
-    for (let j = 0; j < Math.max(gamma, this.#tested.length); j++) {
-      const tested = j < gamma && j <= accepted;
-      this.#tested[j] = (this.#tested[j] ?? 0) * Math.exp(-1 / MEMORY) + (tested ? 1 : 0);
-      this.#accepted[j] = (this.#accepted[j] ?? 0) * Math.exp(-1 / MEMORY) + (j < accepted ? 1 : 0);
-    }
+    this.#costs.remember(gamma, accepted);
     this.#tokens += accepted + 1;
+    if (gamma > 0) {
+      // by what a round takes as a rule: that others have used the machine meanwhile is no loss to drafting
+      const steps = this.#cost(gamma) / this.#costs.ms[0] - (accepted + 1) - LOSS_PER_ACCEPTED * accepted;
+      this.#lost = Math.max(-SAVED_STEPS, this.#lost + steps);
+    }
     // the drafter's reading of the prompt is no fault of γ
     const timed = this.#live && (gamma === 0 || this.#drafted);
-    if (gamma > 0) {
-      const ms = draftMs + verifyMs;
-      const cost = !timed ? this.#cost(gamma) : this.#unread > 0 ? ms : this.#costs.believed(gamma, ms);
-      this.#lost = Math.max(-SAVED_STEPS, this.#lost + cost / this.#costs.ms[0] - (accepted + 1));
-      this.#drafted = true;
-    }
+    if (gamma > 0) this.#drafted = true;
     if (timed) this.#costs.observe(step, this.#unread);
     this.#unread = gamma > 0 ? 0 : this.#unread + 1;
   }

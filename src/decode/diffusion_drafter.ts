@@ -29,6 +29,35 @@ const PREFIXES: Readonly<Record<DiffusionModel["prefixAttention"], string>> = {
   target: "target-fed",
 };
 
+/**
+ * What a bidirectional model keeps of a text from pass to pass. Every row of it sees every other, so keys and values
+ * that are kept are not quite those a new pass would make; q is the law that follows from them.
+ *
+ * - `none`: nothing; each pass computes all of the text it sees.
+ * - `draft`: the steps of a draft take the text's keys and values from its first step, and compute the γ drafted
+ *   positions alone (the prefix cache of Fast-dLLM, Wu et al. 2025, arXiv 2505.22618).
+ * - an object: a draft takes keys and values of all but the `recent` last tokens from the pass that first saw them
+ *   with so many behind them, and computes those and the γ drafted positions. In every `refresh`th draft nothing is
+ *   taken from earlier ones (delayed caching: dKV-Cache, Ma et al. 2025, arXiv 2505.15781). What is added to the text
+ *   between two of them is seen beyond `draftContext`.
+ * - `delayed`: as an object with what did best for the embedded drafter.
+ */
+export type ContextCache = "none" | "draft" | "delayed" | {
+  /** R, an integer of at least 0. */
+  readonly recent: number;
+  /** N, an integer of at least 1. */
+  readonly refresh: number;
+};
+
+/** The kinds of {@linkcode ContextCache} that have names. */
+export const contextCaches: readonly Extract<ContextCache, string>[] = ["none", "draft", "delayed"];
+
+const NAMED_CACHES: Readonly<Record<Extract<ContextCache, string>, Exclude<ContextCache, string>>> = {
+  none: { recent: Infinity, refresh: 1 },
+  draft: { recent: 0, refresh: 1 },
+  delayed: { recent: 4, refresh: 16 },
+};
+
 /** Options of {@linkcode DiffusionDrafter}. */
 export interface DiffusionDrafterOptions {
   /** T, denoising steps per draft; no more than γ are ever made. @default {1} */
@@ -37,6 +66,11 @@ export interface DiffusionDrafterOptions {
   readonly order?: RevealOrder | undefined;
   /** The most tokens of the text the model sees. @default the length it was trained at, less γ */
   readonly draftContext?: number | undefined;
+  /**
+   * What a bidirectional model keeps of the text from pass to pass: costs acceptance, never exactness. The others
+   * keep theirs exactly, and make nothing of this. @default {"none"}
+   */
+  readonly contextCache?: ContextCache | undefined;
   /**
    * σ̄, the noise level the model is told: a number, or `schedule` for σ̄(1 − i/T) at step i.
    * @default σ̄(1) = 6.9078 at every step. The ideal score depends on it only through a factor that the
@@ -68,13 +102,19 @@ export class DiffusionDrafter implements Drafter {
   readonly #draftContext: number | undefined;
   readonly #sigma: number | "schedule";
   readonly #hotStart: boolean;
+  readonly #contextCache: Exclude<ContextCache, string>;
   #text: CachedText;
+  /** Where in the text the context of a bidirectional model begins. */
+  #contextStart = 0;
+  /** Drafts since nothing was taken from earlier ones. */
+  #draftsSinceRefresh = 0;
   /** The last draft and where it began, for a hot start. */
   #last: { start: number; tokens: Int32Array } | undefined;
 
   /**
    * Drafts on the backend that `model` was loaded on.
-   * @throws {RangeError} if `steps` or `draftContext` is not a positive integer, or `sigma` not positive
+   * @throws {RangeError} if `steps` or `draftContext` is not a positive integer, `sigma` not positive, or
+   * `contextCache` none of what it can be
    * @throws {TypeError} if there is no such `order`
    */
   constructor(model: DiffusionModel, backend: Backend, options: DiffusionDrafterOptions = {}) {
@@ -104,11 +144,22 @@ export class DiffusionDrafter implements Drafter {
         `Cannot make a diffusion drafter: sigma is ${this.#sigma}, expected a positive number`,
       );
     }
+    const { contextCache = "none" } = options;
+    this.#contextCache = typeof contextCache === "string" ? NAMED_CACHES[contextCache] : contextCache;
+    if (!isContextCache(this.#contextCache)) {
+      throw new RangeError(
+        `Cannot make a diffusion drafter: contextCache is ${JSON.stringify(contextCache)}, expected one of ${
+          contextCaches.join(", ")
+        }, or {recent, refresh} of integers from 0 and 1 on`,
+      );
+    }
     this.#model = model;
     this.vocabSize = model.shape.vocabSize;
     this.hiddenLayers = model.hiddenLayers;
     this.leftToRight = (this.#steps === 1 || this.#order === "left-to-right") && !this.#hotStart;
-    this.name = `diffusion (${PREFIXES[model.prefixAttention]}${model.hasMarkovHead ? ", Markov head" : ""})`;
+    const cache = model.prefixAttention === "bidirectional" ? describeCache(contextCache) : "";
+    const head = model.hasMarkovHead ? ", Markov head" : "";
+    this.name = `diffusion (${PREFIXES[model.prefixAttention]}${cache}${head})`;
     this.#text = new CachedText(model.newCache(Math.min(FIRST_CAPACITY, model.shape.contextLength)));
     this.#q = new DeviceDistributions(backend, this.vocabSize, `the drafter (${this.name})`);
   }
@@ -127,6 +178,7 @@ export class DiffusionDrafter implements Drafter {
     const revealedAt = new Int32Array(gamma);
     this.#q.resize(gamma);
     if (this.#hotStart) this.#seed(draft, revealedAt, start);
+    this.#placeContext(text, gamma);
 
     let passes = 0;
     let changed = true;
@@ -216,13 +268,32 @@ export class DiffusionDrafter implements Drafter {
       this.#text.committed(fresh);
       return pass;
     }
-    const room = this.#model.shape.contextLength - draft.length;
-    const context = text.subarray(Math.max(0, text.length - Math.min(this.#draftContext ?? room, room)));
+    const context = text.subarray(this.#contextStart), { recent } = this.#contextCache;
     this.#reserve(context.length + draft.length);
-    return this.#model.denoise(concat(context, draft), this.#text.cache, sigma, {
-      cleanRows: context.length,
-      head: masked.map((j) => context.length + j),
+    const fresh = this.#text.rewind(context, Math.max(0, context.length - recent));
+    const keep = Math.max(0, fresh.length - recent);
+    const pass = this.#model.denoise(concat(fresh, draft), this.#text.cache, sigma, {
+      cleanRows: fresh.length,
+      head: masked.map((j) => fresh.length + j),
+      keep,
     });
+    this.#text.committed(fresh.subarray(0, keep));
+    return pass;
+  }
+
+  /** Lets the context of a bidirectional model begin anew, unless some of what is kept of it is to be used again. */
+  #placeContext(text: Int32Array, gamma: number): void {
+    if (this.#model.prefixAttention !== "bidirectional") return;
+    const room = this.#model.shape.contextLength - gamma, context = text.subarray(this.#contextStart);
+    const kept = this.#text.length;
+    this.#text.rewind(context);
+    const usable = kept > 0 && this.#text.length === kept; // or it is of another text
+    this.#draftsSinceRefresh++;
+    const due = this.#draftsSinceRefresh >= this.#contextCache.refresh || context.length > room;
+    if (usable && !due) return;
+    this.#text.truncate(0);
+    this.#contextStart = Math.max(0, text.length - Math.min(this.#draftContext ?? room, room));
+    this.#draftsSinceRefresh = 0;
   }
 
   /** Gives the model what the target made of the tokens it has seen, from the first that the cache lacks. */
@@ -276,6 +347,17 @@ export class DiffusionDrafter implements Drafter {
     this.#text.cache[Symbol.dispose]();
     this.#q[Symbol.dispose]();
   }
+}
+
+function isContextCache(cache: Exclude<ContextCache, string> | undefined): boolean {
+  return cache !== undefined && (cache === NAMED_CACHES.none || Number.isInteger(cache.recent)) &&
+    cache.recent >= 0 && Number.isInteger(cache.refresh) && cache.refresh >= 1;
+}
+
+function describeCache(cache: ContextCache): string {
+  if (cache === "none") return "";
+  if (typeof cache === "string") return `, context cache: ${cache}`;
+  return `, context cache: recent ${cache.recent}, refresh ${cache.refresh}`;
 }
 
 function indicesOf(tokens: Int32Array, token: number): number[] {

@@ -29,7 +29,12 @@ export { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts
 export { autoregress } from "./autoregressive.ts";
 export { AutoregressiveDrafter } from "./autoregressive_drafter.ts";
 export { CostProfile, GammaController, measureCosts } from "./controller.ts";
-export { DiffusionDrafter, type DiffusionDrafterOptions } from "./diffusion_drafter.ts";
+export {
+  type ContextCache,
+  contextCaches,
+  DiffusionDrafter,
+  type DiffusionDrafterOptions,
+} from "./diffusion_drafter.ts";
 export { type Distributions, HostDistributions, type Law } from "./distributions.ts";
 export type { Draft, Drafter, DraftRequest, Target } from "./drafter.ts";
 export type { DecodeOptions, FinishReason, Origin, Round, Step } from "./loop.ts";

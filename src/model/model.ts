@@ -76,8 +76,9 @@ export interface DiffusionModel extends Disposable {
   readonly bytes: number;
   /**
    * `causal`: clean prefix rows attend causally and never see masked ones, so a cache can keep them across
-   * rounds. `bidirectional`: every row sees every row, and each pass starts from an empty cache. `target`: the
-   * prefix has no rows; its keys and values are made of the target's hidden states, by {@linkcode feed}.
+   * rounds. `bidirectional`: every row sees every row, so that no pass can be had from another but approximately,
+   * which is what `keep` of {@linkcode denoise} is for. `target`: the prefix has no rows; its keys and values are
+   * made of the target's hidden states, by {@linkcode feed}.
    */
   readonly prefixAttention: "bidirectional" | "causal" | "target";
   /** Blocks of the target, 0-based, whose outputs {@linkcode feed} takes; none unless the prefix is the target's. */
@@ -100,11 +101,13 @@ export interface DiffusionModel extends Disposable {
   /**
    * One denoising pass. `tokens` stand at positions cache.length …; the first `options.cleanRows` of them are
    * clean prefix (committed to the cache if `prefixAttention` is `causal`; none if it is `target`), the rest the
-   * window being denoised, masked (id V) or already revealed, never committed.
+   * window being denoised, masked (id V) or already revealed, never committed. What the cache holds is seen by
+   * every row.
    *
    * @param sigma σ̄, the noise level given to the model
    * @returns logits of the rows in `options.head`, in buffers of the model's that the next pass overwrites
-   * @throws {RangeError} if a token is not in [0, V], or the cache would overflow
+   * @throws {RangeError} if a token is not in [0, V], the cache would overflow, or `keep` exceeds `cleanRows` or is
+   * asked of another prefix
    */
   denoise(
     tokens: ArrayLike<number>,
@@ -116,6 +119,11 @@ export interface DiffusionModel extends Disposable {
       readonly head: readonly number[];
       /** A row sees no key further than this many positions back. */
       readonly window?: number | undefined;
+      /**
+       * Of a `bidirectional` prefix: how many of the first clean rows are committed, with keys and values as this
+       * pass made them. @default {0}
+       */
+      readonly keep?: number | undefined;
     },
   ): DiffusionPass;
   /**

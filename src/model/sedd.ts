@@ -131,11 +131,11 @@ export class Sedd implements SeddModel {
       readonly cleanRows: number;
       readonly head: readonly number[];
       readonly window?: number | undefined;
+      readonly keep?: number | undefined;
     },
   ): DiffusionPass {
-    const rows = tokens.length, { cleanRows, head, window } = options;
+    const rows = tokens.length, { cleanRows, head, window, keep = 0 } = options;
     const causal = this.prefixAttention === "causal";
-    if (this.prefixAttention === "bidirectional") cache.truncate(0);
     checkTokens(tokens, this.shape.vocabSize + 1);
     checkHead(head, rows);
     if (!(sigma > 0 && sigma < Infinity)) {
@@ -145,6 +145,12 @@ export class Sedd implements SeddModel {
     if (!(Number.isInteger(cleanRows) && cleanRows >= 0 && cleanRows <= mostClean)) {
       throw new RangeError(
         `Cannot run the model: cleanRows is ${cleanRows}, expected an integer within [0, ${mostClean}]`,
+      );
+    }
+    const mostKept = this.prefixAttention === "bidirectional" ? cleanRows : 0;
+    if (!(Number.isInteger(keep) && keep >= 0 && keep <= mostKept)) {
+      throw new RangeError(
+        `Cannot run the model: keep is ${keep}, expected an integer within [0, ${mostKept}]`,
       );
     }
     checkRoom("cache", cache.length, rows, cache.capacity);
@@ -162,6 +168,7 @@ export class Sedd implements SeddModel {
       const first = Math.min(end, head[at] ?? end); // the first row that has a head
       const chunk = ids.subarray(start, end), which = `sigma ${sigma} window ${window}`;
       const x = this.#chunk(chunk, cache, modulated, clean, first - start, which); // [end - start, C]
+      cache.advance(causal ? clean : keep);
       while (at < wanted && head[at] < end) {
         const count = runLength(head, at, end);
         const run = x.slice(head[at] - start, count);
@@ -175,7 +182,7 @@ export class Sedd implements SeddModel {
 
   /**
    * The residual stream, after all blocks from row `head` on, the first that has a head. The first `clean` rows
-   * are committed.
+   * attend causally.
    *
    * @param which tells `blocks` from those of other passes
    */
@@ -203,7 +210,6 @@ export class Sedd implements SeddModel {
     const key = `${which} clean ${clean} head ${head} masks ${masks}`;
     if (this.#backend.repeat === undefined) pass();
     else this.#backend.repeat({ cache, rows, key }, pass);
-    cache.advance(clean);
     return buffers.x;
   }
 

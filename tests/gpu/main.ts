@@ -10,7 +10,7 @@
 import assert from "node:assert/strict";
 import { CudaDriver } from "../../ffi/driver.ts";
 import { loadEngine } from "../../mod.ts";
-import { gpt2, noiseWeights, published, tiny } from "../../bench/gpu/shapes.ts";
+import { gpt2, noiseWeights, published, tiny } from "../../bench/shapes.ts";
 import type { Dtype } from "../../src/backend/backend.ts";
 import { createCudaBackend } from "../../src/backend/cuda/backend.ts";
 import { selfTest } from "../../src/cli/self_test.ts";

@@ -169,6 +169,7 @@ function chooseOptions(choices: Choices): GenerateOptions {
     steps: some(1 + choices.below(4)),
     order: some(choices.one(["left-to-right", "random", "confidence"] as const)),
     draftContext: some(1 + choices.below(40)),
+    contextCache: some(choices.one(["none", "draft", "delayed", { recent: 1, refresh: 3 }] as const)),
     sigma: some(choices.one([0.3, 2, 6.9, "schedule"] as const)),
     hotStart: some(choices.chance(0.5)),
     temperature: some(choices.one([0, 0.05, 0.6, 1, 1.7])),

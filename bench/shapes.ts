@@ -6,7 +6,11 @@
  * @module
  */
 
-import type { Weights } from "../../src/model/weights.ts";
+import type { Backend, Dtype } from "../src/backend/backend.ts";
+import { loadModel } from "../src/model/load.ts";
+import type { CausalModel } from "../src/model/model.ts";
+import type { SeddModel } from "../src/model/sedd.ts";
+import type { Weights } from "../src/model/weights.ts";
 
 /** GPT-2's shapes in the terms of its configuration. */
 interface Gpt2Size {
@@ -166,4 +170,36 @@ export function noiseWeights(config: Readonly<Record<string, unknown>>): Weights
     rows: (_, [rows, columns]) => pieces(rows, columns),
     transposed: (_, [inputs, outputs]) => pieces(outputs, inputs),
   };
+}
+
+/** A causal model of noise. */
+export async function loadCausal(
+  backend: Backend,
+  config: Readonly<Record<string, unknown>>,
+  dtype: Dtype,
+  chunkRows?: number,
+): Promise<CausalModel> {
+  const loaded = await loadModel(noiseWeights(config), backend, { dtype, chunkRows });
+  if (loaded.kind !== "causal") {
+    throw new TypeError("Cannot measure: the configuration is of no causal model");
+  }
+  return loaded.model;
+}
+
+/** A diffusion model of noise. */
+export async function loadDiffusion(
+  backend: Backend,
+  config: Readonly<Record<string, unknown>>,
+  dtype: Dtype,
+): Promise<SeddModel> {
+  const loaded = await loadModel(noiseWeights(config), backend, { dtype });
+  if (loaded.kind !== "diffusion") {
+    throw new TypeError("Cannot measure: the configuration is of no diffusion model");
+  }
+  return loaded.model;
+}
+
+/** Tokens that stand for a text. */
+export function madeUpText(length: number, vocabSize: number): Int32Array {
+  return Int32Array.from({ length }, (_, i) => (i * 761 + 13) % vocabSize);
 }

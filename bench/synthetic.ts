@@ -6,9 +6,9 @@
  * @module
  */
 
-import type { Draft, Drafter, DraftRequest } from "../../src/decode/drafter.ts";
-import type { Distributions } from "../../src/decode/distributions.ts";
-import { PhiloxSource, Purpose, type RandomSource } from "../../src/decode/random.ts";
+import type { Draft, Drafter, DraftRequest } from "../src/decode/drafter.ts";
+import type { Distributions } from "../src/decode/distributions.ts";
+import { PhiloxSource, Purpose, type RandomSource } from "../src/decode/random.ts";
 
 /** The probability α for which drafts of γ tokens yield τ tokens a round: (1 − α^{γ+1})/(1 − α) = τ. */
 export function acceptanceFor(tau: number, gamma: number): number {

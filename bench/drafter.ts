@@ -1,0 +1,240 @@
+/**
+ * What a bidirectional drafter loses in acceptance and wins in time when it sees less of the text, keeps some of it from
+ * pass to pass, or is held coarser: `deno task bench:drafter`, about three minutes, on the embedded pair. Writes
+ * `bench/reports/drafter.json`, `.md` and `.svg`; nothing else should run meanwhile.
+ *
+ * All settings draft at the same places of the same texts with the same noise, the next place two tokens on, as if one
+ * had been accepted each time. A draft's acceptance is what is to be expected of it given its tokens,
+ * Σ_j Π_{i ≤ j} min(1, p_i/q_i), so that little is left to chance when settings are compared.
+ *
+ * @module
+ */
+
+import type { Dtype } from "../src/backend/backend.ts";
+import { createBackend } from "../src/backend/create.ts";
+import { PROMPTS } from "../src/cli/compare.ts";
+import { describeMachine, type Machine } from "../src/cli/machine.ts";
+import { quantile } from "../src/cli/measure.ts";
+import { autoregress } from "../src/decode/autoregressive.ts";
+import { type ContextCache, DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
+import { ModelTarget } from "../src/decode/model_target.ts";
+import { PhiloxSource } from "../src/decode/random.ts";
+import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { encodeText, loadTokenizer } from "../src/hub/tokenizer.ts";
+import { loadModel } from "../src/model/load.ts";
+import type { DiffusionModel } from "../src/model/model.ts";
+import { embeddedDrafter, embeddedTarget } from "../src/pair.ts";
+import { type Paths, svg } from "./charts.ts";
+
+const GAMMA = 4;
+/** From one draft to the next. */
+const STRIDE = 2;
+const TEXT_TOKENS = 128;
+const SEEDS = [1, 2, 3];
+const WINDOWS = [8, 16, 32, 64, "all"] as const;
+const DTYPES: readonly Dtype[] = ["f32", "int8"];
+/** Without a second step there is none that could take anything from the first. */
+const CACHES: readonly (readonly [steps: number, caches: readonly ContextCache[]])[] = [
+  [1, ["none", "delayed"]],
+  [2, ["none", "draft", "delayed"]],
+];
+
+/** One way to draft. */
+interface Setting {
+  readonly steps: number;
+  readonly window: typeof WINDOWS[number];
+  readonly cache: ContextCache;
+  readonly dtype: Dtype;
+}
+
+/** What came of it, against all of the text in f32 with nothing kept and as many steps. */
+interface Row extends Setting {
+  readonly drafts: number;
+  /** Milliseconds of a draft: median and quartiles. */
+  readonly ms: number;
+  readonly msQuartiles: readonly [number, number];
+  /** Expected accepted tokens per draft. */
+  readonly accepted: number;
+  /** Share of that time that is won, and of that acceptance that is lost, with its standard error between texts. */
+  readonly timeWon: number;
+  readonly acceptanceLost: number;
+  readonly acceptanceLostError: number;
+}
+
+interface Report {
+  readonly date: string;
+  readonly machine: Machine;
+  readonly gamma: number;
+  readonly texts: number;
+  readonly rows: readonly Row[];
+}
+
+const settings: Setting[] = CACHES.flatMap(([steps, caches]) =>
+  DTYPES.flatMap((dtype) =>
+    caches.flatMap((cache) => WINDOWS.map((window): Setting => ({ steps, window, cache, dtype })))
+  )
+);
+
+async function run(): Promise<Report> {
+  using backend = await createBackend();
+  using stack = new DisposableStack();
+  const checkpoint = stack.use(await openCheckpoint(embeddedTarget()));
+  const loaded = await loadModel(checkpoint, backend, { dtype: "f32" });
+  if (loaded.kind !== "causal") throw new TypeError("Cannot measure: the embedded target is no causal model");
+  stack.use(loaded.model);
+  const target = stack.use(new ModelTarget(loaded.model, backend));
+  const models = new Map<Dtype, DiffusionModel>();
+  for (const dtype of DTYPES) {
+    const checkpoint = stack.use(await openCheckpoint(embeddedDrafter("sedd")!.folder));
+    const drafter = await loadModel(checkpoint, backend, { dtype });
+    if (drafter.kind !== "diffusion") {
+      throw new TypeError("Cannot measure: the drafter is no diffusion model");
+    }
+    models.set(dtype, stack.use(drafter.model));
+  }
+  const tokenizer = await loadTokenizer(embeddedTarget());
+  const found = settings.map(() => ({ ms: [] as number[], accepted: [] as number[] }));
+  for (const [p, prompt] of PROMPTS.entries()) {
+    for (const seed of SEEDS) {
+      console.error(`prompt ${p + 1} of ${PROMPTS.length}, seed ${seed} of ${SEEDS.length}`);
+      const text = [...encodeText(tokenizer, prompt)], start = text.length;
+      target.truncate(0);
+      for await (const { tokens } of autoregress(target, text.slice(), { seed, maxTokens: TEXT_TOKENS })) {
+        text.push(...tokens);
+      }
+      for (const [i, { steps, window, cache: contextCache, dtype }] of settings.entries()) {
+        const draftContext = window === "all" ? undefined : window;
+        using drafter = new DiffusionDrafter(models.get(dtype)!, backend, {
+          steps,
+          draftContext,
+          contextCache,
+        });
+        found[i].accepted.push(await walk(target, drafter, Int32Array.from(text), start, seed, found[i].ms));
+      }
+    }
+  }
+  const summaries = settings.map((setting, i) => ({
+    setting,
+    ms: found[i].ms.sort((a, b) => a - b),
+    accepted: found[i].accepted,
+  }));
+  return {
+    date: new Date().toISOString().slice(0, 10),
+    machine: describeMachine(backend.description),
+    gamma: GAMMA,
+    texts: found[0].accepted.length,
+    rows: summaries.map(({ setting, ms, accepted }): Row => {
+      const base = summaries.find(({ setting: { steps, window, cache, dtype } }) =>
+        steps === setting.steps && window === "all" && cache === "none" && dtype === "f32"
+      )!;
+      const lost = accepted.map((value, text) => (base.accepted[text] - value) / mean(base.accepted));
+      const spread = Math.sqrt(mean(lost.map((x) => (x - mean(lost)) ** 2)) / (lost.length - 1));
+      return {
+        ...setting,
+        drafts: ms.length,
+        ms: quantile(ms, 0.5),
+        msQuartiles: [quantile(ms, 0.25), quantile(ms, 0.75)],
+        accepted: mean(accepted),
+        timeWon: 1 - quantile(ms, 0.5) / quantile(base.ms, 0.5),
+        acceptanceLost: mean(lost),
+        acceptanceLostError: spread,
+      };
+    }),
+  };
+}
+
+/** Drafts along a text, and adds what each draft took to `times`. @returns expected accepted tokens per draft */
+async function walk(
+  target: ModelTarget,
+  drafter: DiffusionDrafter,
+  text: Int32Array,
+  start: number,
+  seed: number,
+  times: number[],
+): Promise<number> {
+  const random = new PhiloxSource(seed), sum: number[] = [];
+  for (let length = start; length + GAMMA <= text.length; length += STRIDE) {
+    const request = { tokens: text.subarray(0, length), gamma: GAMMA, sampling: {}, random, coupled: false };
+    const began = performance.now();
+    const draft = drafter.draft(request);
+    if (length > start) times.push(performance.now() - began); // the first warms up
+    const p = await target.score(Int32Array.of(...request.tokens, ...draft.tokens), GAMMA + 1, {});
+    let reached = 1, expected = 0;
+    for (const [j, token] of draft.tokens.entries()) {
+      reached *= Math.min(1, p.row(j)[token] / draft.q!.row(j)[token]);
+      expected += reached;
+    }
+    sum.push(expected);
+  }
+  return mean(sum);
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+function markdown({ date, machine, gamma, texts, rows }: Report): string {
+  const { cpu, cores, os, arch, deno, device } = machine;
+  const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
+  return [
+    "# Context of the bidirectional drafter: acceptance lost against time won",
+    "",
+    `${date}, ${cpu ?? "unknown processor"}, ${cores} cores, ${os} ${arch}, Deno ${deno}, ${device}.`,
+    "Made by `deno task bench:drafter`.",
+    "",
+    `The embedded drafter \`sedd\`, γ = ${gamma}, left to right, ${
+      rows[0].drafts
+    } drafts per row at the same places of`,
+    `${texts} texts of ${TEXT_TOKENS} tokens. Accepted: expected tokens per draft. Time won and acceptance lost are`,
+    "shares of what all of the text costs and yields in f32 with nothing kept, with one standard error between texts.",
+    "What is kept, `--context-cache`, changes acceptance alone, never the law of the text. σ is the same for all passes,",
+    "so that what it decides in the network is computed once, in every row here.",
+    "",
+    "![Acceptance lost against time won](drafter.svg)",
+    "",
+    "| T | dtype | context cache | window | ms per draft | time won | accepted | acceptance lost |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ...rows.map((row) =>
+      [
+        "",
+        row.steps,
+        row.dtype,
+        row.cache,
+        row.window,
+        `${row.ms.toFixed(2)} (${row.msQuartiles.map((ms) => ms.toFixed(2)).join("–")})`,
+        percent(row.timeWon),
+        row.accepted.toFixed(2),
+        `${(100 * row.acceptanceLost).toFixed(1)} ± ${(100 * row.acceptanceLostError).toFixed(1)} %`,
+        "",
+      ].join(" | ").trim()
+    ),
+    "",
+  ].join("\n");
+}
+
+function chart({ rows }: Report): string {
+  return svg(
+    "sedd: from 8 tokens of the text to all, by what is kept of it",
+    CACHES.map(([steps, caches]): Paths => ({
+      title: `T = ${steps}`,
+      xLabel: "time won, %",
+      yLabel: "acceptance lost, %",
+      paths: DTYPES.flatMap((dtype) =>
+        caches.map((cache) => ({
+          name: `${dtype}, ${cache}`,
+          points: rows.filter((row) => row.steps === steps && row.dtype === dtype && row.cache === cache)
+            .map(({ window, timeWon, acceptanceLost }) =>
+              [100 * timeWon, 100 * acceptanceLost, String(window)] as const
+            ),
+        }))
+      ),
+    })),
+  );
+}
+
+const report = await run();
+const folder = new URL("./reports/", import.meta.url);
+await Deno.writeTextFile(new URL("drafter.json", folder), `${JSON.stringify(report, null, 2)}\n`);
+await Deno.writeTextFile(new URL("drafter.md", folder), markdown(report));
+await Deno.writeTextFile(new URL("drafter.svg", folder), chart(report));
+console.log(markdown(report));
