@@ -9,9 +9,10 @@
 import assert from "node:assert/strict";
 import { figures, markdown, summary } from "../bench/gpu/report.ts";
 import { noiseWeights, published } from "../bench/gpu/shapes.ts";
-import { acceptanceFor, SyntheticAcceptance } from "../bench/gpu/synthetic.ts";
+import { acceptanceFor, type DeviceTarget, SyntheticAcceptance } from "../bench/gpu/synthetic.ts";
+import type { DeviceRound } from "../src/backend/backend.ts";
 import type { Distributions } from "../src/decode/distributions.ts";
-import type { Drafter, Target } from "../src/decode/drafter.ts";
+import type { Drafter } from "../src/decode/drafter.ts";
 import { speculate } from "../src/decode/speculative.ts";
 
 for (
@@ -60,23 +61,32 @@ const uniform: Distributions = {
 for (const rule of ["ordered", "coupled"] as const) {
   Deno.test(`synthetic acceptance under ${rule} yields the τ asked for, whatever the models say`, async () => {
     const gamma = 15, tau = 6;
-    const target: Target = { vocabSize: 4, contextLength: 30_000, score: () => uniform, truncate() {} };
+    const target: DeviceTarget = {
+      vocabSize: 4,
+      contextLength: 30_000,
+      score: () => uniform,
+      truncate() {},
+      beginOnDevice: () => ({} as DeviceRound),
+      verifyOnDevice: (_, { tokens }) => {
+        assert(tokens instanceof Int32Array);
+        return Promise.resolve({ accepted: 0, token: 1, bonus: false, draft: tokens, draftMs: 0 });
+      },
+    };
     const drafter: Drafter = {
       name: "threes",
       vocabSize: 4,
       leftToRight: true,
       draft: ({ gamma }) => ({
         tokens: new Int32Array(gamma).fill(3),
-        q: uniform,
         steps: new Int32Array(gamma),
         passes: 1,
       }),
       reset() {},
       [Symbol.dispose]() {},
     };
-    using synthetic = new SyntheticAcceptance(drafter, acceptanceFor(tau, gamma), 1);
+    const synthetic = new SyntheticAcceptance(target, acceptanceFor(tau, gamma), 1);
     let tokens = 0, rounds = 0;
-    for await (const round of speculate(target, synthetic, [0], { gamma, rule, random: synthetic })) {
+    for await (const round of speculate(synthetic, drafter, [0], { gamma, rule, seed: 1 })) {
       tokens += round.tokens.length;
       rounds++;
     }

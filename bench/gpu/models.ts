@@ -151,17 +151,13 @@ export async function rounds(
   for (const gamma of [Math.ceil(shapes.verifyRows / 3) - 1, shapes.verifyRows - 1]) {
     const device = roundOnDevice(backend, target, drafter, shapes, gamma);
     for (const rule of ["ordered", "coupled"] as const) {
-      using scored = new ModelTarget(target, backend);
-      using synthetic = new SyntheticAcceptance(
-        new DiffusionDrafter(drafter, backend),
-        acceptanceFor(Math.min(TAU, gamma), gamma),
-        1,
-      );
+      using scored = new ModelTarget(target, backend), drafting = new DiffusionDrafter(drafter, backend);
+      const synthetic = new SyntheticAcceptance(scored, acceptanceFor(Math.min(TAU, gamma), gamma), 1);
       const run = async () => {
         scored.truncate(0);
-        synthetic.reset();
-        const options = { maxTokens, gamma, rule, random: synthetic };
-        return await total(speculate(scored, synthetic, text(prompt, vocabSize), options));
+        drafting.reset();
+        const options = { maxTokens, gamma, rule, seed: 1 };
+        return await total(speculate(synthetic, drafting, text(prompt, vocabSize), options));
       };
       await run();
       const { tokens, ms, rounds } = await run();

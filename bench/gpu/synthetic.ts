@@ -6,9 +6,11 @@
  * @module
  */
 
-import type { Draft, Drafter, DraftRequest } from "../../src/decode/drafter.ts";
+import type { DeviceRound, Sampling } from "../../src/backend/backend.ts";
+import type { Rule } from "../../src/decode/acceptance.ts";
+import type { DeviceDraft, DeviceVerdict, Draft, Target } from "../../src/decode/drafter.ts";
 import type { Distributions } from "../../src/decode/distributions.ts";
-import { PhiloxSource, Purpose, type RandomSource } from "../../src/decode/random.ts";
+import { PhiloxSource, Purpose } from "../../src/decode/random.ts";
 
 /** The probability α for which drafts of γ tokens yield τ tokens a round: (1 − α^{γ+1})/(1 − α) = τ. */
 export function acceptanceFor(tau: number, gamma: number): number {
@@ -23,62 +25,54 @@ export function acceptanceFor(tau: number, gamma: number): number {
   return low;
 }
 
-/** A drafter whose tokens are accepted by lot, and the random source that does it; they belong together. */
-export class SyntheticAcceptance implements Drafter, RandomSource {
-  readonly name: string;
+/** A target that leaves decisions to its device. */
+export type DeviceTarget = Target & Required<Pick<Target, "beginOnDevice" | "verifyOnDevice">>;
+
+/** A target whose device decides as ever, and is then overruled by lot. */
+export class SyntheticAcceptance implements Target {
   readonly vocabSize: number;
-  readonly leftToRight = true;
-  readonly #drafter: Drafter;
+  readonly contextLength: number;
+  readonly #target: DeviceTarget;
   readonly #alpha: number;
-  readonly #random: PhiloxSource;
-  /** The last draft and the position of its first token. */
-  #draft: { readonly tokens: Int32Array; readonly start: number } | undefined;
+  readonly #lots: PhiloxSource;
 
   /**
    * @param alpha the probability that a token is accepted if all left of it were
    */
-  constructor(drafter: Drafter, alpha: number, seed: number) {
-    this.name = `synthetic acceptance ${alpha.toFixed(3)}, ${drafter.name}`;
-    this.vocabSize = drafter.vocabSize;
-    this.#drafter = drafter;
+  constructor(target: DeviceTarget, alpha: number, seed: number) {
+    this.vocabSize = target.vocabSize;
+    this.contextLength = target.contextLength;
+    this.#target = target;
     this.#alpha = alpha;
-    this.#random = new PhiloxSource(seed);
+    this.#lots = new PhiloxSource(seed);
   }
 
-  async draft(request: DraftRequest): Promise<Draft> {
-    this.#draft = undefined; // while it drafts, draws are what they are
-    const draft = await this.#drafter.draft(request);
-    this.#draft = { tokens: draft.tokens, start: request.tokens.length };
-    return draft;
+  score(tokens: Int32Array, rows: number, sampling: Sampling): Distributions | Promise<Distributions> {
+    return this.#target.score(tokens, rows, sampling);
   }
 
-  bernoulli(probability: number, purpose: Purpose, position: number, draw?: number): boolean {
-    return this.#random.bernoulli(
-      purpose === Purpose.accept ? this.#alpha : probability,
-      purpose,
-      position,
-      draw,
-    );
+  truncate(length: number): void {
+    this.#target.truncate(length);
   }
 
-  choose(...request: Parameters<RandomSource["choose"]>): number {
-    return this.#random.choose(...request);
+  beginOnDevice(seed: bigint, start: number): DeviceRound | undefined {
+    return this.#target.beginOnDevice(seed, start);
   }
 
-  /** Draws; then, of a drafted position, takes the drafted token by lot, as the rules that draw compare the two. */
-  race(laws: Distributions, row: number, position: number): number {
-    const drawn = this.#random.race(laws, row, position);
-    const drafted = this.#draft?.tokens[position - this.#draft.start];
-    if (drafted === undefined) return drawn;
-    if (this.#random.bernoulli(this.#alpha, Purpose.accept, position)) return drafted;
-    return drawn === drafted ? (drafted + 1) % this.vocabSize : drawn;
-  }
-
-  reset(): void {
-    this.#drafter.reset();
-  }
-
-  [Symbol.dispose](): void {
-    this.#drafter[Symbol.dispose]();
+  async verifyOnDevice(
+    text: Int32Array,
+    draft: DeviceDraft | Draft,
+    rule: Rule,
+    sampling: Sampling,
+  ): Promise<DeviceVerdict> {
+    const verdict = await this.#target.verifyOnDevice(text, draft, rule, sampling), tokens = verdict.draft;
+    let accepted = 0;
+    while (
+      accepted < tokens.length &&
+      this.#lots.bernoulli(this.#alpha, Purpose.accept, text.length + accepted)
+    ) accepted++;
+    const bonus = accepted === tokens.length;
+    const token = bonus ? verdict.token : (tokens[accepted] + 1) % this.vocabSize;
+    return { ...verdict, accepted, token, bonus };
   }
 }

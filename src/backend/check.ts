@@ -7,10 +7,12 @@
  */
 
 import type {
+  AcceptOptions,
   Activation,
   AppendOptions,
   AttentionOptions,
   Cache,
+  DrawOptions,
   EmbedOptions,
   Matrix,
   Norm,
@@ -91,6 +93,18 @@ export function checkWrite(shape: Shape, length: number): void {
 export function checkTokenCount(capacity: number, count: number): void {
   if (!(Number.isInteger(count) && count >= 0 && count <= capacity)) {
     throw new RangeError(`Cannot use ${count} tokens of a buffer: its capacity is ${capacity}`);
+  }
+}
+
+/** Checks {@linkcode TokenBuffer.slice}. */
+export function checkTokenSlice(capacity: number, start: number, count: number): void {
+  if (
+    !(Number.isInteger(start) && Number.isInteger(count) && start >= 0 && count > 0 &&
+      start + count <= capacity)
+  ) {
+    throw new RangeError(
+      `Cannot slice a token buffer: ids [${start}, ${start + count}) are not within [0, ${capacity})`,
+    );
   }
 }
 
@@ -191,6 +205,21 @@ export function checkDistribution(p: Activation, logits: Activation, sampling: S
 /** Checks `Backend.sample`. */
 export function checkSample(out: TokenBuffer, p: Activation): void {
   expectTokens("sample", out, p.rows);
+}
+
+/** Checks `Decisions.draw`. */
+export function checkDraw(out: TokenBuffer, p: Activation, options: DrawOptions): void {
+  expectTokens("draw tokens", out, p.rows);
+  expectInteger("draw tokens", "offset", options.offset, 0, Infinity);
+}
+
+/** Checks `Decisions.accept`. */
+export function checkAccept(out: TokenBuffer, options: AcceptOptions): void {
+  const { p, q, useQ, draft } = options, n = p.rows - 1;
+  expectTokens("test a draft", out, 3 + n);
+  expectTokens("test a draft", draft, n);
+  if (useQ !== undefined) expectTokens("test a draft", useQ, n);
+  if (q !== undefined) expectShape("test a draft", "q", q, Math.max(n, q.rows), p.columns);
 }
 
 function checkNorm(doing: string, norm: Norm, columns: number): void {

@@ -18,11 +18,15 @@
  */
 
 export type {
+  AcceptOptions,
   Activation,
   AppendOptions,
   AttentionOptions,
   Backend,
   Cache,
+  Decisions,
+  DeviceRound,
+  DrawOptions,
   Dtype,
   EmbedOptions,
   Matrix,

@@ -28,6 +28,7 @@ import type {
 } from "../backend.ts";
 import * as check from "../check.ts";
 import { formatBytes, OutOfMemory } from "../wasm/memory.ts";
+import { CudaDecisions } from "./decisions.ts";
 import { dynamicShared, HALF_BLOCKS, Kernels, PANEL_ROWS } from "./kernels.ts";
 import {
   CudaActivation,
@@ -37,6 +38,7 @@ import {
   CudaVector,
   formats,
   matrixBytes,
+  ownOf,
   padded,
   panelOutputs,
   Queue,
@@ -99,6 +101,8 @@ export class CudaBackend implements Backend {
   readonly #kernels: Kernels;
   /** Whether a kernel may begin before the one ahead of it has ended. */
   readonly #dependent: boolean;
+  /** @inheritdoc */
+  readonly decisions: CudaDecisions;
   /** f32 memory that lives for one operation, by its use. */
   readonly #scratch = new Map<string, CudaActivation>();
 
@@ -108,6 +112,7 @@ export class CudaBackend implements Backend {
     this.#queue = new Queue(device);
     this.#kernels = new Kernels(device);
     this.#dependent = device.capability[0] >= 9;
+    this.decisions = new CudaDecisions(this, this.#queue, this.#kernels, this.#dependent);
     this.description = `CUDA ${device.ordinal}: ${device.name}`;
   }
 
@@ -547,8 +552,7 @@ export class CudaBackend implements Backend {
   /** `value` as one of this backend's own. */
   #own<T extends { readonly queue: Queue }>(kind: new (...args: never[]) => T, value: unknown): T {
     this.#expectOpen();
-    if (value instanceof kind && value.queue === this.#queue) return value;
-    throw new TypeError(`Cannot use a ${kind.name.replace("Cuda", "").toLowerCase()} of another backend`);
+    return ownOf(this.#queue, kind, value);
   }
 
   #expectOpen(): void {
