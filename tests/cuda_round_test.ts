@@ -364,3 +364,22 @@ test("a round waits once, and what it brings back is the verdict and the draft",
     drafter[Symbol.dispose]();
   }
 });
+
+test("once its passes are recorded, a round is a graph for each, and what makes laws and decisions", async (backend) => {
+  using gpt2 = await causal(backend, "parity/gpt2-tiny"), sedd = await diffusion(backend, "parity/sedd-tiny");
+  using target = new ModelTarget(gpt2, backend);
+  using drafter = new DiffusionDrafter(sedd, backend, { draftContext: 4 });
+  const options = { gamma: 3, maxTokens: 40, seed: 3, sampling: { temperature: 5 } };
+  const launches: (number | undefined)[][] = [];
+  standIn?.reset();
+  for await (const { draft } of speculate(target, drafter, [5, 6, 7, 8], options)) {
+    if (draft.length < 3) break;
+    launches.push(["cuGraphLaunch", "cuLaunchKernelEx"].map((name) => standIn?.calls(name)));
+    standIn?.reset();
+  }
+  // a round that takes memory, one that runs the passes, one that records them
+  const rounds = launches.slice(3);
+  assert.ok(rounds.length > 4);
+  // of the drafter: head, law, draw; of the target: head, law, sums, test
+  for (const [round, found] of rounds.entries()) assert.deepEqual(found, [2, 3 + 4], `round ${round + 3}`);
+});

@@ -125,11 +125,10 @@ export class ModelTarget implements Target, Disposable {
   #read(tokens: Int32Array, headRows: number, drafted?: TokenBuffer): Activation {
     const { length } = this.#text;
     const out = this.#hidden.map((states) => states.slice(length, tokens.length)); // [R, C] each
-    const hidden = { layers: this.#hiddenLayers, out };
     const unknown = tokens.indexOf(UNKNOWN), known = unknown < 0 ? tokens.length : unknown;
     const logits = this.#model.forward(tokens, this.#text.cache, {
       headRows,
-      hidden,
+      hidden: out.length > 0 ? { layers: this.#hiddenLayers, out } : undefined,
       drafted: unknown < 0 || drafted === undefined ? undefined : { tokens: drafted, at: unknown },
     }); // [headRows, V]
     this.#text.committed(tokens.subarray(0, known));

@@ -79,7 +79,7 @@ export class CausalTransformer implements CausalModel {
     cache: Cache,
     options: {
       readonly headRows?: number;
-      readonly hidden?: HiddenTap;
+      readonly hidden?: HiddenTap | undefined;
       readonly drafted?: DeviceTokens | undefined;
     } = {},
   ): Activation {

@@ -7,7 +7,7 @@
 import type { Backend, TokenBuffer } from "../backend/backend.ts";
 
 /** Stands for a token that the host does not know. */
-export const UNKNOWN = -1;
+export const UNKNOWN: -1 = -1;
 
 /** Tokens on the device: row r of a pass, where its id is {@linkcode UNKNOWN}, takes `tokens[r − at]`. */
 export interface DeviceTokens {

@@ -56,7 +56,7 @@ export interface CausalModel extends Disposable {
     cache: Cache,
     options?: {
       readonly headRows?: number;
-      readonly hidden?: HiddenTap;
+      readonly hidden?: HiddenTap | undefined;
       /** What stands for ids of `tokens` that only the device knows. */
       readonly drafted?: DeviceTokens | undefined;
     },
