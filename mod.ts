@@ -26,12 +26,16 @@ export {
 export type { LoadProgress, WatchOptions } from "./src/watched_weights.ts";
 // what the signatures above mention, and what their errors are
 export type {
+  AcceptOptions,
   Activation,
   AppendOptions,
   AttentionOptions,
   Backend,
   Cache,
   CacheOptions,
+  Decisions,
+  DeviceRound,
+  DrawOptions,
   Dtype,
   EmbedOptions,
   Matrix,
@@ -54,4 +58,5 @@ export { HubError } from "./src/hub/client.ts";
 export type { DownloadProgress, HubOptions } from "./src/hub/options.ts";
 export type { Tokenizer } from "./src/hub/tokenizer.ts";
 export type { CausalModel, HiddenTap, ModelShape } from "./src/model/model.ts";
+export type { DeviceTokens } from "./src/model/device_tokens.ts";
 export { CheckpointError } from "./src/model/weights.ts";

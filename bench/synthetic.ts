@@ -6,7 +6,16 @@
  * @module
  */
 
-import type { Draft, Drafter, DraftRequest } from "../src/decode/drafter.ts";
+import type { DeviceRound, Sampling } from "../src/backend/backend.ts";
+import type { Rule } from "../src/decode/acceptance.ts";
+import type {
+  DeviceDraft,
+  DeviceVerdict,
+  Draft,
+  Drafter,
+  DraftRequest,
+  Target,
+} from "../src/decode/drafter.ts";
 import type { Distributions } from "../src/decode/distributions.ts";
 import { PhiloxSource, Purpose, type RandomSource } from "../src/decode/random.ts";
 
@@ -23,7 +32,10 @@ export function acceptanceFor(tau: number, gamma: number): number {
   return low;
 }
 
-/** A drafter whose tokens are accepted by lot, and the random source that does it; they belong together. */
+/**
+ * Where the host decides: a drafter whose tokens are accepted by lot, and the random source that does it; they belong
+ * together.
+ */
 export class SyntheticAcceptance implements Drafter, RandomSource {
   readonly name: string;
   readonly vocabSize: number;
@@ -80,5 +92,57 @@ export class SyntheticAcceptance implements Drafter, RandomSource {
 
   [Symbol.dispose](): void {
     this.#drafter[Symbol.dispose]();
+  }
+}
+
+/** A target that leaves decisions to its device. */
+export type DeviceTarget = Target & Required<Pick<Target, "beginOnDevice" | "verifyOnDevice">>;
+
+/** Where a device decides: a target whose verdicts are made as ever, and then overruled by lot. */
+export class SyntheticVerdicts implements Target {
+  readonly vocabSize: number;
+  readonly contextLength: number;
+  readonly #target: DeviceTarget;
+  readonly #alpha: number;
+  readonly #lots: PhiloxSource;
+
+  /**
+   * @param alpha the probability that a token is accepted if all left of it were
+   */
+  constructor(target: DeviceTarget, alpha: number, seed: number) {
+    this.vocabSize = target.vocabSize;
+    this.contextLength = target.contextLength;
+    this.#target = target;
+    this.#alpha = alpha;
+    this.#lots = new PhiloxSource(seed);
+  }
+
+  score(tokens: Int32Array, rows: number, sampling: Sampling): Distributions | Promise<Distributions> {
+    return this.#target.score(tokens, rows, sampling);
+  }
+
+  truncate(length: number): void {
+    this.#target.truncate(length);
+  }
+
+  beginOnDevice(seed: bigint, start: number): DeviceRound | undefined {
+    return this.#target.beginOnDevice(seed, start);
+  }
+
+  async verifyOnDevice(
+    text: Int32Array,
+    draft: DeviceDraft | Draft,
+    rule: Rule,
+    sampling: Sampling,
+  ): Promise<DeviceVerdict> {
+    const verdict = await this.#target.verifyOnDevice(text, draft, rule, sampling), tokens = verdict.draft;
+    let accepted = 0;
+    while (
+      accepted < tokens.length &&
+      this.#lots.bernoulli(this.#alpha, Purpose.accept, text.length + accepted)
+    ) accepted++;
+    const bonus = accepted === tokens.length;
+    const token = bonus ? verdict.token : (tokens[accepted] + 1) % this.vocabSize;
+    return { ...verdict, accepted, token, bonus };
   }
 }

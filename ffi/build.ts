@@ -13,7 +13,7 @@ const generated = new URL("kernels.generated.ts", import.meta.url);
 const folder = new URL("kernels/", import.meta.url);
 
 /** One image each. */
-const sources = ["attention", "attention_half", "law", "project", "project_many", "rows"];
+const sources = ["accept", "attention", "attention_half", "law", "project", "project_many", "rows"];
 
 /** What a kernel that runs once per model may keep in local memory: `cos` and `sin` in float64 need it. */
 const cold = ["rotation"];

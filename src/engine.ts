@@ -58,8 +58,8 @@ export interface EngineOptions extends WatchOptions {
   readonly device?: Device | undefined;
   /**
    * Where the drafters compute, if not where the target does: another GPU, as in the SpecDiff paper, or the CPU
-   * beside one. Tokens and laws pass through the host anyway. A target-fed drafter costs more then: the target's
-   * hidden states pass through the host at each draft, and what it borrows of the target's matrices is copied once.
+   * beside one. Drafts and their laws then pass through the host; for a target-fed drafter the target's hidden states
+   * do too, and what it borrows of the target's matrices is copied once.
    * @default {"auto"} where the target is
    */
   readonly draftDevice?: Device | undefined;

@@ -340,11 +340,11 @@ onStandIn(
         device: "cuda",
         tokenizer: { encode: () => [1], decode: (ids) => "·".repeat(ids.length) },
       });
-    const options = { maxTokens: 3, gamma: 2, seed: 1 };
+    const options = { maxTokens: 7, gamma: 2, seed: 1 };
     {
       using engine = await load();
       standIn.reset();
-      standIn.fail("cuStreamSynchronize", 3, 700);
+      standIn.fail("cuStreamSynchronize", 2, 700); // in the second round
       await assert.rejects(engine.generate([1, 2, 3], options), failedCall("cuStreamSynchronize", 700));
     }
     assert.equal(standIn.live(), 0);
@@ -353,7 +353,7 @@ onStandIn(
     await assert.rejects(load(), failedCall("cuMemAlloc_v2", 719));
     assert.equal(standIn.live(), 0);
     using engine = await load();
-    assert.equal((await engine.generate([1, 2, 3], options)).tokens.length, 3);
+    assert.equal((await engine.generate([1, 2, 3], options)).tokens.length, 7);
   },
 );
 
@@ -490,6 +490,14 @@ async function sharedWork(): Promise<Float32Array> {
     backend.distribution(law, out, { temperature: 0.5, topP: 0.9 });
     backend.sample(tokens, law, { seed: 3n, purpose: 1, position: 0 });
     results.push(...law.read(), ...tokens.read());
+    using round = backend.decisions.round(), verdict = backend.tokens(rows + 2);
+    round.begin(7n, 9);
+    backend.decisions.draw(tokens, law, { round, purpose: 2, offset: 0, by: "inversion" });
+    const options = { round, p: law, draft: tokens, purposes: { accept: 1, residual: 3, token: 0 } };
+    for (const test of ["each", "joint", "drawn"] as const) {
+      backend.decisions.accept(verdict, { ...options, test });
+      results.push(...verdict.read());
+    }
   }
   return Float32Array.from(results);
 }

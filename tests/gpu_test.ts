@@ -9,9 +9,16 @@
 import assert from "node:assert/strict";
 import { figures, markdown, summary } from "../bench/gpu/report.ts";
 import { noiseWeights, published } from "../bench/shapes.ts";
-import { acceptanceFor, SyntheticAcceptance } from "../bench/synthetic.ts";
+import {
+  acceptanceFor,
+  type DeviceTarget,
+  SyntheticAcceptance,
+  SyntheticVerdicts,
+} from "../bench/synthetic.ts";
+import type { DeviceRound } from "../src/backend/backend.ts";
 import type { Distributions } from "../src/decode/distributions.ts";
 import type { Drafter, Target } from "../src/decode/drafter.ts";
+import type { Round } from "../src/decode/loop.ts";
 import { speculate } from "../src/decode/speculative.ts";
 
 for (
@@ -57,31 +64,54 @@ const uniform: Distributions = {
   race: (row) => row % 4,
 };
 
+/** Drafts nothing but threes. */
+const threes: Drafter = {
+  name: "threes",
+  vocabSize: 4,
+  leftToRight: true,
+  draft: ({ gamma }) => ({
+    tokens: new Int32Array(gamma).fill(3),
+    q: uniform,
+    steps: new Int32Array(gamma),
+    passes: 1,
+  }),
+  reset() {},
+  [Symbol.dispose]() {},
+};
+
+/** Whether rounds yield τ tokens on average; of some 5,000 the mean is within 0.06 of what is to be expected. */
+async function yields(tau: number, rounds: AsyncIterable<Round>): Promise<void> {
+  let tokens = 0, count = 0;
+  for await (const round of rounds) {
+    tokens += round.tokens.length;
+    count++;
+  }
+  assert.ok(Math.abs(tokens / count - tau) < 0.25, `τ is ${tokens / count}`);
+}
+
 for (const rule of ["ordered", "coupled"] as const) {
   Deno.test(`synthetic acceptance under ${rule} yields the τ asked for, whatever the models say`, async () => {
-    const gamma = 15, tau = 6;
+    const gamma = 15, tau = 6, alpha = acceptanceFor(tau, gamma);
     const target: Target = { vocabSize: 4, contextLength: 30_000, score: () => uniform, truncate() {} };
-    const drafter: Drafter = {
-      name: "threes",
-      vocabSize: 4,
-      leftToRight: true,
-      draft: ({ gamma }) => ({
-        tokens: new Int32Array(gamma).fill(3),
-        q: uniform,
-        steps: new Int32Array(gamma),
-        passes: 1,
-      }),
-      reset() {},
-      [Symbol.dispose]() {},
+    using synthetic = new SyntheticAcceptance(threes, alpha, 1);
+    await yields(tau, speculate(target, synthetic, [0], { gamma, rule, random: synthetic }));
+
+    const deciding: DeviceTarget = {
+      ...target,
+      beginOnDevice: () => ({} as DeviceRound),
+      verifyOnDevice: (_, { tokens }) => {
+        assert(tokens instanceof Int32Array);
+        return Promise.resolve({ accepted: 0, token: 1, bonus: false, draft: tokens, draftMs: 0 });
+      },
     };
-    using synthetic = new SyntheticAcceptance(drafter, acceptanceFor(tau, gamma), 1);
-    let tokens = 0, rounds = 0;
-    for await (const round of speculate(target, synthetic, [0], { gamma, rule, random: synthetic })) {
-      tokens += round.tokens.length;
-      rounds++;
-    }
-    // some 5,000 rounds: the mean is within 0.06 of what is to be expected
-    assert.ok(Math.abs(tokens / rounds - tau) < 0.25, `τ is ${tokens / rounds}`);
+    const points: Drafter = {
+      ...threes,
+      draft: async (request) => ({ ...await threes.draft(request), q: undefined }),
+    };
+    await yields(
+      tau,
+      speculate(new SyntheticVerdicts(deciding, alpha, 1), points, [0], { gamma, rule, seed: 1 }),
+    );
   });
 }
 

@@ -171,7 +171,7 @@ export class ToyCausalModel implements CausalModel {
   forward(
     tokens: ArrayLike<number>,
     cache: Cache,
-    { headRows = 1, hidden }: { readonly headRows?: number; readonly hidden?: HiddenTap } = {},
+    { headRows = 1, hidden }: { readonly headRows?: number; readonly hidden?: HiddenTap | undefined } = {},
   ): Activation {
     if (headRows > tokens.length) {
       throw new RangeError(`${headRows} rows of logits from ${tokens.length} tokens`);

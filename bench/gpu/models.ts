@@ -17,7 +17,7 @@ import { logLinearSigma } from "../../src/model/sedd_score.ts";
 import { passTime } from "./kernels.ts";
 import type { Report } from "./report.ts";
 import { madeUpText, type Shapes } from "../shapes.ts";
-import { acceptanceFor, SyntheticAcceptance } from "../synthetic.ts";
+import { acceptanceFor, SyntheticVerdicts } from "../synthetic.ts";
 
 /** τ of the figure that is aimed at. */
 const TAU = 6;
@@ -120,17 +120,13 @@ export async function rounds(
   for (const gamma of [Math.ceil(shapes.verifyRows / 3) - 1, shapes.verifyRows - 1]) {
     const device = roundOnDevice(backend, target, drafter, shapes, gamma);
     for (const rule of ["ordered", "coupled"] as const) {
-      using scored = new ModelTarget(target, backend);
-      using synthetic = new SyntheticAcceptance(
-        new DiffusionDrafter(drafter, backend),
-        acceptanceFor(Math.min(TAU, gamma), gamma),
-        1,
-      );
+      using scored = new ModelTarget(target, backend), drafting = new DiffusionDrafter(drafter, backend);
+      const synthetic = new SyntheticVerdicts(scored, acceptanceFor(Math.min(TAU, gamma), gamma), 1);
       const run = async () => {
         scored.truncate(0);
-        synthetic.reset();
-        const options = { maxTokens, gamma, rule, random: synthetic };
-        return await total(speculate(scored, synthetic, madeUpText(prompt, vocabSize), options));
+        drafting.reset();
+        const options = { maxTokens, gamma, rule, seed: 1 };
+        return await total(speculate(synthetic, drafting, madeUpText(prompt, vocabSize), options));
       };
       await run();
       const { tokens, ms, rounds } = await run();

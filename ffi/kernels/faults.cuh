@@ -3,7 +3,15 @@
 #pragma once
 #include "device.cuh"
 
-enum FaultCode { STRANGE_TOKEN = 1, LOGIT_NOT_A_NUMBER = 2, LARGEST_LOGIT = 3, NO_WEIGHT = 4 };
+enum FaultCode {
+  STRANGE_TOKEN = 1,
+  LOGIT_NOT_A_NUMBER = 2,
+  LARGEST_LOGIT = 3,
+  NO_WEIGHT = 4,
+  NEGATIVE_WEIGHT = 5,
+  MASS_OF_LAW = 6,
+  DRAFTED_UNLIKELY = 7,
+};
 
 // In memory of the host that the device sees.
 struct Fault {

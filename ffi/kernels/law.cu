@@ -1,25 +1,13 @@
-// From logits to a token: `distribution.ts` and `race` of `philox.ts` on the device, one block a row.
+// From logits to a law, `distribution.ts` on the device, and a token by a race: one block a row.
 //
 // No float is summed across threads: weights are added as whole numbers of 2^-46, so that the order does not matter.
 
+#include "draw.cuh"
 #include "faults.cuh"
-#include "layout.cuh"
 
 constexpr int THREADS = 1024;
 
 typedef unsigned long long u64;
-
-// Folds a value over the block; every thread has the result.
-template <class T, class Fold>
-SD_INLINE T block_fold(T value, Fold fold) {
-  SD_SHARED(T, of_warp, THREADS / WARP);
-  value = warp_fold(value, fold);
-  if (threadIdx.x % WARP == 0) of_warp[threadIdx.x / WARP] = value;
-  syncthreads();
-  value = warp_fold(of_warp[threadIdx.x % WARP], fold);
-  syncthreads();
-  return value;
-}
 
 // A number whose unsigned order is that of the floats: −∞ … +∞, then NaN.
 SD_INLINE uint32_t ordered(float x) {
@@ -112,53 +100,13 @@ SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int col
   for (int v = threadIdx.x; v < columns; v += THREADS) p[v] = (float)(p[v] * scale);
 }
 
-// Ten rounds of Philox4x32.
-SD_INLINE uint4 philox(uint4 c, uint32_t k0, uint32_t k1) {
-  for (int round = 0; round < 10; round++) {
-    c = make_uint4(mulhi(0xCD9E8D57u, c.z) ^ c.y ^ k0, 0xCD9E8D57u * c.z, mulhi(0xD2511F53u, c.x) ^ c.w ^ k1,
-                   0xD2511F53u * c.x);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  return c;
-}
-
 // out[r] = argmin over v of E_v / p[r][v], the lowest id among equals, E_v = −log1p(−u_v) of row r's own noise.
 SD_KERNEL(THREADS, race, int* out, const float* p_rows, int columns, uint32_t seed_low, uint32_t seed_high,
           uint32_t purpose, uint32_t position, Fault* fault) {
-  struct Entrant {
-    double time;
-    int id;
-  };
-  SD_SHARED(Entrant, of_warp, THREADS / WARP);
   grid_dependency_wait();
   const float* p = p_rows + (size_t)blockIdx.x * padded(columns);
-  Entrant best = {INFINITY, -1};
-  for (int block = threadIdx.x; block * 4 < columns; block += THREADS) {
-    uint4 noise = philox(make_uint4(block, position + blockIdx.x, purpose, 0), seed_low, seed_high);
-    const uint32_t numbers[4] = {noise.x, noise.y, noise.z, noise.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      int v = block * 4 + i;
-      double w = v < columns ? p[v] : 0, u = (numbers[i] + 0.5) * 0x1p-32;
-      // −log1p(−u) ≥ u: an entry that loses with u in place of its exponential cannot win
-      if (!(w > 0 && u < best.time * w)) continue;
-      double time = -log1p(-u) / w;
-      if (time < best.time) best = {time, v};
-    }
-  }
-  auto fold = [&](Entrant mine) {
-    for (int mask = WARP / 2; mask > 0; mask /= 2) {
-      Entrant other = {shfl_xor(mine.time, mask), shfl_xor(mine.id, mask)};
-      if (other.time < mine.time || (other.time == mine.time && other.id < mine.id)) mine = other;
-    }
-    return mine;
-  };
-  best = fold(best);
-  if (threadIdx.x % WARP == 0) of_warp[threadIdx.x / WARP] = best;
-  syncthreads();
-  best = fold(of_warp[threadIdx.x % WARP]);
+  int winner = race_winner(p, columns, {seed_low, seed_high, purpose, position + blockIdx.x});
   if (threadIdx.x != 0) return;
-  out[blockIdx.x] = max(best.id, 0);
-  if (best.id < 0) report(fault, NO_WEIGHT, 0);
+  out[blockIdx.x] = max(winner, 0);
+  if (winner < 0) report(fault, NO_WEIGHT, 0);
 }

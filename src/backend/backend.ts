@@ -80,6 +80,11 @@ export interface TokenBuffer extends Disposable {
    * @throws {RangeError} if they exceed the capacity.
    */
   write(tokens: ArrayLike<number>): void;
+  /**
+   * A view of ids [start, start + count) that shares the buffer. Views need no disposal and die with it.
+   * @throws {RangeError} if the range does not lie inside.
+   */
+  slice(start: number, count: number): TokenBuffer;
 }
 
 /**
@@ -218,6 +223,72 @@ export interface NoiseKey {
   readonly position: number;
 }
 
+/** One round of speculative decoding on a device: what its decisions depend on, and how long its draft takes. */
+export interface DeviceRound extends Disposable {
+  /** Where it takes place. */
+  readonly backend: Backend;
+  /**
+   * Begins a round: the decisions are those of `seed`, and the text has `start` tokens.
+   * @throws {RangeError} if `start` is not a non-negative integer
+   */
+  begin(seed: bigint, start: number): void;
+  /** Marks that the draft has been enqueued. */
+  drafted(): void;
+  /** Milliseconds of the device from {@linkcode begin} to {@linkcode drafted}; after a read. */
+  readonly draftMs: number;
+}
+
+/** Options of {@linkcode Decisions.draw}. */
+export interface DrawOptions {
+  /** Seed and length of the text. */
+  readonly round: DeviceRound;
+  /** What the noise is for, as in {@linkcode NoiseKey}. */
+  readonly purpose: number;
+  /** Row 0 stands at this distance from the end of the text; the others follow. */
+  readonly offset: number;
+  /**
+   * `race`: as {@linkcode Backend.sample}. `inversion`: where the running sum of the law exceeds the row's uniform of
+   * 52 bits, whose draw is the length of the text (`PhiloxSource.choose` in `decode/random.ts`).
+   */
+  readonly by: "inversion" | "race";
+}
+
+/** Options of {@linkcode Decisions.accept}. */
+export interface AcceptOptions {
+  /** Seed and length of the text. */
+  readonly round: DeviceRound;
+  /** How the n drafted tokens are tested; `decode/acceptance.ts` explains, and says which rule makes which test. */
+  readonly test: "each" | "joint" | "drawn";
+  /** The target's laws, [n + 1, V]. */
+  readonly p: Activation;
+  /** The laws the tokens were drawn from, [≥ n, V]; absent: point masses. */
+  readonly q?: Activation | undefined;
+  /** Where q is to be used, [n] of 0 or 1; elsewhere a token is a point mass. Absent: everywhere. */
+  readonly useQ?: TokenBuffer | undefined;
+  /** The drafted tokens; the first n are used. */
+  readonly draft: TokenBuffer;
+  /** What the noise is for: of tests, of what replaces a token or follows the draft, of the target's own draws. */
+  readonly purposes: { readonly accept: number; readonly residual: number; readonly token: number };
+}
+
+/**
+ * The decisions of a round, made where the laws are, so that no law is read and the host waits once a round. A
+ * decision is the one that the host would make with the same seed, up to the rounding of sums in float64.
+ */
+export interface Decisions {
+  /** Allocates what a round needs. */
+  round(): DeviceRound;
+  /** The first `count` ids of out are those of tokens. */
+  copy(out: TokenBuffer, tokens: TokenBuffer, count: number): void;
+  /** Draws out[r] from p[r]. p [R, V]. */
+  draw(out: TokenBuffer, p: Activation, options: DrawOptions): void;
+  /**
+   * Tests a draft of n tokens. out [3 + n] = how many are kept, the token after them, 1 if it follows a draft that was
+   * kept as a whole or else 0, and the draft itself.
+   */
+  accept(out: TokenBuffer, options: AcceptOptions): void;
+}
+
 /** What a device can do. Shapes are checked: a mismatch throws a `RangeError` that names both. */
 export interface Backend extends Disposable {
   /** Which implementation this is. */
@@ -228,6 +299,8 @@ export interface Backend extends Disposable {
   readonly room?: number | undefined;
   /** Whether a read costs more than computing what may not be needed, as on a device that the host waits for. */
   readonly slowReads?: boolean | undefined;
+  /** Absent: reading laws costs nothing, and the host decides. */
+  readonly decisions?: Decisions | undefined;
 
   /**
    * Uploads a matrix, converting and packing it into the device's layout chunk by chunk, so that the host

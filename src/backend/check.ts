@@ -7,11 +7,13 @@
  */
 
 import type {
+  AcceptOptions,
   Activation,
   AppendOptions,
   AttentionOptions,
   Cache,
   CacheOptions,
+  DrawOptions,
   EmbedOptions,
   Matrix,
   Norm,
@@ -100,6 +102,18 @@ export function checkCache({ layers, width, capacity, halfHeads }: CacheOptions)
   checkSizes("allocate a cache", { layers, width, capacity });
   if (halfHeads !== undefined && !(Number.isInteger(halfHeads) && halfHeads > 0 && width % halfHeads === 0)) {
     throw new RangeError(`Cannot allocate a cache: ${halfHeads} heads do not divide its width ${width}`);
+  }
+}
+
+/** Checks {@linkcode TokenBuffer.slice}. */
+export function checkTokenSlice(capacity: number, start: number, count: number): void {
+  if (
+    !(Number.isInteger(start) && Number.isInteger(count) && start >= 0 && count > 0 &&
+      start + count <= capacity)
+  ) {
+    throw new RangeError(
+      `Cannot slice a token buffer: ids [${start}, ${start + count}) are not within [0, ${capacity})`,
+    );
   }
 }
 
@@ -200,6 +214,21 @@ export function checkDistribution(p: Activation, logits: Activation, sampling: S
 /** Checks `Backend.sample`. */
 export function checkSample(out: TokenBuffer, p: Activation): void {
   expectTokens("sample", out, p.rows);
+}
+
+/** Checks `Decisions.draw`. */
+export function checkDraw(out: TokenBuffer, p: Activation, options: DrawOptions): void {
+  expectTokens("draw tokens", out, p.rows);
+  expectInteger("draw tokens", "offset", options.offset, 0, Infinity);
+}
+
+/** Checks `Decisions.accept`. */
+export function checkAccept(out: TokenBuffer, options: AcceptOptions): void {
+  const { p, q, useQ, draft } = options, n = p.rows - 1;
+  expectTokens("test a draft", out, 3 + n);
+  expectTokens("test a draft", draft, n);
+  if (useQ !== undefined) expectTokens("test a draft", useQ, n);
+  if (q !== undefined) expectShape("test a draft", "q", q, Math.max(n, q.rows), p.columns);
 }
 
 function checkNorm(doing: string, norm: Norm, columns: number): void {

@@ -18,12 +18,16 @@
  */
 
 export type {
+  AcceptOptions,
   Activation,
   AppendOptions,
   AttentionOptions,
   Backend,
   Cache,
   CacheOptions,
+  Decisions,
+  DeviceRound,
+  DrawOptions,
   Dtype,
   EmbedOptions,
   Matrix,

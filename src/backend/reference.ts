@@ -39,6 +39,7 @@ import {
   checkSizes,
   checkSlice,
   checkTokenCount,
+  checkTokenSlice,
   checkTruncate,
   checkWrite,
 } from "./check.ts";
@@ -157,12 +158,20 @@ class ReferenceActivation implements Activation {
   }
 }
 
-class ReferenceTokens extends Resource<Int32Array> implements TokenBuffer {
+class ReferenceTokens implements TokenBuffer {
   readonly capacity: number;
+  readonly #buffer: Resource<Int32Array>;
+  readonly #start: number;
 
-  constructor(owner: Resource<unknown>, capacity: number) {
-    super("token buffer", new Int32Array(capacity), owner);
+  /** Ids [start, start + capacity) of a buffer. */
+  constructor(buffer: Resource<Int32Array>, start: number, capacity: number) {
+    this.#buffer = buffer;
+    this.#start = start;
     this.capacity = capacity;
+  }
+
+  get data(): Int32Array {
+    return this.#buffer.data.subarray(this.#start, this.#start + this.capacity);
   }
 
   read(count: number = this.capacity): Int32Array {
@@ -173,6 +182,15 @@ class ReferenceTokens extends Resource<Int32Array> implements TokenBuffer {
   write(tokens: ArrayLike<number>): void {
     checkTokenCount(this.capacity, tokens.length);
     this.data.set(tokens);
+  }
+
+  slice(start: number, count: number): TokenBuffer {
+    checkTokenSlice(this.capacity, start, count);
+    return new ReferenceTokens(this.#buffer, this.#start + start, count);
+  }
+
+  [Symbol.dispose](): void {
+    this.#buffer[Symbol.dispose]();
   }
 }
 
@@ -256,7 +274,7 @@ class ReferenceBackend extends Resource<true> implements Backend {
   tokens(capacity: number): TokenBuffer {
     this.assertAlive();
     checkSizes("allocate a token buffer", { capacity });
-    return new ReferenceTokens(this, capacity);
+    return new ReferenceTokens(new Resource("token buffer", new Int32Array(capacity), this), 0, capacity);
   }
 
   cache(options: CacheOptions): Cache {

@@ -156,7 +156,8 @@ function render({ machine, driver, auto, why, tests, unusable }: Diagnosis): str
     ...new Set(tests.flatMap((tested) => tested.operations.map((check) => check.operation))),
   ];
   const cell = (tested: Tested, operation: string): string => {
-    const check = tested.operations.find((check) => check.operation === operation)!;
+    const check = tested.operations.find((check) => check.operation === operation);
+    if (check === undefined) return "the host's"; // decisions that a device leaves to the host
     return isRight(check) ? check.error.toExponential(1) : `${check.error.toExponential(1)} WRONG`;
   };
   return [

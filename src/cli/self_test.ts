@@ -16,6 +16,9 @@ import type {
   Vector,
 } from "../backend/backend.ts";
 import { createReferenceBackend } from "../backend/reference.ts";
+import { rules, testOf, verify } from "../decode/acceptance.ts";
+import { HostDistributions } from "../decode/distributions.ts";
+import { PhiloxSource, Purpose } from "../decode/random.ts";
 
 /** What was found about one operation. */
 export interface OperationCheck {
@@ -117,10 +120,55 @@ const CASES: readonly Case[] = [
   }],
 ];
 
+/** Where the text of the decisions below ends. */
+const START = 4;
+
+/** The decisions of a device that makes them; the oracle's are the host's. */
+const DECISIONS: readonly Case[] = [
+  ["draw", 0, (backend) => {
+    const laws = weighed(3, 11), random = new PhiloxSource(5);
+    if (backend.decisions === undefined) {
+      return Float32Array.from(laws, (law, r) => random.choose(law, Purpose.draft, START + r, START));
+    }
+    const round = backend.decisions.round(), out = tokens(backend, [0, 0, 0]);
+    round.begin(random.seed, START);
+    const options = { round, purpose: Purpose.draft, offset: 0, by: "inversion" } as const;
+    backend.decisions.draw(out, uploaded(backend, laws), options);
+    return Float32Array.from(out.read());
+  }],
+  ...rules.map((rule): Case => [`accept, ${rule}`, 0, (backend) => {
+    const p = weighed(3, 12), q = weighed(2, 13), verdicts: number[] = [];
+    for (let seed = 0; seed < 8; seed++) {
+      const drafted = Int32Array.of(seed, 2 * seed), steps = Int32Array.of(1, seed % 2);
+      if (backend.decisions === undefined) {
+        const draft = { tokens: drafted, steps, passes: 1, q: new HostDistributions(q) };
+        const found = verify(rule, draft, new HostDistributions(p), new PhiloxSource(seed), START);
+        verdicts.push(found.accepted, found.token, Number(found.bonus), ...drafted);
+        continue;
+      }
+      const round = backend.decisions.round(), out = tokens(backend, [0, 0, 0, 0, 0]);
+      const { test, useQ } = testOf(rule, steps);
+      round.begin(BigInt(seed), START);
+      backend.decisions.accept(out, {
+        round,
+        test,
+        p: uploaded(backend, p),
+        q: uploaded(backend, q),
+        useQ: useQ && tokens(backend, useQ.map(Number)),
+        draft: tokens(backend, drafted),
+        purposes: Purpose,
+      });
+      verdicts.push(...out.read());
+    }
+    return Float32Array.from(verdicts);
+  }]),
+];
+
 /** Compares every operation of a device with the oracle. What it allocates there dies with the backend. */
 export async function selfTest(backend: Backend): Promise<OperationCheck[]> {
   const checks: OperationCheck[] = [];
-  for (const [operation, allowed, run] of CASES) {
+  const cases = backend.decisions === undefined ? CASES : [...CASES, ...DECISIONS];
+  for (const [operation, allowed, run] of cases) {
     using oracle = createReferenceBackend();
     const expected = await run(oracle), found = await run(backend);
     const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
@@ -131,6 +179,17 @@ export async function selfTest(backend: Backend): Promise<OperationCheck[]> {
     checks.push({ operation, error, allowed });
   }
   return checks;
+}
+
+/** Laws as they are before they are normalised, which is all the same to decisions. */
+function weighed(rows: number, seed: number): Float32Array[] {
+  return Array.from({ length: rows }, (_, r) => numbers(WIDTH, seed + r).map((x) => x + 1.001));
+}
+
+function uploaded(backend: Backend, rows: readonly Float32Array[]): Activation {
+  const activation = backend.activation(rows.length, WIDTH);
+  activation.write(Float32Array.from(rows.flatMap((row) => [...row])));
+  return activation;
 }
 
 /** Numbers in (−1, 1), the same each time. */
@@ -148,7 +207,7 @@ function weights(backend: Backend, dtype: Dtype, inputs: number = WIDTH): Promis
   return backend.matrix({ outputs: OUTPUTS, inputs, dtype }, [numbers(OUTPUTS * inputs, 4)]);
 }
 
-function tokens(backend: Backend, ids: readonly number[]): ReturnType<Backend["tokens"]> {
+function tokens(backend: Backend, ids: ArrayLike<number>): ReturnType<Backend["tokens"]> {
   const buffer = backend.tokens(ids.length);
   buffer.write(ids);
   return buffer;

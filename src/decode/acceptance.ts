@@ -22,6 +22,7 @@
  * @module
  */
 
+import type { AcceptOptions } from "../backend/backend.ts";
 import { type Distributions, type Law, massOf } from "./distributions.ts";
 import type { Draft } from "./drafter.ts";
 import { Purpose, type RandomSource } from "./random.ts";
@@ -81,17 +82,39 @@ export function verify(
   random: RandomSource,
   position: number,
 ): Verdict {
+  const { test, useQ } = testOf(rule, draft.steps);
+  switch (test) {
+    case "each":
+      return verifyEach(draft, useQ, p, random, position);
+    case "joint":
+      return verifyBlock(draft, p, random, position);
+    case "drawn":
+      return verifyByDrawing(draft, p, random, position);
+  }
+}
+
+/**
+ * How a rule tests a draft, here or on a device (`Decisions.accept` of the backend): each token in turn, all jointly, or
+ * by comparison with the target's own draws. `useQ` [n] says where the recorded q may be used; absent: everywhere.
+ *
+ * @param steps of the draft
+ * @throws {TypeError} if the rule is unknown
+ */
+export function testOf(
+  rule: Rule,
+  steps: Int32Array,
+): { readonly test: AcceptOptions["test"]; readonly useQ?: readonly boolean[] } {
   switch (rule) {
     case "ordered":
-      return verifyEach(draft, recordPositions(draft.steps), p, random, position);
+      return { test: "each", useQ: recordPositions(steps) };
     case "ratio":
     case "paper":
-      return verifyEach(draft, undefined, p, random, position);
+      return { test: "each" };
     case "block":
-      return verifyBlock(draft, p, random, position);
+      return { test: "joint" };
     case "match":
     case "coupled":
-      return verifyByDrawing(draft, p, random, position);
+      return { test: "drawn" };
     default:
       throw new TypeError(
         `Cannot verify a draft: unknown rule "${rule satisfies never}", expected one of ${rules.join(", ")}`,

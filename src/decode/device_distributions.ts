@@ -4,7 +4,14 @@
  * @module
  */
 
-import type { Activation, Backend, NoiseKey, Sampling, TokenBuffer } from "../backend/backend.ts";
+import type {
+  Activation,
+  Backend,
+  DrawOptions,
+  NoiseKey,
+  Sampling,
+  TokenBuffer,
+} from "../backend/backend.ts";
 import { LogitsError } from "../backend/distribution.ts";
 import { Growing } from "../model/block.ts";
 import type { Distributions, Law } from "./distributions.ts";
@@ -59,7 +66,7 @@ export class DeviceDistributions implements Distributions, Disposable {
   fill(start: number, logits: Activation, sampling: Sampling): void {
     this.#changes(start, logits.rows);
     try {
-      this.#backend.distribution(this.#slice(start, logits.rows), logits, sampling);
+      this.#backend.distribution(this.slice(start, logits.rows), logits, sampling);
     } catch (error) {
       if (error instanceof LogitsError) {
         throw new LogitsError(`${error.fault}, as ${this.#model} computed it; its weights may be damaged`);
@@ -73,12 +80,12 @@ export class DeviceDistributions implements Distributions, Disposable {
     const law = new Float32Array(this.#vocabSize);
     law[token] = 1;
     this.#changes(j, 1);
-    this.#slice(j, 1).write(law);
+    this.slice(j, 1).write(law);
   }
 
   /** @inheritdoc */
   row(j: number): Law {
-    return this.#slice(j, 1).read();
+    return this.slice(j, 1).read();
   }
 
   /** @inheritdoc */
@@ -93,10 +100,18 @@ export class DeviceDistributions implements Distributions, Disposable {
     let end = j + 1;
     while (this.#backend.slowReads === true && this.#filled.has(end)) end++;
     const count = end - j, buffer = this.#drawn.atLeast(count);
-    this.#backend.sample(buffer, this.#slice(j, count), key);
+    this.#backend.sample(buffer, this.slice(j, count), key);
     const tokens = buffer.read(count).slice();
     this.#ahead = { key: { ...key, position: origin }, first: j, tokens };
     return tokens[0];
+  }
+
+  /**
+   * Enqueues draws from rows [start, start + count) by the device itself, which must have
+   * {@linkcode Backend.decisions}.
+   */
+  draw(out: TokenBuffer, start: number, count: number, options: DrawOptions): void {
+    this.#backend.decisions!.draw(out, this.slice(start, count), options);
   }
 
   #changes(start: number, count: number): void {
@@ -104,7 +119,8 @@ export class DeviceDistributions implements Distributions, Disposable {
     this.#ahead = undefined;
   }
 
-  #slice(start: number, count: number): Activation {
+  /** Rows [start, start + count) on the device, [count, V]. */
+  slice(start: number, count: number): Activation {
     if (this.#laws === undefined) throw new RangeError("Cannot use laws: no rows were asked for");
     return this.#laws.slice(start, count);
   }

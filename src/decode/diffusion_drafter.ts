@@ -10,13 +10,15 @@
  * @module
  */
 
-import type { Activation, Backend, Sampling } from "../backend/backend.ts";
+import type { Activation, Backend, DeviceRound, TokenBuffer } from "../backend/backend.ts";
+import { Growing } from "../model/block.ts";
+import { UNKNOWN } from "../model/device_tokens.ts";
 import type { DiffusionModel, DiffusionPass } from "../model/model.ts";
 import { logLinearSigma } from "../model/sedd_score.ts";
 import { CachedText } from "./cached_text.ts";
 import { DeviceDistributions } from "./device_distributions.ts";
-import type { Draft, Drafter, DraftRequest } from "./drafter.ts";
-import { propose } from "./propose.ts";
+import type { DeviceDraft, Draft, Drafter, DraftRequest } from "./drafter.ts";
+import { propose, proposeOnDevice } from "./propose.ts";
 import { reveal, type RevealOrder, revealOrders } from "./reveal.ts";
 
 /** Positions a cache starts with; it grows with the text, whatever length the checkpoint claims. */
@@ -85,6 +87,13 @@ export interface DiffusionDrafterOptions {
   readonly hotStart?: boolean | undefined;
 }
 
+/** A draft that the device draws. */
+interface Device {
+  readonly round: DeviceRound;
+  /** Where it puts the token at each index. */
+  readonly tokens: TokenBuffer;
+}
+
 /** Drafts with a diffusion model. The model is borrowed: disposing of this leaves it alone. */
 export class DiffusionDrafter implements Drafter {
   /** For people and statistics. */
@@ -96,7 +105,10 @@ export class DiffusionDrafter implements Drafter {
   /** Blocks of the target whose outputs the model makes its prefix of; mostly none. */
   readonly hiddenLayers: readonly number[];
   readonly #model: DiffusionModel;
+  readonly #backend: Backend;
   readonly #q: DeviceDistributions;
+  /** What the device drew. */
+  readonly #drafted: Growing<TokenBuffer>;
   readonly #steps: number;
   readonly #order: RevealOrder;
   readonly #draftContext: number | undefined;
@@ -154,6 +166,8 @@ export class DiffusionDrafter implements Drafter {
       );
     }
     this.#model = model;
+    this.#backend = backend;
+    this.#drafted = new Growing((size) => backend.tokens(size));
     this.vocabSize = model.shape.vocabSize;
     this.hiddenLayers = model.hiddenLayers;
     this.leftToRight = (this.#steps === 1 || this.#order === "left-to-right") && !this.#hotStart;
@@ -169,9 +183,31 @@ export class DiffusionDrafter implements Drafter {
    * @throws {TypeError} if the model needs hidden states of the text, and the request has none
    */
   draft(request: DraftRequest): Draft {
+    return { ...this.#draft(request), q: this.#q };
+  }
+
+  /**
+   * The same without waiting for any of the tokens. Nothing where laws decide what is revealed, for they have to be
+   * read then, and where tokens are kept from an earlier draft.
+   */
+  draftOnDevice(request: DraftRequest, round: DeviceRound): DeviceDraft | undefined {
+    const gamma = this.#length(request);
+    const reads = this.#order === "confidence" && Math.min(this.#steps, gamma) > 1;
+    if (round.backend !== this.#backend || gamma === 0 || reads || this.#hotStart) return undefined;
+    const tokens = this.#drafted.atLeast(gamma);
+    const { steps, passes } = this.#draft(request, { round, tokens });
+    return { tokens, q: this.#q.slice(0, gamma), steps, passes };
+  }
+
+  #length({ gamma }: DraftRequest): number {
+    return Math.min(gamma, this.#model.shape.contextLength - 1);
+  }
+
+  /** Drafts; given a device, it draws the tokens, and those returned are unknown. */
+  #draft(request: DraftRequest, device?: Device): Omit<Draft, "q"> {
     const { tokens: text, random, sampling } = request;
     const start = text.length;
-    const gamma = Math.min(request.gamma, this.#model.shape.contextLength - 1);
+    const gamma = this.#length(request);
     const steps = Math.min(this.#steps, gamma);
     const mask = this.vocabSize;
     const draft = new Int32Array(gamma).fill(mask);
@@ -190,7 +226,7 @@ export class DiffusionDrafter implements Drafter {
       // with one σ for all steps, a step that opened nothing leaves the next nothing new to compute
       if (changed || this.#sigma === "schedule" || pass === undefined) {
         computed = masked;
-        pass = this.#denoise(request, draft, computed, this.#sigmaOf(step, steps));
+        pass = this.#denoise(request, draft, computed, this.#sigmaOf(step, steps), device);
         passes++;
       }
       const { logits } = pass;
@@ -208,36 +244,39 @@ export class DiffusionDrafter implements Drafter {
           return most;
         },
       });
-      // at once, where no token that is drawn changes another's logits
-      if (!this.#model.hasMarkovHead) this.#fillRuns(open, computed, logits, sampling);
-      for (const j of open) {
-        const previous = j === 0 ? text[start - 1] : draft[j - 1];
-        if (this.#model.hasMarkovHead) {
-          // it restores left context; where the left neighbour is still a mask there is none to restore
-          if (previous !== mask) this.#model.markovLogits(pass, computed.indexOf(j), previous);
-          law(j);
+      for (const [j, count] of this.#runs(open, computed)) {
+        const row = computed.indexOf(j), previous = j === 0 ? text[start - 1] : draft[j - 1];
+        // it restores left context; where the left neighbour is still a mask there is none to restore
+        if (this.#model.hasMarkovHead && previous !== mask) {
+          const left = previous === UNKNOWN ? device!.tokens.slice(j - 1, 1) : previous;
+          this.#model.markovLogits(pass, row, left);
         }
-        draft[j] = propose(this.#q, j, request);
-        revealedAt[j] = step;
+        this.#q.fill(j, logits.slice(row, count), sampling);
+        if (device !== undefined) proposeOnDevice(this.#q, j, count, request, device.round, device.tokens);
+        for (let i = j; i < j + count; i++) {
+          draft[i] = device === undefined ? propose(this.#q, i, request) : UNKNOWN;
+          revealedAt[i] = step;
+        }
       }
       changed = open.length > 0;
     }
     if (this.#hotStart) this.#last = { start, tokens: draft };
-    return { tokens: draft, q: this.#q, steps: revealedAt, passes };
+    return { tokens: draft, steps: revealedAt, passes };
   }
 
-  /** Makes the laws at the indices `open` of the draft, those that follow one another at once. */
-  #fillRuns(
-    open: readonly number[],
-    computed: readonly number[],
-    logits: Activation,
-    sampling: Sampling,
-  ): void {
+  /**
+   * The indices `open` of a draft as runs whose laws are made at once: those that follow one another, there and among
+   * the rows `computed`, where no token that is drawn changes another's logits.
+   */
+  #runs(open: readonly number[], computed: readonly number[]): [first: number, count: number][] {
+    if (this.#model.hasMarkovHead) return open.map((j) => [j, 1]);
+    const runs: [first: number, count: number][] = [];
     for (let at = 0, count = 1; at < open.length; at += count, count = 1) {
-      const row = computed.indexOf(open[at]);
-      while (open[at + count] === open[at] + count && computed[row + count] === open[at] + count) count++;
-      this.#q.fill(open[at], logits.slice(row, count), sampling);
+      const first = open[at], row = computed.indexOf(first);
+      while (open[at + count] === first + count && computed[row + count] === first + count) count++;
+      runs.push([first, count]);
     }
+    return runs;
   }
 
   /** One network evaluation: logits of the draft's masked rows, and of no others. */
@@ -246,7 +285,9 @@ export class DiffusionDrafter implements Drafter {
     draft: Int32Array,
     masked: readonly number[],
     sigma: number,
+    device?: Device,
   ): DiffusionPass {
+    const drafted = (at: number) => device && { tokens: device.tokens, at };
     if (this.#model.prefixAttention === "target") {
       this.#reserve(text.length + draft.length);
       this.#feed(text.subarray(0, -1), hidden);
@@ -255,6 +296,7 @@ export class DiffusionDrafter implements Drafter {
         cleanRows: 0,
         head: masked.map((j) => 1 + j),
         window: this.#draftContext,
+        drafted: drafted(1),
       });
     }
     if (this.#model.prefixAttention === "causal") {
@@ -264,6 +306,7 @@ export class DiffusionDrafter implements Drafter {
         cleanRows: fresh.length,
         head: masked.map((j) => fresh.length + j),
         window: this.#draftContext,
+        drafted: drafted(fresh.length),
       });
       this.#text.committed(fresh);
       return pass;
@@ -276,6 +319,7 @@ export class DiffusionDrafter implements Drafter {
       cleanRows: fresh.length,
       head: masked.map((j) => fresh.length + j),
       keep,
+      drafted: drafted(fresh.length),
     });
     this.#text.committed(fresh.subarray(0, keep));
     return pass;
@@ -346,6 +390,7 @@ export class DiffusionDrafter implements Drafter {
   [Symbol.dispose](): void {
     this.#text.cache[Symbol.dispose]();
     this.#q[Symbol.dispose]();
+    this.#drafted[Symbol.dispose]();
   }
 }
 

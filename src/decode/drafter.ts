@@ -7,7 +7,8 @@
  * @module
  */
 
-import type { Activation, Sampling } from "../backend/backend.ts";
+import type { Activation, DeviceRound, Sampling, TokenBuffer } from "../backend/backend.ts";
+import type { Rule, Verdict } from "./acceptance.ts";
 import type { Distributions } from "./distributions.ts";
 import type { RandomSource } from "./random.ts";
 
@@ -39,6 +40,35 @@ export interface Target {
    * text and n is how many tokens were seen and not truncated. Valid until the next {@linkcode score}.
    */
   readonly hidden?: readonly Activation[] | undefined;
+  /**
+   * Begins a round whose decisions the target's device makes. A target without this method, or that returns nothing,
+   * has its laws read.
+   *
+   * @param seed of the decisions
+   * @param start length of the text
+   */
+  beginOnDevice?(seed: bigint, start: number): DeviceRound | undefined;
+  /**
+   * Scores and tests a draft of the round that was begun last: what {@linkcode score} and `verify` give, and what was
+   * drafted.
+   *
+   * @param text the committed text
+   * @throws {RangeError} as {@linkcode score} and `verify`
+   */
+  verifyOnDevice?(
+    text: Int32Array,
+    draft: DeviceDraft | Draft,
+    rule: Rule,
+    sampling: Sampling,
+  ): Promise<DeviceVerdict>;
+}
+
+/** What a device decided about a draft. */
+export interface DeviceVerdict extends Verdict {
+  /** The drafted tokens, [n]. */
+  readonly draft: Int32Array;
+  /** Milliseconds of the device in the draft. */
+  readonly draftMs: number;
 }
 
 /** What a drafter is asked for. */
@@ -73,6 +103,21 @@ export interface Draft {
   readonly passes: number;
 }
 
+/** A draft of n ≤ γ tokens that the host has not seen. Valid until the drafter's next. */
+export interface DeviceDraft extends Pick<Draft, "steps" | "passes"> {
+  /** The first n ids. */
+  readonly tokens: TokenBuffer;
+  /** The very laws the tokens were drawn from, [≥ n, V]. */
+  readonly q: Activation;
+  /** Is told the tokens once the host knows them. */
+  settle?(tokens: Int32Array): void;
+}
+
+/** Whether the host has yet to see a draft. */
+export function isOnDevice(draft: Draft | DeviceDraft): draft is DeviceDraft {
+  return !(draft.tokens instanceof Int32Array);
+}
+
 /** Whatever proposes tokens. It may remember the text between drafts; the text given is what counts. */
 export interface Drafter extends Disposable {
   /** For people and statistics: `diffusion (causal prefix, Markov head)`. */
@@ -88,6 +133,13 @@ export interface Drafter extends Disposable {
   readonly hiddenLayers?: readonly number[] | undefined;
   /** Proposes tokens. Must not look at anything but the request. */
   draft(request: DraftRequest): Draft | Promise<Draft>;
+  /**
+   * Proposes the tokens that {@linkcode draft} would, by the device's own decisions and without waiting for them.
+   * Absent, or nothing returned: the drafter has to see its laws, or they are elsewhere.
+   *
+   * @param round on the target's device
+   */
+  draftOnDevice?(request: DraftRequest, round: DeviceRound): DeviceDraft | undefined;
   /** Forgets the text. */
   reset(): void;
 }

@@ -36,7 +36,7 @@ export {
   type DiffusionDrafterOptions,
 } from "./diffusion_drafter.ts";
 export { type Distributions, HostDistributions, type Law } from "./distributions.ts";
-export type { Draft, Drafter, DraftRequest, Target } from "./drafter.ts";
+export type { DeviceDraft, DeviceVerdict, Draft, Drafter, DraftRequest, Target } from "./drafter.ts";
 export type { DecodeOptions, FinishReason, Origin, Round, Step } from "./loop.ts";
 export { type RunDescription, type Statistics, StatisticsCollector } from "./metrics.ts";
 export { ModelTarget } from "./model_target.ts";
@@ -47,12 +47,16 @@ export { type Score, scoreTokens } from "./score.ts";
 export { type GammaPolicy, speculate, type SpeculateOptions } from "./speculative.ts";
 // what the signatures above mention
 export type {
+  AcceptOptions,
   Activation,
   AppendOptions,
   AttentionOptions,
   Backend,
   Cache,
   CacheOptions,
+  Decisions,
+  DeviceRound,
+  DrawOptions,
   Dtype,
   EmbedOptions,
   Matrix,
@@ -65,3 +69,4 @@ export type {
   Vector,
 } from "../backend/backend.ts";
 export type { CausalModel, DiffusionModel, DiffusionPass, HiddenTap, ModelShape } from "../model/model.ts";
+export type { DeviceTokens } from "../model/device_tokens.ts";

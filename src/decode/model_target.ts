@@ -4,13 +4,17 @@
  * @module
  */
 
-import type { Activation, Backend, Sampling } from "../backend/backend.ts";
+import type { Activation, Backend, DeviceRound, Sampling, TokenBuffer } from "../backend/backend.ts";
+import { Growing } from "../model/block.ts";
+import { UNKNOWN } from "../model/device_tokens.ts";
 import type { CausalModel } from "../model/model.ts";
+import { type Rule, testOf } from "./acceptance.ts";
 import { CachedText } from "./cached_text.ts";
 import { DeviceDistributions } from "./device_distributions.ts";
 import type { Distributions } from "./distributions.ts";
-import type { Target } from "./drafter.ts";
+import { type DeviceDraft, type DeviceVerdict, type Draft, isOnDevice, type Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
+import { Purpose } from "./random.ts";
 
 /** The most tokens per pass over what is only read, a prompt: between passes others have their turn. */
 const READ_ROWS = 128;
@@ -25,6 +29,10 @@ export class ModelTarget implements Target, Disposable {
   readonly #backend: Backend;
   readonly #text: CachedText;
   readonly #laws: DeviceDistributions;
+  readonly #drafted: Growing<TokenBuffer>;
+  readonly #useQ: Growing<TokenBuffer>;
+  readonly #verdict: Growing<TokenBuffer>;
+  #round: DeviceRound | undefined;
   #hiddenLayers: readonly number[] = [];
   /** For each layer, [context, C]: row i belongs to token i, so that a roll-back leaves nothing to be done. */
   #hidden: readonly Activation[] = [];
@@ -37,29 +45,93 @@ export class ModelTarget implements Target, Disposable {
     this.#backend = backend;
     this.#text = new CachedText(model.newCache());
     this.#laws = new DeviceDistributions(backend, this.vocabSize, "the target");
+    const tokens = () => new Growing((size) => backend.tokens(size));
+    this.#drafted = tokens();
+    this.#useQ = tokens();
+    this.#verdict = tokens();
   }
 
   /** Laws of the token that follows each of the last `rows` tokens; overwritten by the next call. */
   async score(tokens: Int32Array, rows: number, sampling: Sampling): Promise<Distributions> {
+    await this.#score(tokens, rows, sampling);
+    return this.#laws;
+  }
+
+  /** Begins a round, where the backend can make its decisions. */
+  beginOnDevice(seed: bigint, start: number): DeviceRound | undefined {
+    const { decisions } = this.#backend;
+    if (decisions === undefined) return undefined;
+    this.#round ??= decisions.round();
+    this.#round.begin(seed, start);
+    return this.#round;
+  }
+
+  /** Scores and tests a draft, of which the host learns no more than the tokens and the verdict, in one read. */
+  async verifyOnDevice(
+    text: Int32Array,
+    draft: DeviceDraft | Draft,
+    rule: Rule,
+    sampling: Sampling,
+  ): Promise<DeviceVerdict> {
+    const round = this.#round, { decisions } = this.#backend;
+    if (round === undefined || decisions === undefined) {
+      throw new Error("Cannot verify a draft on the device: no round was begun");
+    }
+    const { test, useQ } = testOf(rule, draft.steps), n = draft.steps.length;
+    const proposal = new Int32Array(text.length + n).fill(UNKNOWN);
+    proposal.set(text);
+    let tokens: TokenBuffer, q: Activation | undefined;
+    if (isOnDevice(draft)) {
+      ({ tokens, q } = draft);
+    } else {
+      proposal.set(draft.tokens, text.length);
+      tokens = this.#drafted.atLeast(n + 1);
+      tokens.write(draft.tokens);
+    }
+    round.drafted();
+    await this.#score(proposal, n + 1, sampling, tokens);
+    const pointMasses = q !== undefined && useQ?.includes(false) === true;
+    if (pointMasses) this.#useQ.atLeast(n).write(useQ.map(Number));
+    const verdict = this.#verdict.atLeast(3 + n);
+    decisions.accept(verdict, {
+      round,
+      test,
+      p: this.#laws.slice(0, n + 1),
+      q,
+      useQ: pointMasses ? this.#useQ.atLeast(n) : undefined,
+      draft: tokens,
+      purposes: Purpose,
+    });
+    const [accepted, token, bonus, ...ids] = verdict.read(3 + n);
+    const drafted = Int32Array.from(ids);
+    if (isOnDevice(draft)) this.#text.committed(drafted);
+    return { accepted, token, bonus: bonus === 1, draft: drafted, draftMs: round.draftMs };
+  }
+
+  /** Enqueues the laws that follow each of the last `rows` tokens; `drafted` are the last, where they are unknown. */
+  async #score(tokens: Int32Array, rows: number, sampling: Sampling, drafted?: TokenBuffer): Promise<void> {
     // rows that need logits must be in the last pass, however much of the text the cache holds
     let fresh = this.#text.rewind(tokens, tokens.length - rows);
     for (let turn = performance.now(); fresh.length > READ_ROWS + rows; turn = await takeTurns(turn)) {
       this.#read(fresh.subarray(0, READ_ROWS), 1);
       fresh = fresh.subarray(READ_ROWS);
     }
-    const logits = this.#read(fresh, rows);
+    const logits = this.#read(fresh, rows, drafted);
     this.#laws.resize(rows);
     this.#laws.fill(0, logits, sampling);
-    return this.#laws;
   }
 
-  /** One pass. */
-  #read(tokens: Int32Array, headRows: number): Activation {
+  /** One pass. Tokens that are unknown are not recorded. */
+  #read(tokens: Int32Array, headRows: number, drafted?: TokenBuffer): Activation {
     const { length } = this.#text;
     const out = this.#hidden.map((states) => states.slice(length, tokens.length)); // [R, C] each
-    const hidden = { layers: this.#hiddenLayers, out };
-    const logits = this.#model.forward(tokens, this.#text.cache, { headRows, hidden }); // [headRows, V]
-    this.#text.committed(tokens);
+    const unknown = tokens.indexOf(UNKNOWN), known = unknown < 0 ? tokens.length : unknown;
+    const logits = this.#model.forward(tokens, this.#text.cache, {
+      headRows,
+      hidden: out.length > 0 ? { layers: this.#hiddenLayers, out } : undefined,
+      drafted: unknown < 0 || drafted === undefined ? undefined : { tokens: drafted, at: unknown },
+    }); // [headRows, V]
+    this.#text.committed(tokens.subarray(0, known));
     return logits;
   }
 
@@ -106,6 +178,8 @@ export class ModelTarget implements Target, Disposable {
   [Symbol.dispose](): void {
     this.#text.cache[Symbol.dispose]();
     this.#laws[Symbol.dispose]();
+    for (const tokens of [this.#drafted, this.#useQ, this.#verdict]) tokens[Symbol.dispose]();
+    this.#round?.[Symbol.dispose]();
     this.#freeHidden();
   }
 }

@@ -1,9 +1,12 @@
 /**
- * How a drafter draws a token from the law it computed: the one place where drafts meet randomness.
+ * How a drafter draws a token from the law it computed, on the host or on the device: the one place where drafts meet
+ * randomness.
  *
  * @module
  */
 
+import type { DeviceRound, TokenBuffer } from "../backend/backend.ts";
+import type { DeviceDistributions } from "./device_distributions.ts";
 import type { Distributions } from "./distributions.ts";
 import type { DraftRequest } from "./drafter.ts";
 import { Purpose } from "./random.ts";
@@ -21,4 +24,19 @@ export function propose(q: Distributions, j: number, request: DraftRequest): num
   return request.coupled
     ? request.random.race(q, j, start + j)
     : request.random.choose(q.row(j), Purpose.draft, start + j, start);
+}
+
+/** Enqueues the same draws for rows [j, j + count) of q; they are written to `out` from index j on. */
+export function proposeOnDevice(
+  q: DeviceDistributions,
+  j: number,
+  count: number,
+  request: DraftRequest,
+  round: DeviceRound,
+  out: TokenBuffer,
+): void {
+  const [purpose, by] = request.coupled
+    ? [Purpose.token, "race"] as const
+    : [Purpose.draft, "inversion"] as const;
+  q.draw(out.slice(j, count), j, count, { round, purpose, offset: j, by });
 }

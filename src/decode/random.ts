@@ -30,6 +30,8 @@ export type Purpose = typeof Purpose[keyof typeof Purpose];
 
 /** The decisions. All are functions of (seed, purpose, absolute position, draw) alone. */
 export interface RandomSource {
+  /** Only where the decisions are those of {@linkcode PhiloxSource} with this seed, so that a device may make them. */
+  readonly seed?: bigint | undefined;
   /** True with the given probability (≥ 1: always, ≤ 0: never). */
   bernoulli(probability: number, purpose: Purpose, position: number, draw?: number): boolean;
   /** An index drawn in proportion to `weights` (they need not be normalised; not all may be 0). */

@@ -8,8 +8,8 @@
  */
 
 import type { Sampling } from "../backend/backend.ts";
-import { isExact, type Rule, rules, verify } from "./acceptance.ts";
-import type { Draft, Drafter, Target } from "./drafter.ts";
+import { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
+import { type Draft, type Drafter, type DraftRequest, isOnDevice, type Target } from "./drafter.ts";
 import { decode, type DecodeOptions, type Round, type Step, type StepRequest } from "./loop.ts";
 
 /**
@@ -83,7 +83,7 @@ export async function draftAndVerify(
 ): Promise<Step> {
   const began = performance.now();
   const fed = (drafter.hiddenLayers?.length ?? 0) > 0;
-  const draft = gamma === 0 ? NO_DRAFT : await drafter.draft({
+  const request: DraftRequest = {
     tokens: text,
     gamma,
     sampling: draftSampling ?? (rule === "match" ? { temperature: 0 } : sampling),
@@ -91,27 +91,41 @@ export async function draftAndVerify(
     coupled: rule === "coupled",
     // of a text of one token the target has seen nothing, but may still hold another text
     hidden: fed && text.length > 1 ? target.hidden : undefined,
-  });
-  const n = draft.tokens.length;
+  };
+  // where the laws are on a device that can decide by itself, they stay there
+  const round = random.seed === undefined ? undefined : target.beginOnDevice?.(random.seed, text.length);
+  const onDevice = gamma > 0 && round !== undefined ? drafter.draftOnDevice?.(request, round) : undefined;
+  const draft = onDevice ?? (gamma === 0 ? NO_DRAFT : await drafter.draft(request));
+  const n = draft.steps.length;
   if (n > gamma) {
     throw new RangeError(
       `Cannot verify a draft: "${drafter.name}" drafted ${n} tokens, expected at most ${gamma}`,
     );
   }
-  const proposal = new Int32Array(text.length + n);
-  proposal.set(text);
-  proposal.set(draft.tokens, text.length);
-  const drafted = performance.now();
-  const p = await target.score(proposal, n + 1, sampling);
-  const { accepted, token, bonus } = verify(rule, draft, p, random, text.length);
+  let draftMs = performance.now() - began;
+  let verdict: Verdict, tokens: Int32Array;
+  if (isOnDevice(draft) || round !== undefined && draft.q === undefined) {
+    const found = await target.verifyOnDevice!(text, draft, rule, sampling);
+    [verdict, tokens] = [found, found.draft];
+    onDevice?.settle?.(tokens);
+    if (onDevice !== undefined) draftMs = found.draftMs; // it was no more than enqueued
+  } else {
+    tokens = draft.tokens;
+    const proposal = new Int32Array(text.length + n);
+    proposal.set(text);
+    proposal.set(tokens, text.length);
+    const p = await target.score(proposal, n + 1, sampling);
+    verdict = verify(rule, draft, p, random, text.length);
+  }
+  const { accepted, token, bonus } = verdict;
   return {
-    draft: draft.tokens,
+    draft: tokens,
     accepted,
     token,
     origin: n === 0 ? "target" : bonus ? "bonus" : "corrected",
     draftPasses: draft.passes,
-    draftMs: drafted - began,
-    verifyMs: performance.now() - drafted,
+    draftMs,
+    verifyMs: Math.max(0, performance.now() - began - draftMs),
   };
 }
 

@@ -9,6 +9,7 @@ import type { Activation, Backend, Cache, Matrix, Norm } from "../backend/backen
 import { checkSizes } from "../backend/check.ts";
 import { type Block, Growing, newCache, runBlock, Workspace } from "./block.ts";
 import { checkHeadRows, checkRoom, checkTokens } from "./check.ts";
+import { type DeviceTokens, writeTokens } from "./device_tokens.ts";
 import type { CausalModel, HiddenTap, ModelShape } from "./model.ts";
 import type { Uploads } from "./uploads.ts";
 
@@ -79,10 +80,14 @@ export class CausalTransformer implements CausalModel {
   forward(
     tokens: ArrayLike<number>,
     cache: Cache,
-    options: { readonly headRows?: number; readonly hidden?: HiddenTap } = {},
+    options: {
+      readonly headRows?: number;
+      readonly hidden?: HiddenTap | undefined;
+      readonly drafted?: DeviceTokens | undefined;
+    } = {},
   ): Activation {
-    const rows = tokens.length, { headRows = 1, hidden } = options;
-    checkTokens(tokens, this.shape.vocabSize);
+    const rows = tokens.length, { headRows = 1, hidden, drafted } = options;
+    checkTokens(tokens, this.shape.vocabSize, drafted);
     checkHeadRows(headRows, rows);
     if (hidden !== undefined) this.#checkTap(hidden, rows);
     checkRoom("context", cache.length, rows, this.shape.contextLength);
@@ -92,7 +97,8 @@ export class CausalTransformer implements CausalModel {
     for (let start = 0; start < rows; start += this.#chunkRows) {
       const count = Math.min(this.#chunkRows, rows - start);
       const end = start + count, first = Math.min(end, Math.max(start, rows - headRows));
-      const x = this.#chunk(ids.subarray(start, end), cache, start, first - start, hidden); // [count, C]
+      const of = drafted && { tokens: drafted.tokens, at: drafted.at - start };
+      const x = this.#chunk(ids.subarray(start, end), of, cache, start, first - start, hidden); // [count, C]
       if (first < end) {
         this.#backend.project(
           logits.slice(first - (rows - headRows), end - first),
@@ -113,6 +119,7 @@ export class CausalTransformer implements CausalModel {
    */
   #chunk(
     tokens: Int32Array,
+    drafted: DeviceTokens | undefined,
     cache: Cache,
     start: number,
     head: number,
@@ -124,7 +131,7 @@ export class CausalTransformer implements CausalModel {
     const layers = hidden?.layers ?? [];
     const all = layers.length > 0 ? this.#tapped.atLeast(layers.length * rows) : undefined;
     const tapped = layers.map((_, i) => all!.slice(i * rows, rows)); // [R, C] each
-    buffers.tokens.write(tokens);
+    writeTokens(this.#backend, buffers.tokens, tokens, drafted);
     const pass = () => {
       this.#backend.embed(buffers.x, { tokens: buffers.tokens, table, positions, cache });
       blocks.forEach((block, layer) => {

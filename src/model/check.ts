@@ -4,14 +4,20 @@
  * @module
  */
 
+import { type DeviceTokens, UNKNOWN } from "./device_tokens.ts";
+
 /**
  * @param tokens at least one
  * @param vocabSize the ids allowed are those below it
+ * @param drafted what stands for ids that are not known here
  * @throws {RangeError} naming the first that is not allowed, and where it stands
  */
-export function checkTokens(tokens: ArrayLike<number>, vocabSize: number): void {
+export function checkTokens(tokens: ArrayLike<number>, vocabSize: number, drafted?: DeviceTokens): void {
   if (tokens.length === 0) throw new RangeError("Cannot run the model: there are no tokens");
   for (let i = 0; i < tokens.length; i++) {
+    if (drafted !== undefined && tokens[i] === UNKNOWN) {
+      if (i >= drafted.at && i < drafted.at + drafted.tokens.capacity) continue;
+    }
     if (!(Number.isInteger(tokens[i]) && tokens[i] >= 0 && tokens[i] < vocabSize)) {
       throw new RangeError(
         `Cannot run the model: token ${tokens[i]} at index ${i} is not in [0, ${vocabSize})`,

@@ -20,12 +20,16 @@
 
 // what the signatures below mention
 export type {
+  AcceptOptions,
   Activation,
   AppendOptions,
   AttentionOptions,
   Backend,
   Cache,
   CacheOptions,
+  Decisions,
+  DeviceRound,
+  DrawOptions,
   Dtype,
   EmbedOptions,
   Matrix,
@@ -38,6 +42,7 @@ export type {
   Vector,
 } from "../backend/backend.ts";
 export type { CausalModel, DiffusionModel, DiffusionPass, HiddenTap, ModelShape } from "./model.ts";
+export { type DeviceTokens, UNKNOWN } from "./device_tokens.ts";
 export { CheckpointError, type Weights } from "./weights.ts";
 export type { LoadOptions } from "./uploads.ts";
 export { type LoadedModel, loadModel } from "./load.ts";

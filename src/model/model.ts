@@ -4,7 +4,8 @@
  * @module
  */
 
-import type { Activation, Cache, Matrix } from "../backend/backend.ts";
+import type { Activation, Cache, Matrix, TokenBuffer } from "../backend/backend.ts";
+import type { DeviceTokens } from "./device_tokens.ts";
 
 /** What a checkpoint says of itself. */
 export interface ModelShape {
@@ -53,7 +54,12 @@ export interface CausalModel extends Disposable {
   forward(
     tokens: ArrayLike<number>,
     cache: Cache,
-    options?: { readonly headRows?: number; readonly hidden?: HiddenTap },
+    options?: {
+      readonly headRows?: number;
+      readonly hidden?: HiddenTap | undefined;
+      /** What stands for ids of `tokens` that only the device knows. */
+      readonly drafted?: DeviceTokens | undefined;
+    },
   ): Activation;
 }
 
@@ -124,12 +130,14 @@ export interface DiffusionModel extends Disposable {
        * pass made them. @default {0}
        */
       readonly keep?: number | undefined;
+      /** What stands for ids of `tokens` that only the device knows. */
+      readonly drafted?: DeviceTokens | undefined;
     },
   ): DiffusionPass;
   /**
    * Adds the Markov head's term to one row of logits, in place:
-   * logits[row] += W·((A·h + a)[row] ⊙ B[previous]), `previous` the token just left of it.
+   * logits[row] += W·((A·h + a)[row] ⊙ B[previous]), `previous` the token just left of it, or a buffer of it.
    * @throws {Error} if the checkpoint has no Markov head
    */
-  markovLogits(pass: DiffusionPass, row: number, previous: number): void;
+  markovLogits(pass: DiffusionPass, row: number, previous: number | TokenBuffer): void;
 }

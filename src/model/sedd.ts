@@ -13,6 +13,7 @@ import type { Activation, Backend, Cache, Matrix, Norm, TokenBuffer, Vector } fr
 import { checkSizes } from "../backend/check.ts";
 import { type Block, Growing, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
 import { checkHead, checkRoom, checkTokens } from "./check.ts";
+import { type DeviceTokens, type Run, runsOf, writeTokens } from "./device_tokens.ts";
 import type { DiffusionModel, DiffusionPass, ModelShape } from "./model.ts";
 import type { Conditioning } from "./sedd_conditioning.ts";
 import { type PrefixWeights, TargetPrefix } from "./target_prefix.ts";
@@ -132,11 +133,12 @@ export class Sedd implements SeddModel {
       readonly head: readonly number[];
       readonly window?: number | undefined;
       readonly keep?: number | undefined;
+      readonly drafted?: DeviceTokens | undefined;
     },
   ): DiffusionPass {
-    const rows = tokens.length, { cleanRows, head, window, keep = 0 } = options;
+    const rows = tokens.length, { cleanRows, head, window, keep = 0, drafted } = options;
     const causal = this.prefixAttention === "causal";
-    checkTokens(tokens, this.shape.vocabSize + 1);
+    checkTokens(tokens, this.shape.vocabSize + 1, drafted);
     checkHead(head, rows);
     if (!(sigma > 0 && sigma < Infinity)) {
       throw new RangeError(`Cannot run the model: sigma is ${sigma}, expected a positive number`);
@@ -167,7 +169,8 @@ export class Sedd implements SeddModel {
       const end = start + clean < prefix ? start + clean : rows;
       const first = Math.min(end, head[at] ?? end); // the first row that has a head
       const chunk = ids.subarray(start, end), which = `sigma ${sigma} window ${window}`;
-      const x = this.#chunk(chunk, cache, modulated, clean, first - start, which); // [end - start, C]
+      const of = drafted && { tokens: drafted.tokens, at: drafted.at - start };
+      const x = this.#chunk(chunk, of, cache, modulated, clean, first - start, which); // [end - start, C]
       cache.advance(causal ? clean : keep);
       while (at < wanted && head[at] < end) {
         const count = runLength(head, at, end);
@@ -188,6 +191,7 @@ export class Sedd implements SeddModel {
    */
   #chunk(
     tokens: Int32Array,
+    drafted: DeviceTokens | undefined,
     cache: Cache,
     blocks: readonly Block[],
     clean: number,
@@ -198,7 +202,8 @@ export class Sedd implements SeddModel {
     const buffers = this.#workspace.pass(rows);
     const masks = this.#weights.mask === undefined ? [] : runsOf(this.shape.vocabSize, tokens);
     // where the mask has a table of its own, any token may stand for it in the other
-    buffers.tokens.write(masks.length === 0 ? tokens : tokens.map((id) => id % this.shape.vocabSize));
+    const ids = masks.length === 0 ? tokens : tokens.map((id) => id % this.shape.vocabSize);
+    writeTokens(this.#backend, buffers.tokens, ids, drafted);
     const zeros = this.#zeros.atLeast(rows);
     const pass = () => {
       this.#embed(buffers, masks, zeros, cache);
@@ -231,14 +236,18 @@ export class Sedd implements SeddModel {
     this.#backend.project(markov, x, { norm: plain, matrix: a, bias: aBias });
   }
 
-  markovLogits(pass: DiffusionPass, row: number, previous: number): void {
+  markovLogits(pass: DiffusionPass, row: number, previous: number | TokenBuffer): void {
     const head = this.#weights.markov;
     if (head === undefined || pass.markov === undefined) {
       throw new Error("Cannot add the Markov head's logits: the checkpoint has no Markov head");
     }
-    checkTokens([previous], this.shape.vocabSize);
-    const { tokens } = this.#workspace.pass(1);
-    tokens.write([previous]);
+    let tokens = previous;
+    if (typeof tokens === "number") {
+      checkTokens([tokens], this.shape.vocabSize);
+      const id = tokens;
+      tokens = this.#workspace.pass(1).tokens;
+      tokens.write([id]);
+    }
     const mixed = this.#previous.atLeast(1); // [1, rank]
     this.#backend.multiplyEmbedding(mixed, pass.markov.slice(row, 1), { table: head.b, tokens });
     this.#backend.projectResidual(pass.logits.slice(row, 1), mixed, { matrix: head.w });
@@ -247,21 +256,6 @@ export class Sedd implements SeddModel {
   [Symbol.dispose](): void {
     this.#owned[Symbol.dispose]();
   }
-}
-
-/** Rows that follow one another. */
-type Run = readonly [start: number, count: number];
-
-/** Where in `tokens` there is nothing but `token`. */
-function runsOf(token: number, tokens: Int32Array): Run[] {
-  const runs: Run[] = [];
-  for (let start = tokens.indexOf(token); start >= 0;) {
-    let end = start + 1;
-    while (tokens[end] === token) end++;
-    runs.push([start, end - start]);
-    start = tokens.indexOf(token, end);
-  }
-  return runs;
 }
 
 /** How many of `rows`, from index `at` on, follow one another below `end`. */

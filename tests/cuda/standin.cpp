@@ -90,6 +90,7 @@ const bool told = [] {
 struct Failure { int after; Status status; };
 std::map<std::string, Failure> failures;
 std::map<std::string, int> calls;
+int64_t downloaded = 0; // bytes
 std::string complaints;
 
 void complain(const char* format, ...) __attribute__((format(printf, 1, 2)));
@@ -306,7 +307,11 @@ API void standin_set(const char* name, int64_t value) { set(name, value); }
 API void standin_reset() {
   failures.clear();
   calls.clear();
+  downloaded = 0;
 }
+
+// Bytes that were copied to the host since the last reset.
+API int64_t standin_downloaded() { return downloaded; }
 
 // What was made and not given back.
 API int standin_live() {
@@ -488,6 +493,7 @@ API Status cuMemcpyDtoHAsync_v2(void* host, Address from, size_t bytes, Stream* 
   if (!find(streams, stream, __func__)) return INVALID_HANDLE;
   if (!within(from, bytes, __func__)) return INVALID_VALUE;
   if (!is_pinned(host, bytes) && stream->capture) return CAPTURE_UNSUPPORTED;
+  downloaded += bytes;
   const void* source = reinterpret_cast<const void*>(from);
   return put(stream, {[=] { std::memcpy(host, source, bytes); return SUCCESS; }});
 }

@@ -20,6 +20,7 @@ const controls = {
   standin_calls: { parameters: ["buffer"], result: "i32" },
   standin_set: { parameters: ["buffer", "i64"], result: "void" },
   standin_reset: { parameters: [], result: "void" },
+  standin_downloaded: { parameters: [], result: "i64" },
   standin_live: { parameters: [], result: "i32" },
   standin_complaints: { parameters: ["buffer", "i32"], result: "void" },
 } as const satisfies Deno.ForeignLibraryInterface;
@@ -48,6 +49,11 @@ export class StandIn {
   /** Calls of a function, or launches of a kernel, since the last reset. */
   calls(name: string): number {
     return this.#symbols.standin_calls(text(name));
+  }
+
+  /** Bytes that were copied to the host since the last reset. */
+  downloaded(): number {
+    return Number(this.#symbols.standin_downloaded());
   }
 
   /**

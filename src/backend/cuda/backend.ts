@@ -31,6 +31,7 @@ import type {
 import * as check from "../check.ts";
 import { formatBytes, OutOfMemory } from "../wasm/memory.ts";
 import { append, attend, launchedKeys } from "./attention.ts";
+import { CudaDecisions } from "./decisions.ts";
 import { Launcher, NONE } from "./launcher.ts";
 import { ADD, GELU, multiply, STORE } from "./products.ts";
 import {
@@ -115,11 +116,14 @@ export class CudaBackend implements Backend {
   readonly description: string;
   /** Which device, from 0. */
   readonly ordinal: number;
+  /** @inheritdoc */
+  readonly decisions: CudaDecisions;
   readonly #on: Launcher;
 
   /** On a device, which it disposes of. */
   constructor(device: CudaDevice) {
     this.#on = new Launcher(device);
+    this.decisions = new CudaDecisions(this, this.#on);
     this.ordinal = device.ordinal;
     this.description = `CUDA ${device.ordinal}: ${device.name}`;
   }

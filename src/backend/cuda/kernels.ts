@@ -138,6 +138,18 @@ const QUANTISE = [
 ] as const;
 const ROTATION = ["pointer", "pointer", "i32"] as const;
 const DISTRIBUTION = ["pointer", "pointer", "i32", "i32", "f32", "i32", "f64", "pointer"] as const;
+const DRAW = ["pointer", "pointer", "i32", "pointer", "u32", "u32", "i32", "pointer"] as const;
+const WEIGH = ["pointer", "pointer", "pointer", "i32", "i32"] as const;
+const ACCEPT = [
+  "pointer", // out
+  ...["pointer", "pointer", "i32"] as const, // p, q, columns
+  ...["pointer", "pointer", "i32"] as const, // draft, where q is used, n
+  "pointer", // round
+  "i32", // test
+  ...["u32", "u32"] as const, // purposes: of tests, of what replaces a token
+  ...["pointer", "pointer"] as const, // masses, the target's own tokens
+  "pointer", // fault
+] as const;
 const RACE = ["pointer", "pointer", "i32", "u32", "u32", "u32", "u32", "pointer"] as const;
 
 /** All kernels of a device; they live as long as it. */
@@ -164,6 +176,12 @@ export class Kernels {
   readonly distribution: CudaKernel<typeof DISTRIBUTION>;
   /** Draws. */
   readonly race: CudaKernel<typeof RACE>;
+  /** Draws for a round. */
+  readonly draw: CudaKernel<typeof DRAW>;
+  /** Sums of laws. */
+  readonly weigh: CudaKernel<typeof WEIGH>;
+  /** Tests of a draft. */
+  readonly accept: CudaKernel<typeof ACCEPT>;
   /** Projections with blocks of {@linkcode HALF_BLOCKS}. */
   readonly projectHalf: Readonly<Record<"f16" | "bf16", readonly CudaKernel<typeof HALF>[]>>;
   /** Rows on their way into {@linkcode Kernels.projectMany}. */
@@ -182,7 +200,9 @@ export class Kernels {
   constructor(device: CudaDevice) {
     const load = (image: string): CudaModule => device.load(Uint8Array.fromBase64(image));
     const rows = load(images.rows), project = load(images.project), law = load(images.law);
-    const attention = load(images.attention), projectMany = load(images.project_many);
+    const attention = load(images.attention),
+      accept = load(images.accept),
+      projectMany = load(images.project_many);
     const attentionHalf = load(images.attention_half);
     this.pack = rows.kernel("pack", PACK);
     this.embed = rows.kernel("embed", EMBED);
@@ -197,6 +217,9 @@ export class Kernels {
     });
     this.distribution = law.kernel("distribution", DISTRIBUTION);
     this.race = law.kernel("race", RACE);
+    this.draw = accept.kernel("draw", DRAW);
+    this.weigh = accept.kernel("weigh", WEIGH);
+    this.accept = accept.kernel("accept", ACCEPT);
     const half = (dtype: string) =>
       HALF_BLOCKS.map(({ tiles }) => project.kernel(`project_${dtype}_${tiles}`, HALF));
     this.projectHalf = { f16: half("f16"), bf16: half("bf16") };

@@ -9,7 +9,14 @@ import type { CudaDevice } from "../../../ffi/driver.ts";
 import type { DeviceMemory, PinnedMemory } from "../../../ffi/memory.ts";
 import type { CudaStream } from "../../../ffi/stream.ts";
 import type { Activation, Cache, CacheOptions, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
-import { checkAdvance, checkSlice, checkTokenCount, checkTruncate, checkWrite } from "../check.ts";
+import {
+  checkAdvance,
+  checkSlice,
+  checkTokenCount,
+  checkTokenSlice,
+  checkTruncate,
+  checkWrite,
+} from "../check.ts";
 import { HALF_HEADS } from "./kernels.ts";
 import { Passes } from "./passes.ts";
 
@@ -63,13 +70,21 @@ function describeFault(code: number, detail: number): string {
       return `Cannot make a distribution: the largest logit is ${
         new Float32Array(Int32Array.of(detail).buffer)[0]
       }`;
+    case 5:
+      return "Cannot use a law: an entry is negative";
+    case 6:
+      return `Cannot use a law: it sums to ${
+        new Float32Array(Int32Array.of(detail).buffer)[0]
+      }, expected a positive finite number`;
+    case 7:
+      return `Cannot verify a draft: token ${detail} has probability 0 in the law it was drawn from`;
     default:
       return "Cannot draw a token: no weight is positive";
   }
 }
 
 /** A range of the device's memory that can be given back. */
-class Block {
+export class Block {
   /** Where from. */
   readonly queue: Queue;
   readonly #memory: DeviceMemory;
@@ -315,14 +330,29 @@ export class CudaActivation implements Activation {
 }
 
 /** Ids as i32. */
-export class CudaTokens extends Block implements TokenBuffer {
+export class CudaTokens implements TokenBuffer {
   /** @inheritdoc */
   readonly capacity: number;
+  readonly #block: Block;
+  readonly #start: number;
+  readonly #view: boolean;
 
-  /** All 0. */
-  constructor(queue: Queue, capacity: number) {
-    super(queue, capacity * 4, "a token buffer");
+  /** All 0; or, given what `slice` hands over, a view. */
+  constructor(queue: Queue, capacity: number, of?: { readonly block: Block; readonly start: number }) {
     this.capacity = capacity;
+    this.#block = of?.block ?? new Block(queue, capacity * 4, "a token buffer");
+    this.#start = of?.start ?? 0;
+    this.#view = of !== undefined;
+  }
+
+  /** Where from. */
+  get queue(): Queue {
+    return this.#block.queue;
+  }
+
+  /** Address of the first id. */
+  get pointer(): bigint {
+    return this.#block.pointer + BigInt(this.#start * 4);
   }
 
   /** @inheritdoc */
@@ -338,6 +368,17 @@ export class CudaTokens extends Block implements TokenBuffer {
   write(tokens: ArrayLike<number>): void {
     checkTokenCount(this.capacity, tokens.length);
     if (tokens.length > 0) this.queue.stream.upload(this.pointer, Int32Array.from(tokens));
+  }
+
+  /** @inheritdoc */
+  slice(start: number, count: number): CudaTokens {
+    checkTokenSlice(this.capacity, start, count);
+    return new CudaTokens(this.queue, count, { block: this.#block, start: this.#start + start });
+  }
+
+  /** @inheritdoc */
+  [Symbol.dispose](): void {
+    if (!this.#view) this.#block[Symbol.dispose]();
   }
 }
 

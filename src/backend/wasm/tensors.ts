@@ -5,7 +5,14 @@
  */
 
 import type { Activation, Cache, CacheOptions, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
-import { checkAdvance, checkSlice, checkTokenCount, checkTruncate, checkWrite } from "../check.ts";
+import {
+  checkAdvance,
+  checkSlice,
+  checkTokenCount,
+  checkTokenSlice,
+  checkTruncate,
+  checkWrite,
+} from "../check.ts";
 import type { Heap } from "./memory.ts";
 
 /** A range of the memory that can be given back. */
@@ -195,14 +202,29 @@ export class WasmActivation implements Activation {
 }
 
 /** Ids as i32. */
-export class WasmTokens extends Block implements TokenBuffer {
+export class WasmTokens implements TokenBuffer {
   /** @inheritdoc */
   readonly capacity: number;
+  readonly #block: Block;
+  readonly #start: number;
+  readonly #view: boolean;
 
-  /** All 0. */
-  constructor(heap: Heap, capacity: number) {
-    super(heap, capacity * 4, "a token buffer");
+  /** All 0; or, given what `slice` hands over, a view. */
+  constructor(heap: Heap, capacity: number, of?: { readonly block: Block; readonly start: number }) {
     this.capacity = capacity;
+    this.#block = of?.block ?? new Block(heap, capacity * 4, "a token buffer");
+    this.#start = of?.start ?? 0;
+    this.#view = of !== undefined;
+  }
+
+  /** Where from. */
+  get heap(): Heap {
+    return this.#block.heap;
+  }
+
+  /** Address of the first id. */
+  get address(): number {
+    return this.#block.address + this.#start * 4;
   }
 
   /** @inheritdoc */
@@ -215,6 +237,17 @@ export class WasmTokens extends Block implements TokenBuffer {
   write(tokens: ArrayLike<number>): void {
     checkTokenCount(this.capacity, tokens.length);
     this.heap.ints.set(tokens, this.address / 4);
+  }
+
+  /** @inheritdoc */
+  slice(start: number, count: number): WasmTokens {
+    checkTokenSlice(this.capacity, start, count);
+    return new WasmTokens(this.heap, count, { block: this.#block, start: this.#start + start });
+  }
+
+  /** @inheritdoc */
+  [Symbol.dispose](): void {
+    if (!this.#view) this.#block[Symbol.dispose]();
   }
 }
 

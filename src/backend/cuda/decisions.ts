@@ -1,0 +1,165 @@
+/**
+ * The decisions of a round on a GPU: launches of the kernels of `ffi/kernels/accept.cu`. What differs from round to
+ * round, the seed and the length of the text, stands in the device's memory, so that launches can be recorded.
+ *
+ * Deliberately absent: the rules, which are the host's (`decode/acceptance.ts`).
+ *
+ * @module
+ */
+
+import type { CudaEvent } from "../../../ffi/stream.ts";
+import type {
+  AcceptOptions,
+  Activation,
+  Backend,
+  Decisions,
+  DeviceRound,
+  DrawOptions,
+  TokenBuffer,
+} from "../backend.ts";
+import { checkAccept, checkDraw } from "../check.ts";
+import { type Launcher, NONE } from "./launcher.ts";
+import { Block, CudaActivation, CudaTokens, type Queue } from "./tensors.ts";
+
+/** The tests as `accept.cu` numbers them. */
+const tests: Readonly<Record<AcceptOptions["test"], number>> = { each: 0, joint: 1, drawn: 2 };
+
+/** The most threads of a block. */
+const THREADS = 1024;
+
+/** {@linkcode Decisions} on a GPU. */
+export class CudaDecisions implements Decisions {
+  readonly #backend: Backend;
+  readonly #on: Launcher;
+  /** The target's own tokens. */
+  #drawn: CudaTokens | undefined;
+  /** Sums of laws, f64, as a test of a draft needs them. */
+  #masses: CudaTokens | undefined;
+
+  /** Those of a backend. */
+  constructor(backend: Backend, on: Launcher) {
+    this.#backend = backend;
+    this.#on = on;
+  }
+
+  /** @inheritdoc */
+  round(): DeviceRound {
+    return new CudaRound(this.#backend, this.#on.queue);
+  }
+
+  /** @inheritdoc */
+  copy(out: TokenBuffer, tokens: TokenBuffer, count: number): void {
+    const to = this.#on.own(CudaTokens, out.slice(0, count));
+    const from = this.#on.own(CudaTokens, tokens.slice(0, count));
+    this.#on.queue.stream.copy(to.pointer, from.pointer, 4 * count);
+  }
+
+  /** @inheritdoc */
+  draw(out: TokenBuffer, p: Activation, options: DrawOptions): void {
+    checkDraw(out, p, options);
+    this.#on.queue.stream.launch(
+      this.#on.kernels.draw,
+      { grid: p.rows, block: threadsFor(p.columns), dependent: this.#on.dependent },
+      this.#on.own(CudaTokens, out).pointer,
+      this.#on.own(CudaActivation, p).pointer,
+      p.columns,
+      this.#on.own(CudaRound, options.round).pointer,
+      options.purpose,
+      options.offset,
+      options.by === "race" ? 1 : 0,
+      this.#on.queue.fault,
+    );
+  }
+
+  /** @inheritdoc */
+  accept(out: TokenBuffer, options: AcceptOptions): void {
+    checkAccept(out, options);
+    const { p, round, test, purposes } = options, n = p.rows - 1;
+    const on = this.#on, { queue } = on, { stream } = queue;
+    const shape = { block: threadsFor(p.columns), dependent: this.#on.dependent };
+    const laws = on.own(CudaActivation, p).pointer;
+    const q = options.q && on.own(CudaActivation, options.q).pointer;
+    this.#masses = atLeast(queue, this.#masses, 2 * (3 * n + 2));
+    this.#drawn = atLeast(queue, this.#drawn, n + 1);
+    const masses = this.#masses.pointer, columns = p.columns;
+    if (test === "drawn") {
+      this.draw(this.#drawn, p, { round, purpose: purposes.token, offset: 0, by: "race" });
+    } else {
+      const grid = q === undefined ? n + 1 : 2 * n + 1;
+      stream.launch(this.#on.kernels.weigh, { ...shape, grid }, masses, laws, q ?? NONE, columns, n);
+    }
+    stream.launch(
+      this.#on.kernels.accept,
+      { ...shape, grid: 1 },
+      on.own(CudaTokens, out).pointer,
+      laws,
+      q ?? NONE,
+      columns,
+      on.own(CudaTokens, options.draft).pointer,
+      options.useQ ? on.own(CudaTokens, options.useQ).pointer : NONE,
+      n,
+      on.own(CudaRound, round).pointer,
+      tests[test],
+      purposes.accept,
+      purposes.residual,
+      masses,
+      this.#drawn.pointer,
+      queue.fault,
+    );
+  }
+}
+
+/** `Round` of `accept.cu`, and marks in the queue. */
+class CudaRound extends Block implements DeviceRound {
+  /** @inheritdoc */
+  readonly backend: Backend;
+  readonly #began: CudaEvent;
+  readonly #drafted: CudaEvent;
+
+  constructor(backend: Backend, queue: Queue) {
+    super(queue, 3 * 4, "a round");
+    this.backend = backend;
+    this.#began = queue.device.event();
+    this.#drafted = queue.device.event();
+  }
+
+  /** @inheritdoc */
+  begin(seed: bigint, start: number): void {
+    if (!(Number.isSafeInteger(start) && start >= 0)) {
+      throw new RangeError(`Cannot begin a round: start is ${start}, expected a non-negative integer`);
+    }
+    const { stream } = this.queue;
+    const bits = BigInt.asUintN(64, seed);
+    stream.upload(this.pointer, Uint32Array.of(start, Number(bits & 0xffffffffn), Number(bits >> 32n)));
+    stream.record(this.#began);
+  }
+
+  /** @inheritdoc */
+  drafted(): void {
+    this.queue.stream.record(this.#drafted);
+  }
+
+  /** @inheritdoc */
+  get draftMs(): number {
+    return this.#drafted.since(this.#began);
+  }
+
+  /** @inheritdoc */
+  override [Symbol.dispose](): void {
+    this.#began[Symbol.dispose]();
+    this.#drafted[Symbol.dispose]();
+    super[Symbol.dispose]();
+  }
+}
+
+/** Threads of a block that walks a law: whole warps, no more than it has use for. */
+function threadsFor(columns: number): number {
+  return Math.min(THREADS, Math.ceil(columns / 32) * 32);
+}
+
+/** `buffer`, or a larger one in its place, of `size` words. */
+function atLeast(queue: Queue, buffer: CudaTokens | undefined, size: number): CudaTokens {
+  if (buffer !== undefined && buffer.capacity >= size) return buffer;
+  buffer?.[Symbol.dispose]();
+  return new CudaTokens(queue, 2 * size);
+}

@@ -1,0 +1,48 @@
+/**
+ * Tokens that only the device knows, since it drew them itself: how a pass takes them without the host.
+ *
+ * @module
+ */
+
+import type { Backend, TokenBuffer } from "../backend/backend.ts";
+
+/** Stands for a token that the host does not know. */
+export const UNKNOWN: -1 = -1;
+
+/** Tokens on the device: row r of a pass, where its id is {@linkcode UNKNOWN}, takes `tokens[r − at]`. */
+export interface DeviceTokens {
+  /** On the device that makes the pass, which must have {@linkcode Backend.decisions}. */
+  readonly tokens: TokenBuffer;
+  /** The row that the first of `tokens` may belong to. */
+  readonly at: number;
+}
+
+/** Writes the ids of a pass: those that the host knows, and the others from where the device has them. */
+export function writeTokens(
+  backend: Backend,
+  to: TokenBuffer,
+  ids: Int32Array,
+  drafted?: DeviceTokens,
+): void {
+  if (drafted === undefined) return to.write(ids);
+  to.write(ids.map((id) => id === UNKNOWN ? 0 : id));
+  for (const [start, count] of runsOf(UNKNOWN, ids)) {
+    const tokens = drafted.tokens.slice(start - drafted.at, count);
+    backend.decisions!.copy(to.slice(start, count), tokens, count);
+  }
+}
+
+/** Entries that follow one another. */
+export type Run = readonly [start: number, count: number];
+
+/** Where in `tokens` there is nothing but `token`. */
+export function runsOf(token: number, tokens: Int32Array): Run[] {
+  const runs: Run[] = [];
+  for (let start = tokens.indexOf(token); start >= 0;) {
+    let end = start + 1;
+    while (tokens[end] === token) end++;
+    runs.push([start, end - start]);
+    start = tokens.indexOf(token, end);
+  }
+  return runs;
+}

@@ -1,0 +1,385 @@
+/**
+ * Rounds whose decisions the device makes: they are those of the host with the same seed, whatever the rule, and no law
+ * crosses the bus. On the stand-in, with the host's own `verify` and `PhiloxSource` as the oracle.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import type { Backend, TokenBuffer } from "../src/backend/backend.ts";
+import { createCudaBackend, type CudaBackend } from "../src/backend/cuda/backend.ts";
+import { isExact, type Rule, rules, testOf, verify } from "../src/decode/acceptance.ts";
+import { autoregress } from "../src/decode/autoregressive.ts";
+import { AutoregressiveDrafter } from "../src/decode/autoregressive_drafter.ts";
+import { DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
+import { HostDistributions } from "../src/decode/distributions.ts";
+import type { Drafter } from "../src/decode/drafter.ts";
+import type { Round } from "../src/decode/loop.ts";
+import { ModelTarget } from "../src/decode/model_target.ts";
+import { NgramDrafter } from "../src/decode/ngram_drafter.ts";
+import { PhiloxSource, Purpose, type RandomSource } from "../src/decode/random.ts";
+import { speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
+import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { loadModel } from "../src/model/load.ts";
+import type { CausalModel, DiffusionModel } from "../src/model/model.ts";
+import { standIn, whyNoStandIn } from "./cuda/standin.ts";
+import { checkpointOf, fixture, tensorsOf } from "./helpers.ts";
+
+/** A test that leaves nothing behind on the device and gives the stand-in nothing to object to. */
+function test(name: string, body: (backend: CudaBackend) => Promise<void> | void): void {
+  Deno.test({
+    name: `cuda: ${name}${whyNoStandIn}`,
+    ignore: standIn === undefined,
+    fn: async () => {
+      {
+        using backend = createCudaBackend();
+        await body(backend);
+      }
+      assert.deepEqual(standIn?.complaints(), []);
+      assert.equal(standIn?.live(), 0, "something is left on the device");
+    },
+  });
+}
+
+/** Numbers of a sequence, for made-up cases. */
+class Numbers {
+  readonly #random = new PhiloxSource(77);
+  #drawn = 0;
+
+  /** In (0, 1). */
+  next(): number {
+    return this.#random.uniform(Purpose.reveal, 0, this.#drawn++);
+  }
+
+  /** An integer in [0, n). */
+  below(n: number): number {
+    return Math.floor(this.next() * n);
+  }
+
+  /** A law over n tokens in f32: flat or peaked, some entries 0, never all; perhaps not quite normalised. */
+  law(n: number): Float32Array {
+    const power = [0, 1, 6][this.below(3)], zeros = [0, 0.3, 0.9][this.below(3)];
+    const weights = Float32Array.from(
+      { length: n },
+      () => this.next() < zeros ? 0 : this.next() ** power + 1e-30,
+    );
+    weights[this.below(n)] = 1;
+    const total = weights.reduce((sum, w) => sum + w, 0) * (1 + 1e-6 * (this.next() - 0.5));
+    return weights.map((w) => w / total);
+  }
+}
+
+test("tokens are drawn as PhiloxSource draws them", (backend) => {
+  const { decisions } = backend, numbers = new Numbers();
+  using round = decisions.round();
+  for (const columns of [1, 3, 31, 32, 33, 97, 1000, 2085]) {
+    const rows = 5;
+    using p = backend.activation(rows, columns), tokens = backend.tokens(rows + 2);
+    for (let i = 0; i < 12; i++) {
+      const laws = Array.from({ length: rows }, () => numbers.law(columns));
+      p.write(Float32Array.from(laws.flatMap((law) => [...law])));
+      const seed = BigInt(numbers.below(2 ** 31)) * 0x100000001n, start = numbers.below(3000);
+      const random = new PhiloxSource(seed);
+      round.begin(seed, start);
+      const drawn = (purpose: number, by: "race" | "inversion") => {
+        decisions.draw(tokens.slice(1, rows), p, { round, purpose, offset: 2, by });
+        return [...tokens.slice(1, rows).read()];
+      };
+      const host = new HostDistributions(laws);
+      assert.deepEqual(
+        drawn(Purpose.draft, "inversion"),
+        laws.map((law, r) => random.choose(law, Purpose.draft, start + 2 + r, start)),
+        `${columns} tokens`,
+      );
+      assert.deepEqual(
+        drawn(Purpose.token, "race"),
+        laws.map((_, r) => random.race(host, r, start + 2 + r)),
+        `${columns} tokens`,
+      );
+    }
+  }
+});
+
+/** What a device says of a draft. */
+function verdictOf(
+  backend: CudaBackend,
+  buffers: { readonly out: TokenBuffer; readonly draft: TokenBuffer; readonly flags: TokenBuffer },
+  rule: Rule,
+  { p, q, tokens, steps }: Case,
+  seed: number,
+  start: number,
+) {
+  const { decisions } = backend, n = tokens.length, columns = p[0].length;
+  const rowsOf = (laws: readonly Float32Array[]) => {
+    const rows = backend.activation(laws.length, columns);
+    rows.write(Float32Array.from(laws.flatMap((law) => [...law])));
+    return rows;
+  };
+  using round = decisions.round(), deviceP = rowsOf(p);
+  using deviceQ = q && n > 0 ? rowsOf(q) : undefined;
+  const { out, draft, flags } = buffers, { test, useQ } = testOf(rule, Int32Array.from(steps));
+  draft.write(tokens);
+  if (useQ !== undefined) flags.write(useQ.map(Number));
+  round.begin(BigInt(seed), start);
+  decisions.accept(out, {
+    round,
+    test,
+    p: deviceP,
+    q: deviceQ,
+    useQ: useQ && flags,
+    draft,
+    purposes: Purpose,
+  });
+  const [accepted, token, bonus, ...ids] = out.read(3 + n);
+  assert.deepEqual(ids, tokens);
+  return { accepted, token, bonus: bonus === 1 };
+}
+
+interface Case {
+  readonly p: readonly Float32Array[];
+  readonly q: readonly Float32Array[] | undefined;
+  readonly tokens: readonly number[];
+  readonly steps: readonly number[];
+}
+
+/** A draft whose tokens have a chance in q; p is often close to q, or the same. */
+function caseOf(numbers: Numbers, columns: number): Case {
+  const n = numbers.below(6);
+  const q = Array.from({ length: n }, () => numbers.law(columns));
+  const p = Array.from({ length: n + 1 }, (_, j) => {
+    const other = numbers.law(columns), kind = numbers.below(4);
+    if (j === n || kind === 0) return other;
+    if (kind === 1) return q[j].slice();
+    if (kind === 2) { // twice as heavy as a law should be, which changes nothing
+      return q[j].map((w) => 2 * w);
+    }
+    return q[j].map((w, v) => 0.9 * w + 0.1 * other[v]);
+  });
+  const pointMasses = numbers.below(4) === 0;
+  const tokens = q.map((law) => {
+    let v = numbers.below(columns);
+    while (!(law[v] > 0)) v = (v + 1) % columns;
+    return v;
+  });
+  return { p, q: pointMasses ? undefined : q, tokens, steps: tokens.map(() => numbers.below(3)) };
+}
+
+test("a device's verdicts are those of the host, for every rule", (backend) => {
+  const numbers = new Numbers();
+  using out = backend.tokens(20), draft = backend.tokens(10), flags = backend.tokens(10);
+  const seen = new Map<string, number>();
+  for (let i = 0; i < 3000; i++) {
+    const columns = i % 50 === 0 ? 2085 : [3, 5, 32, 33, 45, 70][i % 6], made = caseOf(numbers, columns);
+    const rule = rules[numbers.below(rules.length)], start = numbers.below(50);
+    const { p, q, tokens, steps } = made;
+    const expected = verify(
+      rule,
+      {
+        tokens: Int32Array.from(tokens),
+        steps: Int32Array.from(steps),
+        q: q && new HostDistributions(q),
+        passes: 1,
+      },
+      new HostDistributions(p),
+      new PhiloxSource(i),
+      start,
+    );
+    const found = verdictOf(backend, { out, draft, flags }, rule, made, i, start);
+    assert.deepEqual(found, expected, `case ${i}: ${rule}, ${columns} tokens, a draft of ${tokens.length}`);
+    const kind = expected.bonus ? "bonus" : expected.accepted === 0 ? "none" : "some";
+    seen.set(`${rule} ${kind}`, (seen.get(`${rule} ${kind}`) ?? 0) + 1);
+  }
+  for (const rule of rules) {
+    for (const kind of ["bonus", "some", "none"]) {
+      assert.ok(
+        (seen.get(`${rule} ${kind}`) ?? 0) > 20,
+        `${rule}: ${kind} in ${seen.get(`${rule} ${kind}`)}`,
+      );
+    }
+  }
+});
+
+test("a draft or a law without sense is the error that the host's test is, where it is come to", (backend) => {
+  using out = backend.tokens(20), draft = backend.tokens(10), flags = backend.tokens(10);
+  const law = (...weights: number[]) => Float32Array.from(weights);
+  const run = (
+    rule: Rule,
+    p: readonly Float32Array[],
+    q: readonly Float32Array[] | undefined,
+    tokens: number[],
+  ) => verdictOf(backend, { out, draft, flags }, rule, { p, q, tokens, steps: tokens.map(() => 0) }, 1, 4);
+  const good = law(0.5, 0.25, 0.25), none = law(1, 0, 0);
+  for (const rule of ["ordered", "ratio", "paper", "block"] as const) {
+    const fails = (message: RegExp, ...made: [Float32Array[], Float32Array[] | undefined, number[]]) => {
+      assert.throws(() => run(rule, ...made), { name: "RangeError", message });
+      run(rule, [good, good], [good], [1]); // once
+    };
+    fails(/it sums to NaN/, [law(NaN, 0.5, 0.5), good], [good], [1]);
+    fails(/it sums to 0/, [law(0, 0, 0), good], [good], [1]);
+    fails(/an entry is negative/, [law(-0.5, 1, 0.5), good], [good], [1]);
+    fails(/it sums to NaN/, [good, good], [law(NaN, 0.5, 0.5)], [1]);
+    fails(/an entry is negative/, [good, good], [law(-0.5, 1, 0.5)], [1]);
+    fails(/token 1 has probability 0 in the law it was drawn from/, [good, good], [law(0.5, 0, 0.5)], [1]);
+    fails(/it sums to NaN/, [law(NaN, 0.5, 0.5)], undefined, []);
+    fails(/has no such id/, [good, good], undefined, [3]);
+    // beyond a token that is certainly rejected nothing is looked at, except by a test of all
+    const beyond = () => run(rule, [none, law(NaN, 1, 1), good], [good, good], [1, 1]);
+    if (rule === "block") assert.throws(beyond, /it sums to NaN/);
+    else assert.deepEqual(beyond(), { accepted: 0, token: 0, bonus: false });
+  }
+  assert.throws(() => run("match", [law(NaN, NaN, NaN), good], [good], [1]), /no weight is positive/);
+});
+
+/** The same decisions, made by the host. */
+function hostOnly(seed: number): RandomSource {
+  const source = new PhiloxSource(seed);
+  return {
+    bernoulli: (...decision) => source.bernoulli(...decision),
+    choose: (...decision) => source.choose(...decision),
+    race: (...decision) => source.race(...decision),
+  };
+}
+
+async function causal(backend: Backend, name: string): Promise<CausalModel> {
+  using checkpoint = await openCheckpoint(fixture(name));
+  const loaded = await loadModel(checkpoint, backend);
+  assert(loaded.kind === "causal");
+  return loaded.model;
+}
+
+/** @param specdiff what the checkpoint is to say of itself, in place of what it says */
+async function diffusion(
+  backend: Backend,
+  name: string,
+  options: { target?: CausalModel; specdiff?: Record<string, unknown> } = {},
+): Promise<DiffusionModel> {
+  using checkpoint = await openCheckpoint(fixture(name));
+  const { target, specdiff } = options;
+  const config = specdiff === undefined ? checkpoint.config : { ...checkpoint.config, specdiff };
+  using changed = await checkpointOf(config, await tensorsOf(checkpoint));
+  const loaded = await loadModel(changed, backend, { target });
+  assert(loaded.kind === "diffusion");
+  return loaded.model;
+}
+
+/** Rounds of a text, with everything that the device and the host could disagree about. */
+async function roundsOf(rounds: AsyncIterable<Round>) {
+  const all: { tokens: readonly number[]; draft: readonly number[]; accepted: number }[] = [];
+  for await (const { tokens, draft, accepted } of rounds) all.push({ tokens, draft, accepted });
+  return all;
+}
+
+test("under every rule a text is that of the host with the same seed, draft for draft", async (backend) => {
+  using gpt2 = await causal(backend, "parity/gpt2-tiny"), bare = await causal(backend, "parity/gpt2-bare");
+  using gptNeo = await causal(backend, "parity/gpt-neo-tiny");
+  using sedd = await diffusion(backend, "parity/sedd-tiny");
+  using prefixed = await diffusion(backend, "parity/sedd-tiny", { specdiff: { prefix_attention: "causal" } });
+  using fed = await diffusion(backend, "parity/sedd-target-tiny", { target: bare });
+  const made: [CausalModel, Drafter][] = [
+    [gpt2, new DiffusionDrafter(sedd, backend, { draftContext: 8 })],
+    [gpt2, new DiffusionDrafter(sedd, backend, { draftContext: 4, steps: 3, order: "random" })],
+    [gpt2, new DiffusionDrafter(prefixed, backend, { steps: 2 })],
+    [gpt2, new DiffusionDrafter(prefixed, backend, { steps: 2, order: "confidence" })],
+    [bare, new DiffusionDrafter(fed, backend)],
+    [bare, new DiffusionDrafter(fed, backend, { steps: 3, order: "random" })],
+    [bare, new DiffusionDrafter(fed, backend, { steps: 2, hotStart: true })],
+    [gpt2, new AutoregressiveDrafter(gptNeo, backend)],
+    [gpt2, new NgramDrafter(gpt2.shape.vocabSize)],
+  ];
+  let accepted = 0, drafted = 0, texts = 0;
+  for (const [model, drafter] of made) {
+    using target = new ModelTarget(model, backend);
+    for (const rule of rules) {
+      if (rule !== "paper" && !isExact(rule, drafter.leftToRight)) continue;
+      const seed = 40 + texts++, greedy = texts % 4 === 0;
+      const options: SpeculateOptions = {
+        rule,
+        gamma: 1 + texts % 4,
+        maxTokens: 8,
+        // models of noise agree on little but that much is possible
+        sampling: greedy
+          ? { temperature: 0 }
+          : texts % 4 === 1
+          ? { temperature: 3, topP: 0.9 }
+          : { temperature: 5 },
+      };
+      const prompt = [5, 6, 7, 5, 6, 7, 5];
+      const onDevice = await roundsOf(speculate(target, drafter, prompt, { ...options, seed }));
+      const what = `${drafter.name}, ${rule}, text ${texts}`;
+      drafter.reset();
+      const random = hostOnly(seed);
+      assert.deepEqual(
+        onDevice,
+        await roundsOf(speculate(target, drafter, prompt, { ...options, random })),
+        what,
+      );
+      if (greedy || rule === "coupled" || rule === "match") {
+        const plain = await roundsOf(autoregress(target, prompt, { ...options, seed }));
+        assert.deepEqual(onDevice.flatMap((r) => r.tokens), plain.flatMap((r) => r.tokens), what);
+      }
+      for (const round of onDevice) {
+        accepted += round.accepted;
+        drafted += round.draft.length;
+      }
+    }
+    drafter[Symbol.dispose]();
+  }
+  assert.ok(accepted > 0.1 * drafted && accepted < 0.9 * drafted, `${accepted} of ${drafted} accepted`);
+});
+
+test("a round waits once, and what it brings back is the verdict and the draft", async (backend) => {
+  using gpt2 = await causal(backend, "parity/gpt2-tiny"), bare = await causal(backend, "parity/gpt2-bare");
+  using sedd = await diffusion(backend, "parity/sedd-tiny");
+  using fed = await diffusion(backend, "parity/sedd-target-tiny", { target: bare });
+  const made: [CausalModel, Drafter][] = [
+    [gpt2, new DiffusionDrafter(sedd, backend, { draftContext: 8, order: "random" })],
+    [gpt2, new DiffusionDrafter(sedd, backend, { draftContext: 8, order: "random", steps: 3 })],
+    [bare, new DiffusionDrafter(fed, backend)],
+    [bare, new DiffusionDrafter(fed, backend, { steps: 2 })],
+    [gpt2, new AutoregressiveDrafter(gpt2, backend)],
+    [gpt2, new NgramDrafter(gpt2.shape.vocabSize)],
+  ];
+  for (const [model, drafter] of made) {
+    using target = new ModelTarget(model, backend);
+    for (const rule of rules) {
+      if (rule !== "paper" && !isExact(rule, drafter.leftToRight)) continue;
+      // other rounds wait as well, and the first also for memory
+      const rounds = speculate(target, drafter, [5, 6, 7, 5, 6, 7], {
+        rule,
+        gamma: 3,
+        maxTokens: 8,
+        seed: 3,
+      });
+      await rounds.next();
+      for (;;) {
+        standIn?.reset();
+        const { value, done } = await rounds.next();
+        if (done) break;
+        const found = [standIn?.calls("cuStreamSynchronize"), standIn?.downloaded()];
+        const bytes = 4 * (3 + value.draft.length);
+        assert.deepEqual(found, [1, bytes], `${drafter.name}, ${rule}`);
+        assert.equal(standIn?.calls("cuCtxSynchronize"), 0);
+      }
+    }
+    drafter[Symbol.dispose]();
+  }
+});
+
+test("once its passes are recorded, a round is a graph for each, and what makes laws and decisions", async (backend) => {
+  using gpt2 = await causal(backend, "parity/gpt2-tiny"), sedd = await diffusion(backend, "parity/sedd-tiny");
+  using target = new ModelTarget(gpt2, backend);
+  using drafter = new DiffusionDrafter(sedd, backend, { draftContext: 4 });
+  const options = { gamma: 3, maxTokens: 40, seed: 3, sampling: { temperature: 5 } };
+  const launches: (number | undefined)[][] = [];
+  standIn?.reset();
+  for await (const { draft } of speculate(target, drafter, [5, 6, 7, 8], options)) {
+    if (draft.length < 3) break;
+    launches.push(["cuGraphLaunch", "cuLaunchKernelEx"].map((name) => standIn?.calls(name)));
+    standIn?.reset();
+  }
+  // a round that takes memory, one that runs the passes, one that records them
+  const rounds = launches.slice(3);
+  assert.ok(rounds.length > 4);
+  // of the drafter: head, law, draw; of the target: head, law, sums, test
+  for (const [round, found] of rounds.entries()) assert.deepEqual(found, [2, 3 + 4], `round ${round + 3}`);
+});
