@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { createReferenceBackend } from "../src/backend/reference.ts";
+import { AutoregressiveDrafter } from "../src/decode/autoregressive_drafter.ts";
 import { type ContextCache, DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
 import { HostDistributions } from "../src/decode/distributions.ts";
 import type { DraftRequest } from "../src/decode/drafter.ts";
@@ -7,6 +8,9 @@ import { NgramDrafter } from "../src/decode/ngram_drafter.ts";
 import { propose } from "../src/decode/propose.ts";
 import { PhiloxSource, Purpose } from "../src/decode/random.ts";
 import { reveal } from "../src/decode/reveal.ts";
+import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { loadModel } from "../src/model/load.ts";
+import { fixture } from "./helpers.ts";
 import { randomTable, ToyDiffusionModel } from "./toy.ts";
 
 function request(tokens: number[], gamma: number): DraftRequest {
@@ -34,6 +38,19 @@ Deno.test("NgramDrafter drafts nothing where nothing repeats, and stops at the e
   assert.equal(drafter.draft(request([1], 4)).tokens.length, 0);
   assert.deepEqual([...drafter.draft(request([5, 5], 4)).tokens], [5]);
   assert.throws(() => new NgramDrafter(10, { longest: 0 }), RangeError);
+});
+
+Deno.test("AutoregressiveDrafter drafts less at the end of its context, and nothing beyond it", async () => {
+  using backend = createReferenceBackend(), checkpoint = await openCheckpoint(fixture("parity/gpt2-tiny"));
+  const loaded = await loadModel(checkpoint, backend);
+  assert(loaded.kind === "causal");
+  using model = loaded.model, drafter = new AutoregressiveDrafter(model, backend);
+  const { contextLength } = model.shape;
+  // first what leaves nothing to be held for the laws
+  const lengths = [2, 1, 0, -1].map((beyond) =>
+    drafter.draft(request(Array(contextLength + beyond).fill(3), 3)).tokens.length
+  );
+  assert.deepEqual(lengths, [0, 0, 1, 2]);
 });
 
 Deno.test("reveal opens every mask in exactly T steps, in each order", () => {

@@ -11,7 +11,7 @@ import { UNKNOWN } from "../model/device_tokens.ts";
 import type { CausalModel } from "../model/model.ts";
 import { CachedText } from "./cached_text.ts";
 import { DeviceDistributions } from "./device_distributions.ts";
-import type { DeviceDraft, Draft, Drafter, DraftRequest } from "./drafter.ts";
+import { type DeviceDraft, type Draft, type Drafter, type DraftRequest, NO_DRAFT } from "./drafter.ts";
 import { propose, proposeOnDevice } from "./propose.ts";
 
 /** Drafts with a causal model. The model is borrowed: disposing of this leaves it alone. */
@@ -39,9 +39,10 @@ export class AutoregressiveDrafter implements Drafter {
     this.#q = new DeviceDistributions(backend, this.vocabSize, `the drafter (${this.name})`);
   }
 
-  /** Drafts up to γ tokens, fewer at the end of its context. */
+  /** Drafts up to γ tokens, fewer at the end of its context and none beyond it. */
   draft(request: DraftRequest): Draft {
     const tokens = new Int32Array(this.#length(request));
+    if (tokens.length === 0) return NO_DRAFT;
     this.#run(request, tokens.length, (j) => tokens[j] = propose(this.#q, j, request));
     return { tokens, q: this.#q, steps: tokens.map((_, j) => j), passes: tokens.length };
   }
@@ -76,7 +77,7 @@ export class AutoregressiveDrafter implements Drafter {
     draw: (j: number) => number | TokenBuffer,
   ): void {
     this.#q.resize(gamma);
-    let fresh = gamma > 0 ? this.#text.rewind(tokens, tokens.length - 1) : tokens;
+    let fresh = this.#text.rewind(tokens, tokens.length - 1);
     let drafted: TokenBuffer | undefined; // the token of `fresh`, if only the device knows it
     for (let j = 0; j < gamma; j++) {
       const options = { drafted: drafted && { tokens: drafted, at: 0 } };

@@ -103,6 +103,9 @@ export interface Draft {
   readonly passes: number;
 }
 
+/** A draft of no tokens. */
+export const NO_DRAFT: Draft = { tokens: new Int32Array(0), steps: new Int32Array(0), passes: 0 };
+
 /** A draft of n ≤ γ tokens that the host has not seen. Valid until the drafter's next. */
 export interface DeviceDraft extends Pick<Draft, "steps" | "passes"> {
   /** The first n ids. */

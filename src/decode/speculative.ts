@@ -9,7 +9,7 @@
 
 import type { Sampling } from "../backend/backend.ts";
 import { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
-import { type Draft, type Drafter, type DraftRequest, isOnDevice, type Target } from "./drafter.ts";
+import { type Drafter, type DraftRequest, isOnDevice, NO_DRAFT, type Target } from "./drafter.ts";
 import { decode, type DecodeOptions, type Round, type Step, type StepRequest } from "./loop.ts";
 
 /**
@@ -36,8 +36,6 @@ export interface SpeculateOptions extends DecodeOptions {
    */
   readonly draftSampling?: Sampling | undefined;
 }
-
-const NO_DRAFT: Draft = { tokens: new Int32Array(0), steps: new Int32Array(0), passes: 0 };
 
 /**
  * Decodes with a drafter. The text has the law of the target alone for every rule and drafter that
