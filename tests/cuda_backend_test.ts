@@ -8,29 +8,13 @@
 
 import assert from "node:assert/strict";
 import type { Activation, Backend, Cache } from "../src/backend/backend.ts";
-import { createCudaBackend, type CudaBackend } from "../src/backend/cuda/backend.ts";
+import type { CudaBackend } from "../src/backend/cuda/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { DeviceDistributions } from "../src/decode/device_distributions.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadModel } from "../src/model/load.ts";
-import { standIn, whyNoStandIn } from "./cuda/standin.ts";
+import { onCudaBackend as test, standIn } from "./cuda/standin.ts";
 import { assertClose, assertSame, fixture } from "./helpers.ts";
-
-/** A test that leaves nothing behind on the device and gives the stand-in nothing to object to. */
-function test(name: string, body: (backend: CudaBackend) => Promise<void> | void): void {
-  Deno.test({
-    name: `cuda: ${name}${whyNoStandIn}`,
-    ignore: standIn === undefined,
-    fn: async () => {
-      {
-        using backend = createCudaBackend();
-        await body(backend);
-      }
-      assert.deepEqual(standIn?.complaints(), []);
-      assert.equal(standIn?.live(), 0, "something is left on the device");
-    },
-  });
-}
 
 /** Numbers in (−1, 1), the same each time. */
 function values(count: number, seed: number): Float32Array {

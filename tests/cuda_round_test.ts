@@ -7,7 +7,7 @@
 
 import assert from "node:assert/strict";
 import type { Backend, TokenBuffer } from "../src/backend/backend.ts";
-import { createCudaBackend, type CudaBackend } from "../src/backend/cuda/backend.ts";
+import type { CudaBackend } from "../src/backend/cuda/backend.ts";
 import { isExact, type Rule, rules, testOf, verify } from "../src/decode/acceptance.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { AutoregressiveDrafter } from "../src/decode/autoregressive_drafter.ts";
@@ -22,24 +22,8 @@ import { speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadModel } from "../src/model/load.ts";
 import type { CausalModel, DiffusionModel } from "../src/model/model.ts";
-import { standIn, whyNoStandIn } from "./cuda/standin.ts";
+import { onCudaBackend as test, standIn } from "./cuda/standin.ts";
 import { checkpointOf, fixture, tensorsOf } from "./helpers.ts";
-
-/** A test that leaves nothing behind on the device and gives the stand-in nothing to object to. */
-function test(name: string, body: (backend: CudaBackend) => Promise<void> | void): void {
-  Deno.test({
-    name: `cuda: ${name}${whyNoStandIn}`,
-    ignore: standIn === undefined,
-    fn: async () => {
-      {
-        using backend = createCudaBackend();
-        await body(backend);
-      }
-      assert.deepEqual(standIn?.complaints(), []);
-      assert.equal(standIn?.live(), 0, "something is left on the device");
-    },
-  });
-}
 
 /** Numbers of a sequence, for made-up cases. */
 class Numbers {

@@ -14,6 +14,7 @@ import { createHash } from "node:crypto";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { CudaDriver } from "../../ffi/driver.ts";
+import { createCudaBackend, type CudaBackend } from "../../src/backend/cuda/backend.ts";
 
 const controls = {
   standin_fail: { parameters: ["buffer", "i32", "i32"], result: "void" },
@@ -160,6 +161,14 @@ export function onStandIn(name: string, body: (standIn: StandIn) => unknown): vo
     await body(standIn!);
     assert.deepEqual(standIn!.complaints(), []);
     assert.equal(standIn!.live(), 0, "what was made and not given back");
+  });
+}
+
+/** The same with a backend, which is disposed of at the end. */
+export function onCudaBackend(name: string, body: (backend: CudaBackend) => unknown): void {
+  onStandIn(`cuda: ${name}`, async () => {
+    using backend = createCudaBackend();
+    await body(backend);
   });
 }
 
