@@ -262,6 +262,14 @@ test("under every rule a text is that of the host with the same seed, draft for 
   const made: [CausalModel, Drafter][] = [
     [gpt2, new DiffusionDrafter(sedd, backend, { draftContext: 8 })],
     [gpt2, new DiffusionDrafter(sedd, backend, { draftContext: 4, steps: 3, order: "random" })],
+    [
+      gpt2,
+      new DiffusionDrafter(sedd, backend, {
+        draftContext: 6,
+        steps: 2,
+        contextCache: { recent: 1, refresh: 3 },
+      }),
+    ],
     [gpt2, new DiffusionDrafter(prefixed, backend, { steps: 2 })],
     [gpt2, new DiffusionDrafter(prefixed, backend, { steps: 2, order: "confidence" })],
     [bare, new DiffusionDrafter(fed, backend)],
@@ -309,6 +317,48 @@ test("under every rule a text is that of the host with the same seed, draft for 
     drafter[Symbol.dispose]();
   }
   assert.ok(accepted > 0.1 * drafted && accepted < 0.9 * drafted, `${accepted} of ${drafted} accepted`);
+});
+
+/** A target that fails in a round, once: before it has scored what the device drafted, or when that is tested. */
+class Failing extends ModelTarget {
+  rounds = 0;
+  constructor(model: CausalModel, backend: Backend, readonly at: number, readonly scored: boolean) {
+    super(model, backend);
+  }
+
+  override async verifyOnDevice(...round: Parameters<ModelTarget["verifyOnDevice"]>) {
+    const fails = ++this.rounds === this.at;
+    if (fails && !this.scored) throw new Error("a failure");
+    const verdict = await super.verifyOnDevice(...round);
+    if (fails) throw new Error("a failure");
+    return verdict;
+  }
+}
+
+test("after a round that failed between draft and verdict, the next text is what it would have been", async (backend) => {
+  using gpt2 = await causal(backend, "parity/gpt2-tiny"), bare = await causal(backend, "parity/gpt2-bare");
+  using sedd = await diffusion(backend, "parity/sedd-tiny");
+  using prefixed = await diffusion(backend, "parity/sedd-tiny", { specdiff: { prefix_attention: "causal" } });
+  using fed = await diffusion(backend, "parity/sedd-target-tiny", { target: bare });
+  const made: [CausalModel, () => Drafter][] = [
+    [gpt2, () => new DiffusionDrafter(sedd, backend, { contextCache: "draft", steps: 2 })],
+    [gpt2, () => new DiffusionDrafter(prefixed, backend, { steps: 2 })],
+    [bare, () => new DiffusionDrafter(fed, backend)],
+    [gpt2, () => new AutoregressiveDrafter(gpt2, backend)],
+  ];
+  const options = { gamma: 3, maxTokens: 5, seed: 9, sampling: { temperature: 5 } };
+  const prompt = [5, 6, 7, 5, 6, 7];
+  for (const [model, make] of made) {
+    using target = new ModelTarget(model, backend), drafter = make();
+    const expected = await roundsOf(speculate(target, drafter, prompt, options));
+    for (const scored of [false, true]) {
+      using failing = new Failing(model, backend, 2, scored), used = make();
+      await assert.rejects(roundsOf(speculate(failing, used, prompt, options)), { message: "a failure" });
+      const found = await roundsOf(speculate(failing, used, prompt, options));
+      assert.deepEqual(found, expected, `${used.name}, ${scored ? "scored" : "not scored"}`);
+      assert.ok(failing.rounds > 3);
+    }
+  }
 });
 
 test("a round waits once, and what it brings back is the verdict and the draft", async (backend) => {
