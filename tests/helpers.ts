@@ -1,11 +1,12 @@
 /**
- * What several test files need: the backends of this machine, checkpoints in memory, tensors with expected
- * values, and comparisons whose messages say how far off a value is.
+ * What several test files need: the backends of this machine, checkpoints in memory and in folders that vanish,
+ * tensors with expected values, and comparisons whose messages say how far off a value is.
  *
  * @module
  */
 
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { type TensorData, writeSafetensors } from "../fixtures/write_safetensors.ts";
 import type { Backend } from "../src/backend/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
@@ -13,6 +14,7 @@ import { createWasmBackend } from "../src/backend/wasm/backend.ts";
 import { Checkpoint } from "../src/hub/checkpoint.ts";
 import { fileSource, memorySource, toPath } from "../src/hub/files.ts";
 import { Safetensors } from "../src/hub/safetensors.ts";
+import { CheckpointError } from "../src/model/weights.ts";
 
 /** The backends that are present here, and how to open each. */
 export function presentBackends(): [name: string, open: () => Promise<Backend>][] {
@@ -95,3 +97,39 @@ export function assertSame(found: ArrayLike<number>, expected: ArrayLike<number>
     }
   }
 }
+
+/** Matches an error of the hub by its message. */
+export function failure(message: RegExp): (error: unknown) => boolean {
+  return (error) => {
+    assert(error instanceof CheckpointError, `not a CheckpointError: ${error}`);
+    assert.match(error.message, message);
+    return true;
+  };
+}
+
+/** Makes a folder of files and removes it afterwards. */
+export async function withFolder(
+  files: Record<string, string | Uint8Array>,
+  body: (folder: string) => Promise<void>,
+): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    for (const [name, content] of Object.entries(files)) {
+      await Deno.writeFile(
+        join(folder, name),
+        typeof content === "string" ? new TextEncoder().encode(content) : content,
+      );
+    }
+    await body(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** A checkpoint's file of two numbers. */
+export const SMALL: Uint8Array<ArrayBuffer> = writeSafetensors([{
+  name: "x",
+  dtype: "F32",
+  shape: [2],
+  data: new Float32Array([1, 2]),
+}]);
