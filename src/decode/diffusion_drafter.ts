@@ -42,7 +42,7 @@ const PREFIXES: Readonly<Record<DiffusionModel["prefixAttention"], string>> = {
  *   with so many behind them, and computes those and the γ drafted positions. In every `refresh`th draft nothing is
  *   taken from earlier ones (delayed caching: dKV-Cache, Ma et al. 2025, arXiv 2505.15781). What is added to the text
  *   between two of them is seen beyond `draftContext`.
- * - `delayed`: as an object with what did best for the embedded drafter.
+ * - `delayed`: `{ recent: 4, refresh: 16 }`.
  */
 export type ContextCache = "none" | "draft" | "delayed" | {
   /** R, an integer of at least 0. */

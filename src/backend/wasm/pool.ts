@@ -102,14 +102,19 @@ export class Pool {
     Atomics.store(control, Control.claim, tag);
     Atomics.store(control, Control.epoch, epoch);
     if (Atomics.load(control, Control.sleepers) > 0) Atomics.notify(control, Control.epoch);
+    const began = performance.now();
     main.drain(epoch);
-    let spins = 0;
+    let spins = 0, drained = 0;
     for (;;) {
       const done = Atomics.load(control, Control.done);
       if (done === chunks) break;
-      if (++spins > SPINS) Atomics.wait(control, Control.done, done, 1);
+      if (++spins <= SPINS) continue;
+      if (drained === 0) drained = performance.now();
+      Atomics.wait(control, Control.done, done, 1);
     }
-    this.#sharing.end(units * work, spins > SPINS);
+    // where all goes well, the wait is for a part of what each thread has done
+    const late = drained > 0 && performance.now() - drained > drained - began;
+    this.#sharing.end(units * work, late);
     if (control[Control.failures] > 0) {
       throw new Error(`Cannot run ${kernel}: the kernel failed on a worker thread`);
     }

@@ -47,7 +47,7 @@ export class Sharing {
   /**
    * The job is done.
    * @param work how much it was, in any unit
-   * @param late whether the main thread waited long for others
+   * @param late whether the main thread waited for others longer than it worked itself
    */
   end(work: number, late: boolean): void {
     if (this.#trying) {
