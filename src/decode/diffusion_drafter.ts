@@ -41,7 +41,8 @@ const PREFIXES: Readonly<Record<DiffusionModel["prefixAttention"], string>> = {
  * - an object: a draft takes keys and values of all but the `recent` last tokens from the pass that first saw them
  *   with so many behind them, and computes those and the γ drafted positions. In every `refresh`th draft nothing is
  *   taken from earlier ones (delayed caching: dKV-Cache, Ma et al. 2025, arXiv 2505.15781). What is added to the text
- *   between two of them is seen beyond `draftContext`.
+ *   between two of them is seen beyond `draftContext`, as far as the length the model was trained at allows: where the
+ *   context fills that, nothing can be kept.
  * - `delayed`: `{ recent: 4, refresh: 16 }`.
  */
 export type ContextCache = "none" | "draft" | "delayed" | {
