@@ -10,7 +10,7 @@
 
 import { loadEngine } from "../mod.ts";
 import { PROMPTS } from "../src/cli/compare.ts";
-import { type Comparison, measure, type Row } from "../src/cli/measure.ts";
+import { measure, type Row } from "../src/cli/measure.ts";
 import { embeddedDrafters } from "../src/pair.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import { hostile } from "./hostile.ts";
@@ -51,14 +51,11 @@ async function run(): Promise<CpuReport> {
   tell("kernels");
   const kernels = [await gemm(threads)];
   for (const dtype of ["f32", "bf16", "int8"] as const) kernels.push(await gpt2(threads, dtype));
-  const pair: Comparison[] = [];
   using engine = await loadEngine({ drafter: embeddedDrafters });
   kernels.push(targetPasses(engine.target));
-  for (const gamma of GAMMAS) {
-    tell(`the embedded pair, γ = ${gamma}`);
-    const settings = { prompts: PROMPTS, repetitions: 5, maxTokens: 128, options: { gamma } };
-    pair.push(await measure(engine, settings, () => {}));
-  }
+  tell(`the embedded pair, γ = ${GAMMAS.join(", ")}`);
+  const settings = { prompts: PROMPTS, repetitions: 5, maxTokens: 128, options: {}, gammas: GAMMAS };
+  const pair = [await measure(engine, settings, () => {})];
   tell("the embedded pair, nothing accepted");
   kernels.push(await hostile(engine));
   return { date: new Date().toISOString().slice(0, 10), kernels, pair };
@@ -71,9 +68,9 @@ function perPosition(row: Row): string {
 /** Markdown: the machine, the pair, the kernels. */
 function markdown({ date, kernels, pair }: CpuReport): string {
   const { machine } = pair[0];
-  const each = ({ rows }: Comparison, name: string): string => {
-    const row = rows.find(({ drafter }) => drafter === name)!;
-    const chosen = row.gamma === "auto" ? `, mean γ ${row.meanGamma.toFixed(2)}` : "";
+  const each = (gamma: Row["gamma"], name: string): string => {
+    const row = pair[0].rows.find((row) => row.drafter === name && row.gamma === gamma)!;
+    const chosen = gamma === "auto" ? `, mean γ ${row.meanGamma.toFixed(2)}` : "";
     return `${row.speedup.toFixed(2)} × (τ ${row.meanAcceptanceLength.toFixed(2)}${chosen})`;
   };
   return [
@@ -113,10 +110,7 @@ function markdown({ date, kernels, pair }: CpuReport): string {
     ...table(
       ["γ", ...embeddedDrafters],
       [
-        ...pair.map((comparison, i) => [
-          String(GAMMAS[i]),
-          ...embeddedDrafters.map((name) => each(comparison, name)),
-        ]),
+        ...GAMMAS.map((gamma) => [String(gamma), ...embeddedDrafters.map((name) => each(gamma, name))]),
         [
           "auto over the best, plain included (aim: ≥ 0.95)",
           ...embeddedDrafters.map((name) => chosenOverBest(pair, name).toFixed(2)),

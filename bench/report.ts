@@ -17,7 +17,7 @@ export interface CpuReport {
   /** Day of the run. */
   readonly date: string;
   readonly kernels: readonly Section[];
-  /** One per γ, plain decoding measured anew in each. */
+  /** Plain decoding and each drafter at each γ: one run, or one for each γ. */
   readonly pair: readonly Comparison[];
 }
 

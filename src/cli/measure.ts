@@ -26,6 +26,8 @@ export interface CompareSettings {
   readonly maxTokens: number;
   /** How to generate. Without a γ, each drafter has its own; `auto` is timed in the warm-up. */
   readonly options: GenerateOptions;
+  /** Several γ, each of which makes a method of each drafter, instead of that of `options`. */
+  readonly gammas?: readonly (number | "auto")[] | undefined;
 }
 
 /** One method, measured. */
@@ -101,17 +103,21 @@ interface Method {
  */
 export async function measure(
   engine: Engine,
-  { prompts, repetitions, maxTokens, options }: CompareSettings,
+  { prompts, repetitions, maxTokens, options, gammas }: CompareSettings,
   progress: (text: string) => void,
 ): Promise<Comparison> {
   const seed = BigInt(options.seed ?? SEED);
-  const methods: Method[] = [null, ...engine.drafters].map((drafter) => ({
+  const method = (drafter: string | null, gamma = options.gamma): Method => ({
     drafter,
     // a text that stops early would be timed on fewer tokens than the others
-    options: { ...options, drafter, maxTokens, stopTokens: [] },
+    options: { ...options, drafter, gamma, maxTokens, stopTokens: [] },
     runs: [],
     equalsPlain: null,
-  }));
+  });
+  const drafting = engine.drafters.flatMap((drafter) =>
+    gammas?.map((gamma) => method(drafter, gamma)) ?? [method(drafter)]
+  );
+  const methods = [method(null), ...drafting];
   const total = methods.length * prompts.length * repetitions;
   progress("warming up");
   for (const method of methods) {
