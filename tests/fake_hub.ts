@@ -5,7 +5,12 @@
  * @module
  */
 
+import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { writeSafetensors } from "../fixtures/write_safetensors.ts";
+import { HubError } from "../src/hub/mod.ts";
+import type { HubOptions } from "../src/hub/options.ts";
 
 /** What was asked. */
 export interface Request {
@@ -139,6 +144,73 @@ export function sha256(content: Uint8Array): string {
 /** What git calls a small file's content. */
 export function gitHash(content: Uint8Array): string {
   return createHash("sha1").update(`blob ${content.length}\0`).update(content).digest("hex");
+}
+
+/** The file with the weights. */
+export const WEIGHTS: string = "model.safetensors";
+/** The configuration. */
+export const CONFIG: string = '{"model_type": "gpt2"}';
+
+/** Weights of some 100 kB: several pieces on their way. */
+export const TENSORS: Uint8Array<ArrayBuffer> = writeSafetensors([
+  { name: "x", dtype: "F32", shape: [25_000], data: Float32Array.from({ length: 25_000 }, (_, i) => i) },
+]);
+
+/** A model, with files that are not needed. */
+export const MODEL: Files = {
+  "config.json": CONFIG,
+  "tokenizer.json": "{}",
+  [WEIGHTS]: TENSORS,
+  "pytorch_model.bin": "not needed",
+  "README.md": "not needed",
+  ".gitattributes": "not needed",
+};
+
+/** A hub and an empty cache, and options that lead to both and read no environment variable. */
+export async function withHub(
+  files: Files,
+  body: (hub: FakeHub, options: HubOptions & { readonly cacheDir: string }) => Promise<void>,
+): Promise<void> {
+  const cacheDir = await Deno.makeTempDir();
+  try {
+    await using hub = new FakeHub(files);
+    await body(hub, { cacheDir, endpoint: hub.url, token: null, offline: false, timeout: 2000 });
+  } finally {
+    await Deno.remove(cacheDir, { recursive: true });
+  }
+}
+
+/** Matches an error of the hub by its message. */
+export function failure(message: RegExp): (error: unknown) => boolean {
+  return (error) => {
+    assert(error instanceof HubError, `not a HubError: ${error}`);
+    assert.match(error.message, message);
+    return true;
+  };
+}
+
+/** Misbehaves the first time that the weights are asked for. */
+export function once(
+  answer: (usual: Answer, request: Request) => Answer,
+): (request: Request, usual: Answer) => Answer {
+  let done = false;
+  return (request, usual) => {
+    if (done || !request.path.endsWith(WEIGHTS)) return usual;
+    done = true;
+    return answer(usual, request);
+  };
+}
+
+/** The names of what is in the cache, in order. */
+export async function blobs(cacheDir: string): Promise<string[]> {
+  const folder = join(cacheDir, "models--owner--name", "blobs");
+  return (await Array.fromAsync(Deno.readDir(folder), ({ name }) => name)).sort();
+}
+
+/** Whether a folder has the model, byte for byte. */
+export async function assertIntact(folder: string): Promise<void> {
+  assert.deepEqual(await Deno.readFile(join(folder, WEIGHTS)), TENSORS);
+  assert.equal(await Deno.readTextFile(join(folder, "config.json")), CONFIG);
 }
 
 async function readHead(connection: Deno.Conn): Promise<string> {
