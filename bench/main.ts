@@ -2,8 +2,9 @@
  * What specdiff is worth on this machine: the kernels against what the processor and the memory can do, and the
  * embedded pair, plain against each drafter at several γ. Everything is a ratio of medians of interleaved runs.
  *
- * `deno task bench` prints it, with `--json` as one object; `deno task bench:report` also writes `bench/reports/cpu-<processor>.json` and `.md`,
- * and the README's figures from them, so that none is typed. About three minutes; nothing else should run meanwhile.
+ * `deno task bench` prints it, with `--json` as one object; `deno task bench:report` also writes
+ * `bench/reports/cpu-<processor>.json` and `.md`, and the README's figures from them, so that none is typed
+ * (`--generation "Zen 4"` tells apart what has one name). About three minutes; nothing else should run meanwhile.
  *
  * @module
  */
@@ -22,6 +23,7 @@ import {
   chosenOverBest,
   type CpuReport,
   table,
+  toldClosely,
   where,
   writeReport,
 } from "./report.ts";
@@ -55,7 +57,8 @@ async function run(): Promise<CpuReport> {
   kernels.push(targetPasses(engine.target));
   tell(`the embedded pair, γ = ${GAMMAS.join(", ")}`);
   const settings = { prompts: PROMPTS, repetitions: 5, maxTokens: 128, options: {}, gammas: GAMMAS };
-  const pair = [await measure(engine, settings, () => {})];
+  const comparison = await measure(engine, settings, () => {});
+  const pair = [{ ...comparison, machine: toldClosely(comparison.machine) }];
   tell("the embedded pair, nothing accepted");
   kernels.push(await hostile(engine));
   return { date: new Date().toISOString().slice(0, 10), kernels, pair };

@@ -13,7 +13,7 @@
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { describeMachine } from "../../src/cli/machine.ts";
 import { embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
-import { type PeerReport, type PeerRow, type PeerTable, where, writeReport } from "../report.ts";
+import { type PeerReport, type PeerRow, type PeerTable, toldClosely, where, writeReport } from "../report.ts";
 import { writeGguf } from "./gguf.ts";
 import { lines } from "./lines.ts";
 import { llamaBench } from "./llama.ts";
@@ -196,7 +196,7 @@ const tables: PeerTable[] = [];
 for (const model of ["pair", "124M"] as const) {
   for (const dtype of ["f32", "int8"] as const) tables.push(await measure(model, dtype));
 }
-const machine = describeMachine("");
+const machine = toldClosely(describeMachine(""));
 const report: PeerReport = { date: new Date().toISOString().slice(0, 10), machine, tables };
 const text = markdown(report);
 console.log(text);
