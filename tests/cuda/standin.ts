@@ -20,6 +20,7 @@ const controls = {
   standin_fail: { parameters: ["buffer", "i32", "i32"], result: "void" },
   standin_calls: { parameters: ["buffer"], result: "i32" },
   standin_set: { parameters: ["buffer", "i64"], result: "void" },
+  standin_noise: { parameters: ["u32", "u32", "u32", "buffer"], result: "void" },
   standin_reset: { parameters: [], result: "void" },
   standin_downloaded: { parameters: [], result: "i64" },
   standin_live: { parameters: [], result: "i32" },
@@ -42,7 +43,12 @@ export class StandIn {
     this.#symbols.standin_fail(text(name), nth, code);
   }
 
-  /** Forgets failures to come, and calls that were made. */
+  /** Makes the four words of noise of a purpose, position and counter what they are here, until the next reset. */
+  noise(purpose: number, position: number, counter: number, words: Uint32Array<ArrayBuffer>): void {
+    this.#symbols.standin_noise(purpose, position, counter, words);
+  }
+
+  /** Forgets failures and noise to come, and calls that were made. */
   reset(): void {
     this.#symbols.standin_reset();
   }
