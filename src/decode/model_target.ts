@@ -7,7 +7,7 @@
 import type { Activation, Backend, DeviceRound, Sampling, TokenBuffer } from "../backend/backend.ts";
 import { Growing } from "../model/block.ts";
 import { UNKNOWN } from "../model/device_tokens.ts";
-import type { CausalModel } from "../model/model.ts";
+import type { CausalModel, FollowUp } from "../model/model.ts";
 import { type Rule, testOf } from "./acceptance.ts";
 import { CachedText } from "./cached_text.ts";
 import { DeviceDistributions } from "./device_distributions.ts";
@@ -53,7 +53,9 @@ export class ModelTarget implements Target, Disposable {
 
   /** Laws of the token that follows each of the last `rows` tokens; overwritten by the next call. */
   async score(tokens: Int32Array, rows: number, sampling: Sampling): Promise<Distributions> {
-    await this.#score(tokens, rows, sampling);
+    const logits = await this.#score(tokens, rows);
+    this.#laws.resize(rows);
+    this.#laws.fill(0, logits, sampling);
     return this.#laws;
   }
 
@@ -89,18 +91,18 @@ export class ModelTarget implements Target, Disposable {
       tokens.write(draft.tokens);
     }
     round.drafted();
-    await this.#score(proposal, n + 1, sampling, tokens);
     const pointMasses = q !== undefined && useQ?.includes(false) === true;
-    if (pointMasses) this.#useQ.atLeast(n).write(useQ.map(Number));
+    const flags = pointMasses ? this.#useQ.atLeast(n) : undefined;
+    flags?.write(useQ!.map(Number));
     const verdict = this.#verdict.atLeast(3 + n);
-    decisions.accept(verdict, {
-      round,
-      test,
-      p: this.#laws.slice(0, n + 1),
-      q,
-      useQ: pointMasses ? this.#useQ.atLeast(n) : undefined,
-      draft: tokens,
-      purposes: Purpose,
+    const p = this.#laws.resize(n + 1);
+    await this.#score(proposal, n + 1, tokens, {
+      key: `${test} ${n} ${q !== undefined} ${JSON.stringify(sampling)}`,
+      uses: [p, ...(q ? [q] : []), ...(flags ? [flags] : []), tokens, verdict, round],
+      run: (logits) => {
+        this.#laws.fill(0, logits, sampling);
+        decisions.accept(verdict, { round, test, p, q, useQ: flags, draft: tokens, purposes: Purpose });
+      },
     });
     const [accepted, token, bonus, ...ids] = verdict.read(3 + n);
     const drafted = Int32Array.from(ids);
@@ -108,21 +110,29 @@ export class ModelTarget implements Target, Disposable {
     return { accepted, token, bonus: bonus === 1, draft: drafted, draftMs: round.draftMs };
   }
 
-  /** Enqueues the laws that follow each of the last `rows` tokens; `drafted` are the last, where they are unknown. */
-  async #score(tokens: Int32Array, rows: number, sampling: Sampling, drafted?: TokenBuffer): Promise<void> {
+  /** Enqueues the logits that follow each of the last `rows` tokens; `drafted` are the last, where they are unknown. */
+  async #score(
+    tokens: Int32Array,
+    rows: number,
+    drafted?: TokenBuffer,
+    followUp?: FollowUp<Activation>,
+  ): Promise<Activation> {
     // rows that need logits must be in the last pass, however much of the text the cache holds
     let fresh = this.#text.rewind(tokens, tokens.length - rows);
     for (let turn = performance.now(); fresh.length > READ_ROWS + rows; turn = await takeTurns(turn)) {
       this.#read(fresh.subarray(0, READ_ROWS), 1);
       fresh = fresh.subarray(READ_ROWS);
     }
-    const logits = this.#read(fresh, rows, drafted);
-    this.#laws.resize(rows);
-    this.#laws.fill(0, logits, sampling);
+    return this.#read(fresh, rows, drafted, followUp);
   }
 
   /** One pass. Tokens that are unknown are not recorded. */
-  #read(tokens: Int32Array, headRows: number, drafted?: TokenBuffer): Activation {
+  #read(
+    tokens: Int32Array,
+    headRows: number,
+    drafted?: TokenBuffer,
+    followUp?: FollowUp<Activation>,
+  ): Activation {
     const { length } = this.#text;
     const out = this.#hidden.map((states) => states.slice(length, tokens.length)); // [R, C] each
     const unknown = tokens.indexOf(UNKNOWN), known = unknown < 0 ? tokens.length : unknown;
@@ -130,6 +140,7 @@ export class ModelTarget implements Target, Disposable {
       headRows,
       hidden: out.length > 0 ? { layers: this.#hiddenLayers, out } : undefined,
       drafted: unknown < 0 || drafted === undefined ? undefined : { tokens: drafted, at: unknown },
+      followUp,
     }); // [headRows, V]
     this.#text.committed(tokens.subarray(0, known));
     return logits;

@@ -3,6 +3,8 @@
  * Needs a C++ compiler; where there is none, {@linkcode standIn} is undefined and {@linkcode whyNoStandIn} says so,
  * and tests that need it are to be ignored with that reason in their name.
  *
+ * Run as a program it prints the library's path, for another that is told of it by `SPECDIFF_LIBCUDA`.
+ *
  * Importing this file loads it as libcuda, so that every CUDA backend that the importing test opens is on the
  * stand-in; nothing here looks for a GPU.
  *
@@ -186,4 +188,12 @@ if (path !== undefined) {
   new CudaDriver();
   if (before === undefined) Deno.env.delete("SPECDIFF_LIBCUDA");
   else Deno.env.set("SPECDIFF_LIBCUDA", before);
+}
+
+if (import.meta.main) {
+  if (path === undefined) {
+    console.error("Cannot build the stand-in for libcuda: there is no C++ compiler, g++");
+    Deno.exit(1);
+  }
+  console.log(path);
 }

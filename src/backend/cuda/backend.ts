@@ -26,12 +26,13 @@ import type {
   ProjectResidualOptions,
   Sampling,
   TokenBuffer,
+  Used,
   Vector,
 } from "../backend.ts";
 import * as check from "../check.ts";
 import { formatBytes, OutOfMemory } from "../wasm/memory.ts";
 import { append, attend, launchedKeys } from "./attention.ts";
-import { CudaDecisions } from "./decisions.ts";
+import { CudaDecisions, CudaRound } from "./decisions.ts";
 import { Launcher, NONE } from "./launcher.ts";
 import { ADD, GELU, multiply, STORE } from "./products.ts";
 import {
@@ -236,11 +237,24 @@ export class CudaBackend implements Backend {
 
   /** @inheritdoc */
   repeat(
-    pass: { readonly cache: Cache; readonly rows: number; readonly key: string },
+    { cache: of, rows, key, uses = [] }: {
+      readonly cache: Cache;
+      readonly rows: number;
+      readonly key: string;
+      readonly uses?: readonly Used[] | undefined;
+    },
     body: () => void,
   ): void {
-    const cache = this.#on.own(CudaCache, pass.cache);
-    cache.passes.run(`${pass.rows} ${launchedKeys(cache, pass.rows)} ${pass.key}`, body);
+    const cache = this.#on.own(CudaCache, of);
+    const kinds: readonly (new (...made: never[]) => CudaActivation | CudaTokens | CudaRound)[] = [
+      CudaActivation,
+      CudaTokens,
+      CudaRound,
+    ];
+    const addresses = uses.map((used) => {
+      return this.#on.own(kinds.find((kind) => used instanceof kind) ?? CudaActivation, used).pointer;
+    });
+    cache.passes.run(`${rows} ${launchedKeys(cache, rows)} ${addresses} ${key}`, body);
   }
 
   /**
