@@ -11,6 +11,7 @@
 
 import { CudaError } from "../../../ffi/context.ts";
 import { type CudaDevice, CudaDriver, formatVersion } from "../../../ffi/driver.ts";
+import type { CudaEvent } from "../../../ffi/stream.ts";
 import type {
   Activation,
   AppendOptions,
@@ -113,6 +114,8 @@ export class CudaBackend implements Backend {
   readonly name = "cuda";
   /** @inheritdoc */
   readonly slowReads = true;
+  /** @inheritdoc */
+  readonly passRows = 512;
   /** @inheritdoc */
   readonly description: string;
   /** Which device, from 0. */
@@ -257,6 +260,12 @@ export class CudaBackend implements Backend {
     cache.passes.run(`${rows} ${launchedKeys(cache, rows)} ${addresses} ${key}`, body);
   }
 
+  /** Marks this place in what is enqueued, for who measures. */
+  record(event: CudaEvent): void {
+    this.#on.expectOpen();
+    this.#on.queue.stream.record(event);
+  }
+
   /**
    * Milliseconds of the device for what `body` enqueues, from when it begins to when it is done. Waits for that; what
    * the device does not get in time is counted as well, so long work is measured best as a pass that is repeated.
@@ -264,10 +273,9 @@ export class CudaBackend implements Backend {
   time(body: () => void): number {
     this.#on.expectOpen();
     using before = this.#on.device.event(), after = this.#on.device.event();
-    const { stream } = this.#on.queue;
-    stream.record(before);
+    this.record(before);
     body();
-    stream.record(after);
+    this.record(after);
     this.#on.queue.wait();
     return after.since(before);
   }
