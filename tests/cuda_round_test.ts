@@ -437,3 +437,37 @@ test("once its passes are recorded, a round is a graph for each with its laws an
     drafter[Symbol.dispose]();
   }
 });
+
+test("a drafter that serves two targets in turn, and a target two drafters, take nothing from one another", async (backend) => {
+  using gpt2 = await causal(backend, "parity/gpt2-tiny"), sedd = await diffusion(backend, "parity/sedd-tiny");
+  const make = () => new DiffusionDrafter(sedd, backend, { draftContext: 4 });
+  const text = (target: ModelTarget, drafter: Drafter, seed: number) =>
+    speculate(target, drafter, [5, 6, 7, seed], {
+      gamma: 3,
+      maxTokens: 30,
+      seed,
+      sampling: { temperature: 5 },
+    });
+  const inTurn = async (texts: AsyncGenerator<Round>[]) => {
+    const all = texts.map((): number[] => []);
+    for (let left = texts.length; left > 0;) {
+      left = 0;
+      for (const [i, text] of texts.entries()) {
+        const { value, done } = await text.next();
+        if (done) continue;
+        left++;
+        all[i].push(...value.tokens);
+      }
+    }
+    return all;
+  };
+  using one = new ModelTarget(gpt2, backend), other = new ModelTarget(gpt2, backend);
+  using drafter = make(), second = make();
+  const alone: number[][] = [];
+  for (const seed of [1, 2]) {
+    using target = new ModelTarget(gpt2, backend), drafter = make();
+    alone.push(...await inTurn([text(target, drafter, seed)]));
+  }
+  assert.deepEqual(await inTurn([text(one, drafter, 1), text(other, drafter, 2)]), alone, "one drafter");
+  assert.deepEqual(await inTurn([text(one, drafter, 1), text(one, second, 2)]), alone, "one target");
+});

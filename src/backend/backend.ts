@@ -302,6 +302,8 @@ export interface Backend extends Disposable {
   readonly room?: number | undefined;
   /** Whether a read costs more than computing what may not be needed, as on a device that the host waits for. */
   readonly slowReads?: boolean | undefined;
+  /** As many rows are worth a pass of their own: more at once are no faster. @default {128} */
+  readonly passRows?: number | undefined;
   /** Absent: reading laws costs nothing, and the host decides. */
   readonly decisions?: Decisions | undefined;
 

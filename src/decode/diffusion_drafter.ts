@@ -257,7 +257,7 @@ export class DiffusionDrafter implements Drafter {
       } else {
         const drawn = this.#drawing(request, draft, computed, open, device);
         // what is opened at random is seldom the same again, and what is not repeated is not worth recording
-        const together = anew && (this.#steps === 1 || this.#order === "left-to-right");
+        const together = anew && (steps === 1 || this.#order === "left-to-right");
         const followUp = together ? drawn : undefined;
         if (anew) pass = this.#denoise(request, draft, computed, sigma, { device, followUp });
         if (!together) drawn.run(pass!);

@@ -7,7 +7,7 @@
 
 import type { Activation, Backend, Cache, Matrix, Norm } from "../backend/backend.ts";
 import { checkSizes } from "../backend/check.ts";
-import { type Block, Growing, newCache, runBlock, Workspace } from "./block.ts";
+import { type Block, Growing, mostRows, newCache, runBlock, Workspace } from "./block.ts";
 import { checkHeadRows, checkRoom, checkTokens } from "./check.ts";
 import { type DeviceTokens, writeTokens } from "./device_tokens.ts";
 import type { CausalModel, FollowUp, HiddenTap, ModelShape } from "./model.ts";
@@ -55,7 +55,7 @@ export class CausalTransformer implements CausalModel {
     shape: ModelShape,
     weights: CausalWeights,
     uploads: Uploads,
-    chunkRows: number = 128,
+    chunkRows: number = mostRows(backend),
   ) {
     checkSizes("load a model", { chunkRows });
     this.shape = shape;

@@ -11,7 +11,7 @@
 
 import type { Activation, Backend, Cache, Matrix, Norm, TokenBuffer, Vector } from "../backend/backend.ts";
 import { checkSizes } from "../backend/check.ts";
-import { type Block, Growing, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
+import { type Block, Growing, mostRows, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
 import { checkHead, checkRoom, checkTokens } from "./check.ts";
 import { type DeviceTokens, type Run, runsOf, writeTokens } from "./device_tokens.ts";
 import type { DiffusionModel, DiffusionPass, FollowUp, ModelShape } from "./model.ts";
@@ -88,7 +88,7 @@ export class Sedd implements SeddModel {
     kind: Pick<SeddModel, "scaleBySigma" | "prefixAttention" | "hiddenLayers">,
     weights: SeddWeights,
     uploads: Uploads,
-    chunkRows: number = 128,
+    chunkRows: number = mostRows(backend),
   ) {
     checkSizes("load a model", { chunkRows });
     this.shape = shape;
@@ -182,7 +182,7 @@ export class Sedd implements SeddModel {
         }
       };
       // heads come with the pass where something follows them, as it is then the same each time
-      const last = end === rows && followUp !== undefined && {
+      const last = end < rows || followUp === undefined ? undefined : {
         key: `heads ${heads} then ${followUp.key}`,
         uses: [logits, ...(markov ? [markov] : []), ...followUp.uses],
         run: (x: Activation) => {
@@ -190,8 +190,8 @@ export class Sedd implements SeddModel {
           followUp.run({ logits, markov });
         },
       };
-      const x = this.#chunk(chunk, of, cache, modulated, clean, first - start, which, last || undefined);
-      if (!last) finish(x);
+      const x = this.#chunk(chunk, of, cache, modulated, clean, first - start, which, last);
+      if (last === undefined) finish(x);
       cache.advance(causal ? clean : keep);
       start = end;
     }
