@@ -45,6 +45,7 @@ export type {
   ProjectResidualOptions,
   Sampling,
   TokenBuffer,
+  Used,
   Vector,
 } from "./src/backend/backend.ts";
 export { BackendUnavailableError, type Device } from "./src/backend/create.ts";
@@ -57,6 +58,6 @@ export type { Score } from "./src/decode/score.ts";
 export { HubError } from "./src/hub/client.ts";
 export type { DownloadProgress, HubOptions } from "./src/hub/options.ts";
 export type { Tokenizer } from "./src/hub/tokenizer.ts";
-export type { CausalModel, HiddenTap, ModelShape } from "./src/model/model.ts";
+export type { CausalModel, FollowUp, HiddenTap, ModelShape } from "./src/model/model.ts";
 export type { DeviceTokens } from "./src/model/device_tokens.ts";
 export { CheckpointError } from "./src/model/weights.ts";

@@ -9,11 +9,10 @@
  */
 
 import { CudaDriver } from "../../ffi/driver.ts";
-import { CudaBackend } from "../../src/backend/cuda/backend.ts";
 import { table } from "../../src/cli/terminal.ts";
 import { kernels } from "./kernels.ts";
 import { prefills, products } from "./products.ts";
-import { draftPass, plainSpeed, rounds, targetPasses } from "./models.ts";
+import { draftPass, plainSpeed, rounds, targetPasses, WatchedBackend } from "./models.ts";
 import { figures, markdown, type Report, summary, type Table } from "./report.ts";
 import { causal, gpt2, loadCausal, loadDiffusion, published, type Shapes, tiny } from "../shapes.ts";
 
@@ -61,7 +60,7 @@ async function write(): Promise<void> {
   await Deno.writeTextFile(new URL(`${name}.md`, folder), markdown(report));
 }
 
-async function run(backend: CudaBackend, shapes: Shapes, bandwidth: number | undefined): Promise<void> {
+async function run(backend: WatchedBackend, shapes: Shapes, bandwidth: number | undefined): Promise<void> {
   const { figures } = report, { xl: size, context, verifyRows } = shapes;
   let oneToken = NaN; // ms
   let plain = NaN; // tokens per second
@@ -197,7 +196,7 @@ if (typeof opened === "string") {
 } else {
   const { device, cuda } = opened;
   const { name } = device;
-  using backend = new CudaBackend(device);
+  using backend = new WatchedBackend(device);
   Object.assign(report, {
     gpu: name,
     environment: {

@@ -68,7 +68,13 @@ export function figures() {
       "≤ 0.45 ms",
       "0.60–0.65 ms",
     ),
-    host: figure("host time per round beside the device's", "%", "≤ 5 %", "≤ 2 %", "none"),
+    host: figure(
+      "a round beside the device's time in its passes: host, and waiting for it",
+      "%",
+      "≤ 5 %",
+      "≤ 2 %",
+      "none",
+    ),
     huggingFace: figure(
       "GPT-2 XL plain decoding vs Hugging Face generate in PyTorch, same GPU, same run",
       "×",

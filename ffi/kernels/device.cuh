@@ -66,6 +66,9 @@ SD_INLINE float exp2_approx(float x) {
   return y;
 }
 
+// Whether a test decides on noise itself, so that it can walk through all of what may come of it. Not on a GPU.
+SD_INLINE bool noise_is_told(uint32_t, uint32_t, uint32_t, uint4*) { return false; }
+
 // c + the dot product of four signed bytes.
 SD_INLINE int dp4a(int a, int b, int c) { return __dp4a(a, b, c); }
 

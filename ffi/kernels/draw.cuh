@@ -37,6 +37,8 @@ struct NoiseKey {
 };
 
 SD_INLINE uint4 noise(NoiseKey key, uint32_t counter) {
+  uint4 told;
+  if (noise_is_told(key.purpose, key.position, counter, &told)) return told;
   return philox(make_uint4(counter, key.position, key.purpose, 0), key.seed_low, key.seed_high);
 }
 

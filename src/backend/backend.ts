@@ -289,6 +289,9 @@ export interface Decisions {
   accept(out: TokenBuffer, options: AcceptOptions): void;
 }
 
+/** What a pass that is repeated may name as its own: {@linkcode Backend.repeat}. */
+export type Used = Activation | TokenBuffer | DeviceRound;
+
 /** What a device can do. Shapes are checked: a mismatch throws a `RangeError` that names both. */
 export interface Backend extends Disposable {
   /** Which implementation this is. */
@@ -299,6 +302,8 @@ export interface Backend extends Disposable {
   readonly room?: number | undefined;
   /** Whether a read costs more than computing what may not be needed, as on a device that the host waits for. */
   readonly slowReads?: boolean | undefined;
+  /** As many rows are worth a pass of their own: more at once are no faster. @default {128} */
+  readonly passRows?: number | undefined;
   /** Absent: reading laws costs nothing, and the host decides. */
   readonly decisions?: Decisions | undefined;
 
@@ -327,12 +332,18 @@ export interface Backend extends Disposable {
 
   /**
    * Enqueues what `body` does: a pass of `rows` rows over `cache`. Where a device records what it is given, it may
-   * repeat instead what a body enqueued before for the same cache, rows and key. So two such bodies must put the same
-   * operations on the same buffers, whose contents may differ, as may the cache's length; and they must not
-   * allocate, write, read or commit. Absent: there is nothing to be gained, call `body`.
+   * repeat instead what a body enqueued before for the same cache, rows, key and `uses`, which names what may be another
+   * buffer the next time. So two such bodies must put the same operations on the same buffers, whose contents may
+   * differ, as may the cache's length; and they must not allocate, write, read or commit. Absent: there is nothing to be
+   * gained, call `body`.
    */
   repeat?(
-    pass: { readonly cache: Cache; readonly rows: number; readonly key: string },
+    pass: {
+      readonly cache: Cache;
+      readonly rows: number;
+      readonly key: string;
+      readonly uses?: readonly Used[] | undefined;
+    },
     body: () => void,
   ): void;
 

@@ -37,6 +37,7 @@ export type {
   ProjectResidualOptions,
   Sampling,
   TokenBuffer,
+  Used,
   Vector,
 } from "./backend.ts";
 export {

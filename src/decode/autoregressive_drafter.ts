@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { Backend, DeviceRound, TokenBuffer } from "../backend/backend.ts";
+import type { Activation, Backend, DeviceRound, TokenBuffer } from "../backend/backend.ts";
 import { Growing } from "../model/block.ts";
 import { UNKNOWN } from "../model/device_tokens.ts";
 import type { CausalModel } from "../model/model.ts";
@@ -43,7 +43,7 @@ export class AutoregressiveDrafter implements Drafter {
   draft(request: DraftRequest): Draft {
     const tokens = new Int32Array(this.#length(request));
     if (tokens.length === 0) return NO_DRAFT;
-    this.#run(request, tokens.length, (j) => tokens[j] = propose(this.#q, j, request));
+    this.#run(request, tokens);
     return { tokens, q: this.#q, steps: tokens.map((_, j) => j), passes: tokens.length };
   }
 
@@ -52,10 +52,7 @@ export class AutoregressiveDrafter implements Drafter {
     const gamma = this.#length(request);
     if (round.backend !== this.#backend || gamma === 0) return undefined;
     const tokens = this.#drafted.atLeast(gamma);
-    this.#run(request, gamma, (j) => {
-      proposeOnDevice(this.#q, j, 1, request, round, tokens);
-      return tokens.slice(j, 1);
-    });
+    this.#run(request, new Int32Array(gamma).fill(UNKNOWN), { round, tokens });
     return {
       tokens,
       q: this.#q.slice(0, gamma),
@@ -70,22 +67,34 @@ export class AutoregressiveDrafter implements Drafter {
     return Math.max(0, Math.min(gamma, this.#model.shape.contextLength - tokens.length + 1));
   }
 
-  /** @param draw the token at an index, from its row of q, or where the device has it */
+  /** Draws the tokens; given a device, it does, and they are left as they are. */
   #run(
-    { tokens, sampling }: DraftRequest,
-    gamma: number,
-    draw: (j: number) => number | TokenBuffer,
+    request: DraftRequest,
+    drafted: Int32Array,
+    device?: { readonly round: DeviceRound; readonly tokens: TokenBuffer },
   ): void {
-    this.#q.resize(gamma);
+    const { tokens, sampling, coupled } = request;
+    const laws = this.#q.resize(drafted.length);
     let fresh = this.#text.rewind(tokens, tokens.length - 1);
-    let drafted: TokenBuffer | undefined; // the token of `fresh`, if only the device knows it
-    for (let j = 0; j < gamma; j++) {
-      const options = { drafted: drafted && { tokens: drafted, at: 0 } };
-      this.#q.fill(j, this.#model.forward(fresh, this.#text.cache, options), sampling);
-      if (drafted === undefined) this.#text.committed(fresh);
-      const drawn = draw(j);
-      drafted = typeof drawn === "number" ? undefined : drawn;
-      fresh = Int32Array.of(typeof drawn === "number" ? drawn : UNKNOWN);
+    for (let j = 0; j < drafted.length; j++) {
+      const law = (logits: Activation) => this.#q.fill(j, logits, sampling);
+      const logits = this.#model.forward(fresh, this.#text.cache, {
+        drafted: device && j > 0 ? { tokens: device.tokens.slice(j - 1, 1), at: 0 } : undefined,
+        followUp: device && {
+          key: `token ${j} ${coupled} ${JSON.stringify(sampling)}`,
+          uses: [laws, device.tokens, device.round],
+          run: (logits) => {
+            law(logits);
+            proposeOnDevice(this.#q, j, 1, request, device.round, device.tokens);
+          },
+        },
+      });
+      if (device === undefined) {
+        law(logits);
+        drafted[j] = propose(this.#q, j, request);
+      }
+      if (device === undefined || j === 0) this.#text.committed(fresh);
+      fresh = drafted.subarray(j, j + 1);
     }
   }
 

@@ -45,8 +45,8 @@ export class DeviceDistributions implements Distributions, Disposable {
     return this.#rows;
   }
 
-  /** Makes room for `rows` laws; what was there is lost. */
-  resize(rows: number): void {
+  /** Makes room for `rows` laws, [rows, V]; what was there is lost. */
+  resize(rows: number): Activation {
     if (this.#laws === undefined || this.#laws.rows < rows) {
       this.#laws?.[Symbol.dispose]();
       this.#laws = undefined;
@@ -55,6 +55,7 @@ export class DeviceDistributions implements Distributions, Disposable {
     this.#rows = rows;
     this.#filled.clear();
     this.#ahead = undefined;
+    return this.slice(0, rows);
   }
 
   /**

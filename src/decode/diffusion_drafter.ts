@@ -10,10 +10,10 @@
  * @module
  */
 
-import type { Activation, Backend, DeviceRound, TokenBuffer } from "../backend/backend.ts";
+import type { Activation, Backend, DeviceRound, Sampling, TokenBuffer } from "../backend/backend.ts";
 import { Growing } from "../model/block.ts";
 import { UNKNOWN } from "../model/device_tokens.ts";
-import type { DiffusionModel, DiffusionPass } from "../model/model.ts";
+import type { DiffusionModel, DiffusionPass, FollowUp } from "../model/model.ts";
 import { logLinearSigma } from "../model/sedd_score.ts";
 import { CachedText } from "./cached_text.ts";
 import { DeviceDistributions } from "./device_distributions.ts";
@@ -93,6 +93,8 @@ interface Device {
   readonly round: DeviceRound;
   /** Where it puts the token at each index. */
   readonly tokens: TokenBuffer;
+  /** The same, after the last token of the text: the token left of each index. */
+  readonly left: TokenBuffer;
 }
 
 /** Drafts with a diffusion model. The model is borrowed: disposing of this leaves it alone. */
@@ -195,8 +197,9 @@ export class DiffusionDrafter implements Drafter {
     const gamma = this.#length(request);
     const reads = this.#order === "confidence" && Math.min(this.#steps, gamma) > 1;
     if (round.backend !== this.#backend || gamma === 0 || reads || this.#hotStart) return undefined;
-    const tokens = this.#drafted.atLeast(gamma);
-    const { steps, passes } = this.#draft(request, { round, tokens });
+    const left = this.#drafted.atLeast(1 + gamma), tokens = left.slice(1, gamma);
+    if (this.#model.hasMarkovHead) left.write(request.tokens.subarray(-1));
+    const { steps, passes } = this.#draft(request, { round, tokens, left });
     return { tokens, q: this.#q.slice(0, gamma), steps, passes };
   }
 
@@ -225,13 +228,10 @@ export class DiffusionDrafter implements Drafter {
       const masked = indicesOf(draft, mask);
       if (masked.length === 0) break;
       // with one σ for all steps, a step that opened nothing leaves the next nothing new to compute
-      if (changed || this.#sigma === "schedule" || pass === undefined) {
-        computed = masked;
-        pass = this.#denoise(request, draft, computed, this.#sigmaOf(step, steps), device);
-        passes++;
-      }
-      const { logits } = pass;
-      const law = (j: number): void => this.#q.fill(j, logits.slice(computed.indexOf(j), 1), sampling);
+      const anew = changed || this.#sigma === "schedule" || pass === undefined;
+      if (anew) computed = masked;
+      const sigma = this.#sigmaOf(step, steps);
+      if (anew && device === undefined) pass = this.#denoise(request, draft, computed, sigma);
       const open = reveal(this.#order, {
         masked,
         step,
@@ -239,30 +239,79 @@ export class DiffusionDrafter implements Drafter {
         random,
         start,
         confidence: (j) => {
-          law(j);
+          this.#q.fill(j, pass!.logits.slice(computed.indexOf(j), 1), sampling);
           let most = 0;
           for (const p of this.#q.row(j)) most = Math.max(most, p);
           return most;
         },
       });
-      for (const [j, count] of this.#runs(open, computed)) {
-        const row = computed.indexOf(j), previous = j === 0 ? text[start - 1] : draft[j - 1];
-        // it restores left context; where the left neighbour is still a mask there is none to restore
-        if (this.#model.hasMarkovHead && previous !== mask) {
-          const left = previous === UNKNOWN ? device!.tokens.slice(j - 1, 1) : previous;
-          this.#model.markovLogits(pass, row, left);
-        }
-        this.#q.fill(j, logits.slice(row, count), sampling);
-        if (device !== undefined) proposeOnDevice(this.#q, j, count, request, device.round, device.tokens);
-        for (let i = j; i < j + count; i++) {
-          draft[i] = device === undefined ? propose(this.#q, i, request) : UNKNOWN;
-          revealedAt[i] = step;
-        }
+      if (device === undefined) {
+        const left = (j: number) => j === 0 ? text[start - 1] : draft[j - 1];
+        this.#open(pass!, computed, open, {
+          sampling,
+          left: (j) => left(j) === mask ? undefined : left(j),
+          draw: (j, count) => {
+            for (let i = j; i < j + count; i++) draft[i] = propose(this.#q, i, request);
+          },
+        });
+      } else {
+        const drawn = this.#drawing(request, draft, computed, open, device);
+        // what is opened at random is seldom the same again, and what is not repeated is not worth recording
+        const together = anew && (steps === 1 || this.#order === "left-to-right");
+        const followUp = together ? drawn : undefined;
+        if (anew) pass = this.#denoise(request, draft, computed, sigma, { device, followUp });
+        if (!together) drawn.run(pass!);
+        for (const j of open) draft[j] = UNKNOWN;
       }
+      if (anew) passes++;
+      for (const j of open) revealedAt[j] = step;
       changed = open.length > 0;
     }
     if (this.#hotStart) this.#last = { start, tokens: draft };
     return { tokens: draft, steps: revealedAt, passes };
+  }
+
+  /** What makes the device draw the tokens at the indices `open`, once there are logits of `computed`. */
+  #drawing(
+    request: DraftRequest,
+    draft: Int32Array,
+    computed: readonly number[],
+    open: readonly number[],
+    { round, tokens, left }: Device,
+  ): FollowUp<DiffusionPass> {
+    const { sampling, coupled } = request;
+    const known = draft.map((token, j) => open.includes(j) ? UNKNOWN : token), mask = this.vocabSize;
+    return {
+      key: `${known} opens ${open} of ${computed} ${coupled} ${JSON.stringify(sampling)}`,
+      uses: [this.#q.slice(0, draft.length), left, round],
+      run: (pass) =>
+        this.#open(pass, computed, open, {
+          sampling,
+          left: (j) => j > 0 && known[j - 1] === mask ? undefined : left.slice(j, 1),
+          draw: (j, count) => proposeOnDevice(this.#q, j, count, request, round, tokens),
+        }),
+    };
+  }
+
+  /** Makes the laws at the indices `open` from logits of `computed`, and has tokens drawn, from the left. */
+  #open(
+    pass: DiffusionPass,
+    computed: readonly number[],
+    open: readonly number[],
+    { sampling, left, draw }: {
+      readonly sampling: Sampling;
+      /** The token left of an index; nothing where it is still a mask. */
+      readonly left: (j: number) => number | TokenBuffer | undefined;
+      readonly draw: (j: number, count: number) => void;
+    },
+  ): void {
+    for (const [j, count] of this.#runs(open, computed)) {
+      const row = computed.indexOf(j), previous = this.#model.hasMarkovHead ? left(j) : undefined;
+      // it restores left context; where the left neighbour is still a mask there is none to restore
+      if (previous !== undefined) this.#model.markovLogits(pass, row, previous);
+      this.#q.fill(j, pass.logits.slice(row, count), sampling);
+      draw(j, count);
+    }
   }
 
   /**
@@ -286,7 +335,10 @@ export class DiffusionDrafter implements Drafter {
     draft: Int32Array,
     masked: readonly number[],
     sigma: number,
-    device?: Device,
+    { device, followUp }: {
+      readonly device?: Device;
+      readonly followUp?: FollowUp<DiffusionPass> | undefined;
+    } = {},
   ): DiffusionPass {
     const drafted = (at: number) => device && { tokens: device.tokens, at };
     if (this.#model.prefixAttention === "target") {
@@ -298,6 +350,7 @@ export class DiffusionDrafter implements Drafter {
         head: masked.map((j) => 1 + j),
         window: this.#draftContext,
         drafted: drafted(1),
+        followUp,
       });
     }
     if (this.#model.prefixAttention === "causal") {
@@ -308,6 +361,7 @@ export class DiffusionDrafter implements Drafter {
         head: masked.map((j) => fresh.length + j),
         window: this.#draftContext,
         drafted: drafted(fresh.length),
+        followUp,
       });
       this.#text.committed(fresh);
       return pass;
@@ -321,6 +375,7 @@ export class DiffusionDrafter implements Drafter {
       head: masked.map((j) => fresh.length + j),
       keep,
       drafted: drafted(fresh.length),
+      followUp,
     });
     this.#text.committed(fresh.subarray(0, keep));
     return pass;

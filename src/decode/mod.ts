@@ -66,7 +66,15 @@ export type {
   ProjectResidualOptions,
   Sampling,
   TokenBuffer,
+  Used,
   Vector,
 } from "../backend/backend.ts";
-export type { CausalModel, DiffusionModel, DiffusionPass, HiddenTap, ModelShape } from "../model/model.ts";
+export type {
+  CausalModel,
+  DiffusionModel,
+  DiffusionPass,
+  FollowUp,
+  HiddenTap,
+  ModelShape,
+} from "../model/model.ts";
 export type { DeviceTokens } from "../model/device_tokens.ts";

@@ -5,9 +5,9 @@
  */
 
 import type { Activation, Backend, DeviceRound, Sampling, TokenBuffer } from "../backend/backend.ts";
-import { Growing } from "../model/block.ts";
+import { Growing, mostRows } from "../model/block.ts";
 import { UNKNOWN } from "../model/device_tokens.ts";
-import type { CausalModel } from "../model/model.ts";
+import type { CausalModel, FollowUp } from "../model/model.ts";
 import { type Rule, testOf } from "./acceptance.ts";
 import { CachedText } from "./cached_text.ts";
 import { DeviceDistributions } from "./device_distributions.ts";
@@ -15,9 +15,6 @@ import type { Distributions } from "./distributions.ts";
 import { type DeviceDraft, type DeviceVerdict, type Draft, isOnDevice, type Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
 import { Purpose } from "./random.ts";
-
-/** The most tokens per pass over what is only read, a prompt: between passes others have their turn. */
-const READ_ROWS = 128;
 
 /** One sequence of a causal model. The model is borrowed: disposing of this leaves it alone. */
 export class ModelTarget implements Target, Disposable {
@@ -53,7 +50,10 @@ export class ModelTarget implements Target, Disposable {
 
   /** Laws of the token that follows each of the last `rows` tokens; overwritten by the next call. */
   async score(tokens: Int32Array, rows: number, sampling: Sampling): Promise<Distributions> {
-    await this.#score(tokens, rows, sampling);
+    const fresh = await this.#catchUp(tokens, rows);
+    // at once: the model's logits are those of its last pass, whoever made it
+    this.#laws.resize(rows);
+    this.#laws.fill(0, this.#read(fresh, rows), sampling);
     return this.#laws;
   }
 
@@ -89,18 +89,18 @@ export class ModelTarget implements Target, Disposable {
       tokens.write(draft.tokens);
     }
     round.drafted();
-    await this.#score(proposal, n + 1, sampling, tokens);
+    const fresh = await this.#catchUp(proposal, n + 1);
     const pointMasses = q !== undefined && useQ?.includes(false) === true;
-    if (pointMasses) this.#useQ.atLeast(n).write(useQ.map(Number));
-    const verdict = this.#verdict.atLeast(3 + n);
-    decisions.accept(verdict, {
-      round,
-      test,
-      p: this.#laws.slice(0, n + 1),
-      q,
-      useQ: pointMasses ? this.#useQ.atLeast(n) : undefined,
-      draft: tokens,
-      purposes: Purpose,
+    const flags = pointMasses ? this.#useQ.atLeast(n) : undefined;
+    flags?.write(useQ!.map(Number));
+    const verdict = this.#verdict.atLeast(3 + n), p = this.#laws.resize(n + 1);
+    this.#read(fresh, n + 1, tokens, {
+      key: `${test} ${n} ${q !== undefined} ${JSON.stringify(sampling)}`,
+      uses: [p, ...(q ? [q] : []), ...(flags ? [flags] : []), tokens, verdict, round],
+      run: (logits) => {
+        this.#laws.fill(0, logits, sampling);
+        decisions.accept(verdict, { round, test, p, q, useQ: flags, draft: tokens, purposes: Purpose });
+      },
     });
     const [accepted, token, bonus, ...ids] = verdict.read(3 + n);
     const drafted = Int32Array.from(ids);
@@ -108,21 +108,28 @@ export class ModelTarget implements Target, Disposable {
     return { accepted, token, bonus: bonus === 1, draft: drafted, draftMs: round.draftMs };
   }
 
-  /** Enqueues the laws that follow each of the last `rows` tokens; `drafted` are the last, where they are unknown. */
-  async #score(tokens: Int32Array, rows: number, sampling: Sampling, drafted?: TokenBuffer): Promise<void> {
+  /**
+   * Reads what is new of a text but for a piece that holds the last `rows` tokens, which is returned. Between passes
+   * others have their turn.
+   */
+  async #catchUp(tokens: Int32Array, rows: number): Promise<Int32Array> {
     // rows that need logits must be in the last pass, however much of the text the cache holds
     let fresh = this.#text.rewind(tokens, tokens.length - rows);
-    for (let turn = performance.now(); fresh.length > READ_ROWS + rows; turn = await takeTurns(turn)) {
-      this.#read(fresh.subarray(0, READ_ROWS), 1);
-      fresh = fresh.subarray(READ_ROWS);
+    const most = mostRows(this.#backend);
+    for (let turn = performance.now(); fresh.length > most + rows; turn = await takeTurns(turn)) {
+      this.#read(fresh.subarray(0, most), 1);
+      fresh = fresh.subarray(most);
     }
-    const logits = this.#read(fresh, rows, drafted);
-    this.#laws.resize(rows);
-    this.#laws.fill(0, logits, sampling);
+    return fresh;
   }
 
   /** One pass. Tokens that are unknown are not recorded. */
-  #read(tokens: Int32Array, headRows: number, drafted?: TokenBuffer): Activation {
+  #read(
+    tokens: Int32Array,
+    headRows: number,
+    drafted?: TokenBuffer,
+    followUp?: FollowUp<Activation>,
+  ): Activation {
     const { length } = this.#text;
     const out = this.#hidden.map((states) => states.slice(length, tokens.length)); // [R, C] each
     const unknown = tokens.indexOf(UNKNOWN), known = unknown < 0 ? tokens.length : unknown;
@@ -130,6 +137,7 @@ export class ModelTarget implements Target, Disposable {
       headRows,
       hidden: out.length > 0 ? { layers: this.#hiddenLayers, out } : undefined,
       drafted: unknown < 0 || drafted === undefined ? undefined : { tokens: drafted, at: unknown },
+      followUp,
     }); // [headRows, V]
     this.#text.committed(tokens.subarray(0, known));
     return logits;

@@ -53,6 +53,11 @@ export function newCache(
   return backend.cache({ layers, width, capacity, halfHeads });
 }
 
+/** The most rows that a pass should have on a backend, where it can be cut. */
+export function mostRows(backend: Backend): number {
+  return backend.passRows ?? 128;
+}
+
 /** The buffers of a pass of R rows. */
 export interface PassBuffers {
   /** The first R are the pass's. */

@@ -7,10 +7,10 @@
 
 import type { Activation, Backend, Cache, Matrix, Norm } from "../backend/backend.ts";
 import { checkSizes } from "../backend/check.ts";
-import { type Block, Growing, newCache, runBlock, Workspace } from "./block.ts";
+import { type Block, Growing, mostRows, newCache, runBlock, Workspace } from "./block.ts";
 import { checkHeadRows, checkRoom, checkTokens } from "./check.ts";
 import { type DeviceTokens, writeTokens } from "./device_tokens.ts";
-import type { CausalModel, HiddenTap, ModelShape } from "./model.ts";
+import type { CausalModel, FollowUp, HiddenTap, ModelShape } from "./model.ts";
 import type { Uploads } from "./uploads.ts";
 
 /** The weights of a causal model, on the device. */
@@ -55,7 +55,7 @@ export class CausalTransformer implements CausalModel {
     shape: ModelShape,
     weights: CausalWeights,
     uploads: Uploads,
-    chunkRows: number = 128,
+    chunkRows: number = mostRows(backend),
   ) {
     checkSizes("load a model", { chunkRows });
     this.shape = shape;
@@ -84,9 +84,10 @@ export class CausalTransformer implements CausalModel {
       readonly headRows?: number;
       readonly hidden?: HiddenTap | undefined;
       readonly drafted?: DeviceTokens | undefined;
+      readonly followUp?: FollowUp<Activation> | undefined;
     } = {},
   ): Activation {
-    const rows = tokens.length, { headRows = 1, hidden, drafted } = options;
+    const rows = tokens.length, { headRows = 1, hidden, drafted, followUp } = options;
     checkTokens(tokens, this.shape.vocabSize, drafted);
     checkHeadRows(headRows, rows);
     if (hidden !== undefined) this.#checkTap(hidden, rows);
@@ -98,36 +99,33 @@ export class CausalTransformer implements CausalModel {
       const count = Math.min(this.#chunkRows, rows - start);
       const end = start + count, first = Math.min(end, Math.max(start, rows - headRows));
       const of = drafted && { tokens: drafted.tokens, at: drafted.at - start };
-      const x = this.#chunk(ids.subarray(start, end), of, cache, start, first - start, hidden); // [count, C]
-      if (first < end) {
-        this.#backend.project(
-          logits.slice(first - (rows - headRows), end - first),
-          x.slice(first - start, end - first),
-          {
-            norm: this.#weights.finalNorm,
-            matrix: this.#weights.head,
-          },
-        );
-      }
+      const out = first < end ? logits.slice(first - (rows - headRows), end - first) : undefined;
+      const last = end === rows && followUp !== undefined
+        ? { ...followUp, run: () => followUp.run(logits) }
+        : undefined;
+      this.#chunk(ids.subarray(start, end), of, cache, { start, logits: out, hidden, followUp: last });
     }
     return logits;
   }
 
   /**
-   * The residual stream for tokens that stand at `start` of this pass; commits them. After all blocks from row
-   * `head` on, the first that has a head; the rows before it leave out what only a head would read.
+   * Runs and commits tokens that stand at `start` of this pass. The last of them have a head, as many as `logits` has
+   * rows; those before leave out what only a head would read.
    */
   #chunk(
     tokens: Int32Array,
     drafted: DeviceTokens | undefined,
     cache: Cache,
-    start: number,
-    head: number,
-    hidden: HiddenTap | undefined,
-  ): Activation {
-    const rows = tokens.length;
+    { start, logits, hidden, followUp }: {
+      readonly start: number;
+      readonly logits: Activation | undefined;
+      readonly hidden: HiddenTap | undefined;
+      readonly followUp: FollowUp<void> | undefined;
+    },
+  ): void {
+    const rows = tokens.length, head = rows - (logits?.rows ?? 0);
     const buffers = this.#workspace.pass(rows);
-    const { embedding: table, positions, blocks } = this.#weights;
+    const { embedding: table, positions, blocks, finalNorm: norm, head: matrix } = this.#weights;
     const layers = hidden?.layers ?? [];
     const all = layers.length > 0 ? this.#tapped.atLeast(layers.length * rows) : undefined;
     const tapped = layers.map((_, i) => all!.slice(i * rows, rows)); // [R, C] each
@@ -142,13 +140,18 @@ export class CausalTransformer implements CausalModel {
           if (wanted === layer) this.#backend.copy(tapped[i], buffers.x);
         });
       });
+      if (logits !== undefined) {
+        this.#backend.project(logits, buffers.x.slice(head, rows - head), { norm, matrix });
+      }
+      followUp?.run();
     };
+    const key = `head ${head} hidden ${layers} then ${followUp?.key}`;
+    const uses = [...(logits ? [logits] : []), ...(followUp?.uses ?? [])];
     if (this.#backend.repeat === undefined) pass();
-    else this.#backend.repeat({ cache, rows, key: `head ${head} hidden ${layers}` }, pass);
+    else this.#backend.repeat({ cache, rows, key, uses }, pass);
     // where hidden states go is the caller's choice each time
     tapped.forEach((states, i) => this.#backend.copy(hidden!.out[i].slice(start, rows), states));
     cache.advance(rows);
-    return buffers.x;
   }
 
   #checkTap({ layers, out }: HiddenTap, rows: number): void {

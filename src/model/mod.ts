@@ -39,9 +39,10 @@ export type {
   ProjectResidualOptions,
   Sampling,
   TokenBuffer,
+  Used,
   Vector,
 } from "../backend/backend.ts";
-export type { CausalModel, DiffusionModel, DiffusionPass, HiddenTap, ModelShape } from "./model.ts";
+export type { CausalModel, DiffusionModel, DiffusionPass, FollowUp, HiddenTap, ModelShape } from "./model.ts";
 export { type DeviceTokens, UNKNOWN } from "./device_tokens.ts";
 export { CheckpointError, type Weights } from "./weights.ts";
 export type { LoadOptions } from "./uploads.ts";

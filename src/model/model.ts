@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Activation, Cache, Matrix, TokenBuffer } from "../backend/backend.ts";
+import type { Activation, Cache, Matrix, TokenBuffer, Used } from "../backend/backend.ts";
 import type { DeviceTokens } from "./device_tokens.ts";
 
 /** What a checkpoint says of itself. */
@@ -27,6 +27,16 @@ export interface HiddenTap {
   readonly layers: readonly number[];
   /** One buffer per entry of `layers`, each [R, C], filled by the pass. */
   readonly out: readonly Activation[];
+}
+
+/** What is enqueued after a pass, and as one with it where a device repeats passes: see `Backend.repeat`. */
+export interface FollowUp<Result> {
+  /** Tells it from others with the same `uses`. */
+  readonly key: string;
+  /** The buffers it uses, those of the model apart. */
+  readonly uses: readonly Used[];
+  /** Enqueues it. It must not allocate, write, read or commit. */
+  run(result: Result): void;
 }
 
 /** An autoregressive language model: GPT-2, GPT-Neo. */
@@ -59,6 +69,8 @@ export interface CausalModel extends Disposable {
       readonly hidden?: HiddenTap | undefined;
       /** What stands for ids of `tokens` that only the device knows. */
       readonly drafted?: DeviceTokens | undefined;
+      /** What is done with the logits. */
+      readonly followUp?: FollowUp<Activation> | undefined;
     },
   ): Activation;
 }
@@ -132,6 +144,8 @@ export interface DiffusionModel extends Disposable {
       readonly keep?: number | undefined;
       /** What stands for ids of `tokens` that only the device knows. */
       readonly drafted?: DeviceTokens | undefined;
+      /** What is done with the logits. */
+      readonly followUp?: FollowUp<DiffusionPass> | undefined;
     },
   ): DiffusionPass;
   /**

@@ -11,10 +11,10 @@
 
 import type { Activation, Backend, Cache, Matrix, Norm, TokenBuffer, Vector } from "../backend/backend.ts";
 import { checkSizes } from "../backend/check.ts";
-import { type Block, Growing, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
+import { type Block, Growing, mostRows, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
 import { checkHead, checkRoom, checkTokens } from "./check.ts";
 import { type DeviceTokens, type Run, runsOf, writeTokens } from "./device_tokens.ts";
-import type { DiffusionModel, DiffusionPass, ModelShape } from "./model.ts";
+import type { DiffusionModel, DiffusionPass, FollowUp, ModelShape } from "./model.ts";
 import type { Conditioning } from "./sedd_conditioning.ts";
 import { type PrefixWeights, TargetPrefix } from "./target_prefix.ts";
 import type { Uploads } from "./uploads.ts";
@@ -88,7 +88,7 @@ export class Sedd implements SeddModel {
     kind: Pick<SeddModel, "scaleBySigma" | "prefixAttention" | "hiddenLayers">,
     weights: SeddWeights,
     uploads: Uploads,
-    chunkRows: number = 128,
+    chunkRows: number = mostRows(backend),
   ) {
     checkSizes("load a model", { chunkRows });
     this.shape = shape;
@@ -134,9 +134,10 @@ export class Sedd implements SeddModel {
       readonly window?: number | undefined;
       readonly keep?: number | undefined;
       readonly drafted?: DeviceTokens | undefined;
+      readonly followUp?: FollowUp<DiffusionPass> | undefined;
     },
   ): DiffusionPass {
-    const rows = tokens.length, { cleanRows, head, window, keep = 0, drafted } = options;
+    const rows = tokens.length, { cleanRows, head, window, keep = 0, drafted, followUp } = options;
     const causal = this.prefixAttention === "causal";
     checkTokens(tokens, this.shape.vocabSize + 1, drafted);
     checkHead(head, rows);
@@ -170,14 +171,28 @@ export class Sedd implements SeddModel {
       const first = Math.min(end, head[at] ?? end); // the first row that has a head
       const chunk = ids.subarray(start, end), which = `sigma ${sigma} window ${window}`;
       const of = drafted && { tokens: drafted.tokens, at: drafted.at - start };
-      const x = this.#chunk(chunk, of, cache, modulated, clean, first - start, which); // [end - start, C]
+      const from = at, origin = start;
+      while (at < wanted && head[at] < end) at++;
+      const heads = head.slice(from, at);
+      const finish = (x: Activation) => {
+        for (let i = 0, count = 0; i < heads.length; i += count) {
+          count = runLength(heads, i);
+          const run = x.slice(heads[i] - origin, count); // [count, C]
+          this.#project(logits.slice(from + i, count), markov?.slice(from + i, count), run, finalNorm);
+        }
+      };
+      // heads come with the pass where something follows them, as it is then the same each time
+      const last = end < rows || followUp === undefined ? undefined : {
+        key: `heads ${heads} then ${followUp.key}`,
+        uses: [logits, ...(markov ? [markov] : []), ...followUp.uses],
+        run: (x: Activation) => {
+          finish(x);
+          followUp.run({ logits, markov });
+        },
+      };
+      const x = this.#chunk(chunk, of, cache, modulated, clean, first - start, which, last);
+      if (last === undefined) finish(x);
       cache.advance(causal ? clean : keep);
-      while (at < wanted && head[at] < end) {
-        const count = runLength(head, at, end);
-        const run = x.slice(head[at] - start, count);
-        this.#project(logits.slice(at, count), markov?.slice(at, count), run, finalNorm);
-        at += count;
-      }
       start = end;
     }
     return { logits, markov };
@@ -197,6 +212,7 @@ export class Sedd implements SeddModel {
     clean: number,
     head: number,
     which: string,
+    followUp: FollowUp<Activation> | undefined,
   ): Activation {
     const rows = tokens.length;
     const buffers = this.#workspace.pass(rows);
@@ -211,10 +227,11 @@ export class Sedd implements SeddModel {
         const from = layer === blocks.length - 1 ? head : 0, { heads } = this.shape;
         runBlock(this.#backend, buffers, block, { cache, layer, heads, causalRows: clean, from });
       });
+      followUp?.run(buffers.x);
     };
-    const key = `${which} clean ${clean} head ${head} masks ${masks}`;
+    const key = `${which} clean ${clean} head ${head} masks ${masks} ${followUp?.key}`;
     if (this.#backend.repeat === undefined) pass();
-    else this.#backend.repeat({ cache, rows, key }, pass);
+    else this.#backend.repeat({ cache, rows, key, uses: followUp?.uses }, pass);
     return buffers.x;
   }
 
@@ -258,9 +275,9 @@ export class Sedd implements SeddModel {
   }
 }
 
-/** How many of `rows`, from index `at` on, follow one another below `end`. */
-function runLength(rows: readonly number[], at: number, end: number): number {
+/** How many of `rows`, from index `at` on, follow one another. */
+function runLength(rows: readonly number[], at: number): number {
   let count = 1;
-  while (rows[at + count] === rows[at] + count && rows[at + count] < end) count++;
+  while (rows[at + count] === rows[at] + count) count++;
   return count;
 }

@@ -127,7 +127,7 @@ export class TargetPrefix implements Disposable {
     this.#received = new Growing((rows) => backend.activation(rows, weights.fuse[0].inputs));
   }
 
-  /** As `DiffusionModel.feed`. */
+  /** As `DiffusionModel.feed`. Where passes are repeated, so is this, from a place that stays the same. */
   feed(hidden: readonly Activation[], cache: Cache): void {
     const rows = this.#rowsOf(hidden);
     checkRoom("cache", cache.length, rows, cache.capacity);
@@ -136,25 +136,34 @@ export class TargetPrefix implements Disposable {
       const count = Math.min(this.#chunkRows, rows - start);
       const fused = this.#fused.atLeast(count).slice(0, count); // [count, C]
       const kv = this.#kv.atLeast(count).slice(0, count); // [count, 2*C]
-      fuse.forEach((matrix, l) => {
-        const states = this.#here(hidden[l].slice(start, count)); // [count, width of the target]
-        if (l === 0) this.#backend.project(fused, states, { matrix, bias });
-        else this.#backend.projectResidual(fused, states, { matrix });
-      });
-      matrices.forEach((matrix, layer) => {
-        this.#backend.project(kv, fused, { norm, matrix });
-        this.#backend.append(kv, { cache, layer, heads: this.#heads, rotary });
-      });
+      const states = this.#here(hidden.map((all) => all.slice(start, count))); // [count, width of the target] each
+      const pass = () => {
+        fuse.forEach((matrix, l) => {
+          if (l === 0) this.#backend.project(fused, states[l], { matrix, bias });
+          else this.#backend.projectResidual(fused, states[l], { matrix });
+        });
+        matrices.forEach((matrix, layer) => {
+          this.#backend.project(kv, fused, { norm, matrix });
+          this.#backend.append(kv, { cache, layer, heads: this.#heads, rotary });
+        });
+      };
+      if (this.#backend.repeat === undefined) pass();
+      else this.#backend.repeat({ cache, rows: count, key: "feed", uses: states }, pass);
       cache.advance(count);
     }
   }
 
-  /** Hidden states on this device. */
-  #here(states: Activation): Activation {
-    if (!this.#weights.elsewhere) return states;
-    const received = this.#received.atLeast(states.rows).slice(0, states.rows);
-    received.write(states.read());
-    return received;
+  /** Hidden states on this device, of each layer. */
+  #here(states: readonly Activation[]): readonly Activation[] {
+    const { elsewhere } = this.#weights;
+    if (!elsewhere && this.#backend.repeat === undefined) return states;
+    const { rows } = states[0], received = this.#received.atLeast(states.length * rows);
+    return states.map((of, l) => {
+      const here = received.slice(l * rows, rows);
+      if (elsewhere) here.write(of.read());
+      else this.#backend.copy(here, of);
+      return here;
+    });
   }
 
   #rowsOf(hidden: readonly Activation[]): number {

@@ -17,7 +17,7 @@ const LARGEST: Partial<Readonly<Record<Dtype, number>>> = { f16: 65504, bf16: 0x
 export interface LoadOptions {
   /** How the device holds the matrices. @default {"f32"} */
   readonly dtype?: Dtype | undefined;
-  /** The most rows computed at once; longer passes are cut, which bounds the workspace. @default {128} */
+  /** The most rows computed at once; longer passes are cut, which bounds the workspace. @default {128}, on a GPU 512 */
   readonly chunkRows?: number | undefined;
   /** The target of a drafter, which may need its shape and borrow its matrices: it has to outlive the drafter. */
   readonly target?: CausalModel | undefined;

@@ -303,8 +303,14 @@ API void standin_fail(const char* name, int nth, Status status) { failures[name]
 API int standin_calls(const char* name) { return calls[name]; }
 API void standin_set(const char* name, int64_t value) { set(name, value); }
 
-// Forgets failures to come and calls that were made.
+// Makes noise of a purpose, position and counter what a test says it is.
+API void standin_noise(uint32_t purpose, uint32_t position, uint32_t counter, const uint32_t* words) {
+  emulator::told_noise[{purpose, position, counter}] = {words[0], words[1], words[2], words[3]};
+}
+
+// Forgets failures to come, noise to come, and calls that were made.
 API void standin_reset() {
+  emulator::told_noise.clear();
   failures.clear();
   calls.clear();
   downloaded = 0;

@@ -3,6 +3,8 @@
  * Needs a C++ compiler; where there is none, {@linkcode standIn} is undefined and {@linkcode whyNoStandIn} says so,
  * and tests that need it are to be ignored with that reason in their name.
  *
+ * Run as a program it prints the library's path, for another that is told of it by `SPECDIFF_LIBCUDA`.
+ *
  * Importing this file loads it as libcuda, so that every CUDA backend that the importing test opens is on the
  * stand-in; nothing here looks for a GPU.
  *
@@ -20,6 +22,7 @@ const controls = {
   standin_fail: { parameters: ["buffer", "i32", "i32"], result: "void" },
   standin_calls: { parameters: ["buffer"], result: "i32" },
   standin_set: { parameters: ["buffer", "i64"], result: "void" },
+  standin_noise: { parameters: ["u32", "u32", "u32", "buffer"], result: "void" },
   standin_reset: { parameters: [], result: "void" },
   standin_downloaded: { parameters: [], result: "i64" },
   standin_live: { parameters: [], result: "i32" },
@@ -42,7 +45,12 @@ export class StandIn {
     this.#symbols.standin_fail(text(name), nth, code);
   }
 
-  /** Forgets failures to come, and calls that were made. */
+  /** Makes the four words of noise of a purpose, position and counter what they are here, until the next reset. */
+  noise(purpose: number, position: number, counter: number, words: Uint32Array<ArrayBuffer>): void {
+    this.#symbols.standin_noise(purpose, position, counter, words);
+  }
+
+  /** Forgets failures and noise to come, and calls that were made. */
   reset(): void {
     this.#symbols.standin_reset();
   }
@@ -180,4 +188,12 @@ if (path !== undefined) {
   new CudaDriver();
   if (before === undefined) Deno.env.delete("SPECDIFF_LIBCUDA");
   else Deno.env.set("SPECDIFF_LIBCUDA", before);
+}
+
+if (import.meta.main) {
+  if (path === undefined) {
+    console.error("Cannot build the stand-in for libcuda: there is no C++ compiler, g++");
+    Deno.exit(1);
+  }
+  console.log(path);
 }

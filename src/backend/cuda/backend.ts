@@ -11,6 +11,7 @@
 
 import { CudaError } from "../../../ffi/context.ts";
 import { type CudaDevice, CudaDriver, formatVersion } from "../../../ffi/driver.ts";
+import type { CudaEvent } from "../../../ffi/stream.ts";
 import type {
   Activation,
   AppendOptions,
@@ -26,12 +27,13 @@ import type {
   ProjectResidualOptions,
   Sampling,
   TokenBuffer,
+  Used,
   Vector,
 } from "../backend.ts";
 import * as check from "../check.ts";
 import { formatBytes, OutOfMemory } from "../wasm/memory.ts";
 import { append, attend, launchedKeys } from "./attention.ts";
-import { CudaDecisions } from "./decisions.ts";
+import { CudaDecisions, CudaRound } from "./decisions.ts";
 import { Launcher, NONE } from "./launcher.ts";
 import { ADD, GELU, multiply, STORE } from "./products.ts";
 import {
@@ -112,6 +114,8 @@ export class CudaBackend implements Backend {
   readonly name = "cuda";
   /** @inheritdoc */
   readonly slowReads = true;
+  /** @inheritdoc */
+  readonly passRows = 512;
   /** @inheritdoc */
   readonly description: string;
   /** Which device, from 0. */
@@ -236,11 +240,30 @@ export class CudaBackend implements Backend {
 
   /** @inheritdoc */
   repeat(
-    pass: { readonly cache: Cache; readonly rows: number; readonly key: string },
+    { cache: of, rows, key, uses = [] }: {
+      readonly cache: Cache;
+      readonly rows: number;
+      readonly key: string;
+      readonly uses?: readonly Used[] | undefined;
+    },
     body: () => void,
   ): void {
-    const cache = this.#on.own(CudaCache, pass.cache);
-    cache.passes.run(`${pass.rows} ${launchedKeys(cache, pass.rows)} ${pass.key}`, body);
+    const cache = this.#on.own(CudaCache, of);
+    const kinds: readonly (new (...made: never[]) => CudaActivation | CudaTokens | CudaRound)[] = [
+      CudaActivation,
+      CudaTokens,
+      CudaRound,
+    ];
+    const addresses = uses.map((used) => {
+      return this.#on.own(kinds.find((kind) => used instanceof kind) ?? CudaActivation, used).pointer;
+    });
+    cache.passes.run(`${rows} ${launchedKeys(cache, rows)} ${addresses} ${key}`, body);
+  }
+
+  /** Marks this place in what is enqueued, for who measures. */
+  record(event: CudaEvent): void {
+    this.#on.expectOpen();
+    this.#on.queue.stream.record(event);
   }
 
   /**
@@ -250,10 +273,9 @@ export class CudaBackend implements Backend {
   time(body: () => void): number {
     this.#on.expectOpen();
     using before = this.#on.device.event(), after = this.#on.device.event();
-    const { stream } = this.#on.queue;
-    stream.record(before);
+    this.record(before);
     body();
-    stream.record(after);
+    this.record(after);
     this.#on.queue.wait();
     return after.since(before);
   }

@@ -110,12 +110,13 @@ export class CudaDecisions implements Decisions {
 }
 
 /** `Round` of `accept.cu`, and marks in the queue. */
-class CudaRound extends Block implements DeviceRound {
+export class CudaRound extends Block implements DeviceRound {
   /** @inheritdoc */
   readonly backend: Backend;
   readonly #began: CudaEvent;
   readonly #drafted: CudaEvent;
 
+  /** Of a backend, not begun. */
   constructor(backend: Backend, queue: Queue) {
     super(queue, 3 * 4, "a round");
     this.backend = backend;
