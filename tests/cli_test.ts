@@ -312,6 +312,7 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
     ["generate"], // the input is empty
     ["compare", PROMPT, ""],
     ["compare", "-", "-"],
+    ["doctor", "cuda"],
   ];
   for (const line of lines) {
     const { code, out, err } = await run(line);
