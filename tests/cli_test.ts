@@ -313,6 +313,7 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
     ["compare", PROMPT, ""],
     ["compare", "-", "-"],
     ["doctor", "cuda"],
+    ["generate", "--json", "--show-draft", PROMPT],
   ];
   for (const line of lines) {
     const { code, out, err } = await run(line);
