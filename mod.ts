@@ -2,7 +2,7 @@
  * Lossless speculative decoding with discrete-diffusion drafters: a small diffusion model drafts, an
  * autoregressive target verifies, and the text has exactly the target's law.
  *
- * @example Generate with the embedded pair
+ * @example Generate with the embedded pair, in a checkout; elsewhere, name a `target` and a `drafter`
  * ```ts
  * import { loadEngine } from "@specdiff/specdiff";
  *

@@ -93,7 +93,9 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
    */
   readonly costs?: readonly number[] | undefined;
   /**
-   * The same seed gives the same text. Of any integer, the low 64 bits count.
+   * The same seed and options give the same text. In plain decoding and under `coupled` and `match`, a longer
+   * `maxTokens` goes on with the same text; under other rules its end is drafted otherwise, and may read otherwise. Of
+   * any integer, the low 64 bits count.
    * @default a fresh one, reported in the statistics
    */
   readonly seed?: number | bigint | undefined;

@@ -84,6 +84,7 @@ Deno.test("ordered uses q where all left neighbours were revealed no later, and 
   assert.deepEqual(asked("ordered", [1, 0, 1]), ["0.750", "0.200", "0.143"]);
   assert.deepEqual(asked("ordered", [2, 1, 0]), ["0.750", "0.200", "0.100"]);
   assert.deepEqual(asked("ordered", [0, 2, 1]), ["0.750", "0.333", "0.100"]);
+  assert.deepEqual(asked("ordered", [2, 0, 1]), ["0.750", "0.200", "0.100"]); // the left neighbours are all of them
   assert.deepEqual(asked("paper", [2, 1, 0]), recorded);
 });
 

@@ -311,6 +311,9 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
     ["models", "list", "owner/name"],
     ["generate"], // the input is empty
     ["compare", PROMPT, ""],
+    ["compare", "-", "-"],
+    ["doctor", "cuda"],
+    ["generate", "--json", "--show-draft", PROMPT],
   ];
   for (const line of lines) {
     const { code, out, err } = await run(line);
@@ -440,7 +443,11 @@ Deno.test("score prints logarithms that the perplexity agrees with", async () =>
   assert.ok(logprobs.slice(1).every((x: number) => x < 0));
   const mean = (logprobs[1] + logprobs[2] + logprobs[3]) / 3;
   assert.ok(Math.abs(perplexity / Math.exp(-mean) - 1) < 1e-12);
-  assert.match(plain.out, /^token +id +logprob\n[^]*\nperplexity [\d.]+ over \d+ tokens\n$/);
+  const [, rows, scored] = /^token +id +logprob\n([^]*)\nperplexity [\d.]+ over (\d+) tokens\n$/.exec(
+    plain.out,
+  )!;
+  assert.equal(rows.split("\n").filter((row) => /-\d+\.\d{4}$/.test(row)).length, Number(scored));
+  assert.match(bare.out, /over 2 tokens\n$/);
 });
 
 Deno.test("inspect tells what a checkpoint is and needs", async () => {

@@ -303,6 +303,12 @@ Deno.test("costs are measured from a plain step on, within the context, and leav
       await textOf(fresh.target, fresh.markov({ steps: 1, hotStart: true }), []),
     );
   }
+  // nor is a draft gone on with that was made to measure, wherever the text ends
+  const measured = new ToyPair(2, 3, 64), drafter = measured.markov({ steps: 1, hotStart: true });
+  await measureCosts(measured.target, drafter, { rule: "ordered", sampling: {} });
+  const random = new PhiloxSource(1), tokens = new Int32Array(32);
+  const { steps } = drafter.draft({ tokens, gamma: 3, sampling: {}, random, coupled: false });
+  assert.deepEqual([...steps], [0, 0, 0]);
   const pair = new ToyPair(2), signal = AbortSignal.abort(new Error("enough"));
   await assert.rejects(
     measureCosts(pair.target, pair.autoregressive(), { rule: "ordered", sampling: {}, signal }),

@@ -130,6 +130,50 @@ Deno.test("a context cache spares the rows it is meant to, until the next refres
   assert.deepEqual(rowsOf({ recent: 0, refresh: 9 }, 2), [8, 2, 4, 2, 3, 2, 3, 2, 8, 2]);
 });
 
+Deno.test("a context that is kept begins anew where it outgrows what the model was trained at", () => {
+  const backend = createReferenceBackend();
+  const model = new Counting(backend, randomTable(3, 1), 3, 12);
+  const contextCache = { recent: 0, refresh: 9 };
+  using drafter = new DiffusionDrafter(model, backend, { contextCache, draftContext: 6 });
+  for (const length of [10, 12, 14, 15]) drafter.draft(request(new Array(length).fill(0), 2));
+  // from token 4 on, until 11 of them and 2 masks are more than 12
+  assert.deepEqual(model.rows, [6 + 2, 2 + 2, 2 + 2, 6 + 2]);
+});
+
+Deno.test("a hot start keeps what is left of a draft, but for the token after the corrected one", () => {
+  const backend = createReferenceBackend();
+  const model = new ToyDiffusionModel(backend, randomTable(3, 1), 3, 32);
+  using drafter = new DiffusionDrafter(model, backend, { hotStart: true });
+  const text = Array.from({ length: 11 }, (_, i) => i % 3);
+  const first = drafter.draft(request(text.slice(0, 10), 4)).tokens;
+  // of positions 10 … 13, 10 is corrected now and 11 drafted anew
+  const { tokens, steps, q } = drafter.draft(request(text, 4));
+  assert.deepEqual([...steps], [0, -1, -1, 0]);
+  assert.deepEqual([...tokens.subarray(1, 3)], [...first.subarray(2)]);
+  for (const j of [1, 2]) assert.equal(q!.row(j)[tokens[j]], 1);
+  drafter.draft(request(text.slice(0, 10), 4));
+  drafter.reset();
+  assert.deepEqual([...drafter.draft(request(text, 4)).steps], [0, 0, 0, 0]);
+});
+
+Deno.test("a step that opens no mask costs the next no pass, unless the noise level changes", () => {
+  const backend = createReferenceBackend();
+  const model = new ToyDiffusionModel(backend, randomTable(3, 1), 3, 64);
+  const options = { order: "random", steps: 3 } as const;
+  using same = new DiffusionDrafter(model, backend, options);
+  using changing = new DiffusionDrafter(model, backend, { ...options, sigma: "schedule" });
+  let idle = 0;
+  for (let length = 1; length <= 20; length++) {
+    const text = new Array(length).fill(0), { steps, passes } = same.draft(request(text, 3));
+    const last = Math.max(...steps);
+    assert.equal(passes, new Set(steps).size);
+    idle += last + 1 - passes;
+    const scheduled = changing.draft(request(text, 3));
+    assert.equal(scheduled.passes, Math.max(...scheduled.steps) + 1);
+  }
+  assert.ok(idle > 0);
+});
+
 Deno.test("a diffusion drafter says what it keeps of the text, and refuses what it cannot keep", () => {
   const backend = createReferenceBackend();
   const make = (contextCache: ContextCache, prefixAttention: "bidirectional" | "causal" = "bidirectional") =>

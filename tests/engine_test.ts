@@ -249,7 +249,7 @@ Deno.test("combinations that are not exact are refused, but for paper, which is 
 Deno.test("a signal ends a generation with its reason and leaves the engine usable", () =>
   withEngine(async (engine) => {
     const controller = new AbortController();
-    setTimeout(() => controller.abort(new Error("enough")), 30);
+    setTimeout(() => controller.abort(new Error("enough")), 0); // heard at the first turn
     await assert.rejects(engine.generate(PROMPT, { maxTokens: 240, signal: controller.signal }), /enough/);
     assert.equal((await engine.generate(PROMPT, { maxTokens: 5 })).tokens.length, 5);
   }));
@@ -332,6 +332,26 @@ Deno.test("a target without a tokenizer takes token ids, and says what it lacks 
   });
 });
 
+Deno.test("the end of a text is not held back, and of a draft that a stop string cuts only what is left counts", async () => {
+  const target = fixture("parity/gpt2-bare/");
+  const letters = (ids: number[]) => ids.map((id) => String.fromCharCode(0x4e00 + id)).join("");
+  const generate = async (decode: (ids: number[]) => string, stop: string[]) => {
+    const tokenizer = { encode: () => [], decode };
+    // a drafter with the target's own law: every token is accepted
+    using engine = await loadEngine({ target, drafter: target, drafterDtype: "f32", tokenizer, threads: 1 });
+    return await engine.generate([1, 2, 3], { rule: "coupled", seed: 1, gamma: 5, maxTokens: 12, stop });
+  };
+  const { text, tokens } = await generate(letters, []);
+  assert.deepEqual([text, tokens.length], [letters([...tokens]), 12]);
+  assert.equal((await generate(letters, [`${text.at(-1)}.`])).text, text);
+  const unfinished = await generate((ids) => "\ufffd".repeat(ids.length), []);
+  assert.equal(unfinished.text, "\ufffd".repeat(12));
+  const count = text.indexOf(text[2]) + 1;
+  const cut = await generate(letters, [text[2]]);
+  assert.deepEqual([cut.text, cut.tokens], [text.slice(0, count - 1), tokens.slice(0, count)]);
+  assert.deepEqual([cut.stats.acceptedTokens, cut.stats.finishReason], [count, "stop"]);
+});
+
 Deno.test("an engine that is disposed of says so to what still runs", async () => {
   using engine = await loadEngine({ target: fixture("parity/gpt2-bare/"), drafter: "ngram", threads: 2 });
   const stream = engine.stream([1, 2, 3], { maxTokens: 40 });
@@ -386,6 +406,15 @@ Deno.test("score gives the log-probability of each token and the perplexity", ()
     assert.ok(rest.every((logprob) => logprob < 0));
     const mean = rest.reduce((sum, logprob) => sum + logprob, 0) / rest.length;
     assert.ok(Math.abs(perplexity - Math.exp(-mean)) < 1e-9 * perplexity);
+    assert.deepEqual(await engine.score([5]), { tokens: [5], logprobs: [null], perplexity: 1 });
+    // in pieces, and yet as if each were all there is
+    const long = Array.from({ length: 100 }, (_, i) => 300 + 7 * i % 1000);
+    const whole = await engine.score(long);
+    assert.deepEqual([whole.tokens, whole.logprobs.length], [long, 100]);
+    for (const length of [32, 33, 34, 65]) {
+      const beginning = await engine.score(long.slice(0, length));
+      assert.deepEqual(beginning.logprobs, whole.logprobs.slice(0, length), `${length} tokens`);
+    }
     // more probable than the same words shuffled
     const shuffled = await engine.score("sea deck at the and on captain looked. the came The");
     assert.ok(perplexity < shuffled.perplexity);

@@ -109,6 +109,10 @@ Deno.test("invert walks the cumulative law", () => {
   for (const bad of [[0, 0], [1, NaN], [2, -1], [1, Infinity], []]) {
     assert.throws(() => invert(Float64Array.from(bad), 0.5), RangeError);
   }
+  for (let at = 0; at < 7; at++) {
+    const bad = new Float64Array(7).fill(1).fill(-1, at, at + 1); // their sum is positive
+    assert.throws(() => invert(bad, 0.5), { name: "RangeError", message: /an entry is negative/ });
+  }
 });
 
 Deno.test("race picks the least exponential over weight, by the noise of its key", () => {

@@ -29,7 +29,9 @@ Deno.test("TextStops holds back what may become a stop string and gives it up ot
 });
 
 Deno.test("TextStops takes the earliest of several within a piece", () => {
-  assert.deepEqual(new TextStops(["yy", "x"]).push("a x yy"), { text: "a ", stopped: true });
+  for (const stops of [["yy", "x"], ["x", "yy"]]) {
+    assert.deepEqual(new TextStops(stops).push("a x yy"), { text: "a ", stopped: true });
+  }
 });
 
 Deno.test("TextStops without stop strings lets everything through at once", () => {

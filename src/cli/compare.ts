@@ -7,7 +7,7 @@
 
 import type { Engine } from "../engine.ts";
 import { embeddedDrafters } from "../pair.ts";
-import type { Values } from "./args.ts";
+import { UsageError, type Values } from "./args.ts";
 import {
   type Command,
   DECODE_OPTIONS,
@@ -53,6 +53,9 @@ export const compare: Command = {
     'compare "Call me Ishmael." --max-tokens 64 --json',
   ],
   async run({ words, values }, terminal) {
+    if (words.indexOf("-") !== words.lastIndexOf("-")) {
+      throw new UsageError('"-" is given more than once, expected standard input to be one PROMPT');
+    }
     const prompts = await Promise.all(words.map((word) => readText([word], "PROMPT", terminal)));
     using engine = await loadAll(values, terminal);
     await report(

@@ -7,6 +7,7 @@
 import { CudaDriver, formatVersion } from "../../ffi/driver.ts";
 import type { Backend } from "../backend/backend.ts";
 import { BackendUnavailableError, createBackend, type Device, deviceOf } from "../backend/create.ts";
+import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
 import { describeMachine } from "./machine.ts";
 import { type OperationCheck, selfTest } from "./self_test.ts";
@@ -63,7 +64,8 @@ export const doctor: Command = {
   ],
   options: ["json"],
   examples: ["doctor", "doctor --json"],
-  async run({ values }, { out }) {
+  async run({ words, values }, { out }) {
+    if (words.length > 0) throw new UsageError(`doctor takes no words, found ${words.length}`);
     const diagnosis = await diagnose();
     if (values.json) out.line(JSON.stringify(diagnosis, null, 2));
     else for (const line of render(diagnosis)) out.line(line);

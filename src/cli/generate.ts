@@ -41,6 +41,9 @@ export const generate: Command = {
   async run(line, terminal) {
     const { values } = line;
     if ((values.drafter?.length ?? 0) > 1) throw new UsageError("--drafter names several, expected one");
+    if (values.json && values["show-draft"]) {
+      throw new UsageError("both --json and --show-draft are given, expected one of them");
+    }
     const prompt = await readTokensOrText(line, "PROMPT", terminal);
     using engine = await load(engineOptions(values, terminal), terminal);
     const options = generateOptions(values);

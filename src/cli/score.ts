@@ -35,6 +35,7 @@ export const score: Command = {
       result.logprobs[i]?.toFixed(4) ?? "",
     ]);
     for (const line of table([["token", "id", "logprob"], ...rows], 1)) terminal.out.line(line);
-    terminal.out.line(`perplexity ${result.perplexity.toPrecision(5)} over ${result.tokens.length} tokens`);
+    const scored = result.tokens.length - 1; // all but the first
+    terminal.out.line(`perplexity ${result.perplexity.toPrecision(5)} over ${scored} tokens`);
   },
 };

@@ -234,10 +234,11 @@ function interpolated(known: readonly (readonly [at: number, value: number])[]):
  * E[τ(γ)] = 1 + a₁ + a₁a₂ + … + a₁⋯a_γ and a_j is how often position j was accepted when all before it were.
  *
  * Observations are forgotten, in plain rounds too, so that what once failed is tried again; but only drafts are
- * made whose failure can be afforded: one token always, more of them if three such failures can. Whatever the drafter
- * does, drafting loses no more than 1.5 % of the time of plain decoding, or 2.5 steps of it in a short text, and a
- * quarter of a step for each token that is accepted, beyond the drafter's one reading of the prompt. A drafter that takes
- * long to read what plain steps have added is therefore given up sooner, and may not be tried again.
+ * made whose failure can be afforded: one token if a single failure can, more of them if three such failures can.
+ * By the costs as they are known, drafting then loses no more than 1.5 % of the time of plain decoding, or 2.5 steps
+ * of it in a short text, and a quarter of a step for each token that is accepted, beyond the drafter's one reading of
+ * the prompt. A drafter that takes long to read what plain steps have added is therefore given up sooner, and may not
+ * be tried again.
  */
 export class GammaController implements GammaPolicy {
   readonly #costs: CostProfile;

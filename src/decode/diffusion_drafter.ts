@@ -67,7 +67,10 @@ export interface DiffusionDrafterOptions {
   readonly steps?: number | undefined;
   /** Which masks a step opens. @default {"left-to-right"} */
   readonly order?: RevealOrder | undefined;
-  /** The most tokens of the text the model sees. @default the length it was trained at, less γ */
+  /**
+   * The most tokens of the text the model sees.
+   * @default for a bidirectional model the length it was trained at, less γ; for the others all of the text
+   */
   readonly draftContext?: number | undefined;
   /**
    * What a bidirectional model keeps of the text from pass to pass: costs acceptance, never exactness. The others

@@ -36,8 +36,8 @@ export interface Statistics {
   readonly exactness: "exact" | "lossy";
   /** In decimal, since it may exceed what a JSON number holds; absent if it was not told. */
   readonly seed?: string | undefined;
-  /** Why the text ended; absent while it has not, `aborted` if it was made to. */
-  readonly finishReason?: FinishReason | "aborted" | undefined;
+  /** Why the text ended; absent while it has not, and where its reader has left it. */
+  readonly finishReason?: FinishReason | undefined;
 
   /** Length of the prompt. */
   readonly promptTokens: number;
@@ -130,11 +130,8 @@ export class StatisticsCollector {
     this.#finishReason = round.finishReason;
   }
 
-  /**
-   * The statistics of the rounds counted so far.
-   * @param finishReason for a text that was ended by its reader; default: what the last round says
-   */
-  statistics(finishReason: FinishReason | "aborted" | undefined = this.#finishReason): Statistics {
+  /** The statistics of the rounds counted so far. */
+  statistics(): Statistics {
     const { promptTokens, drafter, rule, seed } = this.#run;
     const exact = drafter === undefined || rule === undefined || isExact(rule, drafter.leftToRight);
     const draftTokens = total(this.#drafted), acceptedTokens = total(this.#accepted);
@@ -143,7 +140,7 @@ export class StatisticsCollector {
       rule: rule ?? "none",
       exactness: exact ? "exact" : "lossy",
       seed: seed?.toString(),
-      finishReason,
+      finishReason: this.#finishReason,
       promptTokens,
       tokens: this.#tokens,
       rounds: this.#rounds,

@@ -131,7 +131,9 @@ function check(target: Target, drafter: Drafter, gamma: number | GammaPolicy, ru
   if (!rules.includes(rule)) {
     throw new TypeError(`Cannot speculate: unknown rule "${rule}", expected one of ${rules.join(", ")}`);
   }
-  if (typeof gamma === "number" && !(Number.isInteger(gamma) && gamma >= 0)) {
+  if (
+    typeof gamma === "number" ? !(Number.isInteger(gamma) && gamma >= 0) : typeof gamma.next !== "function"
+  ) {
     throw new RangeError(`Cannot speculate: gamma is ${gamma}, expected a non-negative integer`);
   }
   if (drafter.vocabSize !== target.vocabSize) {

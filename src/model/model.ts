@@ -75,7 +75,7 @@ export interface CausalModel extends Disposable {
   ): Activation;
 }
 
-/** Left context restored inside a one-pass draft: see {@linkcode DiffusionModel.markovLogits}. */
+/** What a denoising pass computes; {@linkcode DiffusionModel.markovLogits} then adds to its logits. */
 export interface DiffusionPass {
   /**
    * [rows asked for, V+1] log-scores up to a constant per row; the mask is the last column. [rows, V] from a
