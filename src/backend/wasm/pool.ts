@@ -74,12 +74,13 @@ export class Pool {
    */
   run(kernel: Kernel, job: readonly number[], units: number, work: number): void {
     const control = this.#control, main = this.#main!, index = kernelNames.indexOf(kernel);
-    const grain = Math.max(
-      Math.ceil(MINIMUM_WORK / work),
-      Math.ceil(units / (this.threads * CHUNKS_PER_THREAD)),
-      Math.ceil(units / 4095),
+    const chunks = Math.min(
+      Math.floor(units * work / MINIMUM_WORK),
+      units,
+      this.threads * CHUNKS_PER_THREAD,
+      4095,
     );
-    if (this.threads === 1 || units <= grain) {
+    if (this.threads === 1 || chunks <= 1) {
       this.#job.set(job);
       main.run(index, 0, units);
       return;
@@ -90,13 +91,12 @@ export class Pool {
       this.#sharing.end(units * work, false);
       return;
     }
-    const epoch = (control[Control.epoch] + 1) | 0, tag = epoch << 12, chunks = Math.ceil(units / grain);
+    const epoch = (control[Control.epoch] + 1) | 0, tag = epoch << 12;
     // shut, so that a late thread of the previous job cannot claim while the words below change
     Atomics.store(control, Control.claim, tag | 0xfff);
     this.#job.set(job);
     control[Control.kernel] = index;
     control[Control.units] = units;
-    control[Control.grain] = grain;
     control[Control.chunks] = chunks;
     Atomics.store(control, Control.done, 0);
     Atomics.store(control, Control.claim, tag);

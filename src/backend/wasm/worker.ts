@@ -28,14 +28,12 @@ export const Control = {
   kernel: 48,
   /** Number of units. */
   units: 49,
-  /** Units of a chunk. */
-  grain: 50,
-  /** Number of chunks, fewer than 4096. */
-  chunks: 51,
+  /** Number of chunks, fewer than 4096, as even as can be. */
+  chunks: 50,
   /** Address of the threads' scratch memory. */
-  scratch: 52,
+  scratch: 51,
   /** Bytes of scratch for each thread. */
-  scratchSize: 53,
+  scratchSize: 52,
   /** The struct that the kernel reads. */
   job: 64,
   /** Words in all. */
@@ -117,9 +115,9 @@ export function joinThreads(setup: ThreadSetup): Thread {
       if (chunk >= chunks) return;
       // succeeds only while `chunks` belongs to this job: `claim` is shut before the words of the next are written
       if (Atomics.compareExchange(control, layout.claim, claim, claim + 1) !== claim) continue;
-      const grain = control[layout.grain];
+      const begin = (n: number) => Math.floor(n * control[layout.units] / chunks); // the first unit of chunk n
       try {
-        run(control[layout.kernel], chunk * grain, Math.min(control[layout.units], (chunk + 1) * grain));
+        run(control[layout.kernel], begin(chunk), begin(chunk + 1));
       } catch (error) {
         Atomics.add(control, layout.failures, 1);
         throw error;
