@@ -324,7 +324,8 @@ class Connection implements Disposable {
       if (error instanceof Deno.errors.NotCapable) {
         throw new Deno.errors.NotCapable(
           `Cannot connect to ${host}: permission is missing; run with --allow-net="${host}" or, as the hub sends ` +
-            `downloads to other hosts, --allow-net="huggingface.co,*.huggingface.co,*.hf.co"`,
+            `downloads to other hosts, --allow-net="huggingface.co,*.huggingface.co,*.hf.co"; or fetch the model ` +
+            "beforehand with the command models pull",
           { cause: error },
         );
       }
