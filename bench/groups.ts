@@ -70,9 +70,8 @@ function duration(ns: number): string {
 if (import.meta.main) {
   const output: Output = JSON.parse(await new Response(Deno.stdin.readable).text());
   const date = new Date().toISOString().slice(0, 10), folder = new URL("./reports/", import.meta.url);
-  await Deno.writeTextFile(
-    new URL("groups.json", folder),
-    `${JSON.stringify({ date, ...output }, null, 2)}\n`,
-  );
+  // without where the files lie on whose machine
+  const told = JSON.stringify({ date, ...output }, (key, value) => key === "origin" ? undefined : value, 2);
+  await Deno.writeTextFile(new URL("groups.json", folder), `${told}\n`);
   await Deno.writeTextFile(new URL("groups.md", folder), markdown(output, date));
 }
