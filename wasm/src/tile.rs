@@ -11,7 +11,7 @@ use core::arch::wasm32::*;
 
 /// Rows of the largest tile: a verify pass of 8 drafted tokens has 9.
 pub const MAX_ROWS: usize = 9;
-/// Panels of the widest tile, and so the panels of a group.
+/// Panels of a tile of a matrix, and so of a group.
 pub const GROUP: usize = 6;
 /// Columns of a group.
 pub const GROUP_COLUMNS: usize = GROUP * 8;
@@ -251,9 +251,9 @@ unsafe fn tile<F: Format, const M: usize, const P: usize>(out: Rows, x: Rows, w:
     }
 }
 
-/// M rows, all panels: in tiles of P; loose ones in tiles of Q, then, if there are some left, one by one.
+/// M rows, all panels: those of a matrix by the group, loose ones by Q, then, if there are some left, one by one.
 #[inline(always)]
-unsafe fn row_tile<F: Format, const M: usize, const P: usize, const Q: usize>(
+unsafe fn row_tile<F: Format, const M: usize, const Q: usize>(
     out: Rows,
     x: Rows,
     w: Panels,
@@ -261,8 +261,8 @@ unsafe fn row_tile<F: Format, const M: usize, const P: usize, const Q: usize>(
     steps: usize,
 ) {
     if F::GROUPED {
-        for p in (0..panels).step_by(P) {
-            tile::<F, M, P>(out.from(0, p * 8), x, w.from(p), steps);
+        for p in (0..panels).step_by(GROUP) {
+            tile::<F, M, GROUP>(out.from(0, p * 8), x, w.from(p), steps);
         }
     } else {
         let whole = panels / Q * Q;
@@ -279,31 +279,26 @@ unsafe fn row_tile<F: Format, const M: usize, const P: usize, const Q: usize>(
 /// what follows the first tile of rows finds it in the cache.
 ///
 /// Tiles are as wide as they are because memory is read at its full rate only from several places at once, and because
-/// a vector of x is then loaded once for many panels. That their accumulators exceed x86's 16 registers costs next to
-/// nothing: each is fetched and put back once for four steps.
+/// a vector of x is then loaded and spread once for many panels. That their accumulators exceed x86's 16 registers
+/// costs less than that gains, up to the largest tile.
 #[inline(never)]
 pub unsafe fn multiply<F: Format>(out: Rows, x: Rows, rows: usize, w: Panels, panels: usize, steps: usize) {
-    let tiles = rows.div_ceil(MAX_ROWS);
-    // two panels at a time when several tiles of rows need them: as many as the nearest cache holds. Such tiles have
-    // five rows or more, so none below is wider
-    let width = if tiles > 1 { 2 } else { panels };
-    for p in (0..panels).step_by(width) {
-        let (w, panels) = (w.from(p), width.min(panels - p));
-        for t in 0..tiles {
-            // as even as can be: a tile of one row has too few accumulators to hide their latency
-            let (first, last) = (rows * t / tiles, rows * (t + 1) / tiles);
-            let (out, x) = (out.from(first, p * 8), x.from(first, 0));
-            match last - first {
-                1 => row_tile::<F, 1, 6, 4>(out, x, w, panels, steps),
-                2 => row_tile::<F, 2, 6, 4>(out, x, w, panels, steps),
-                3 => row_tile::<F, 3, 6, 4>(out, x, w, panels, steps),
-                4 => row_tile::<F, 4, 6, 4>(out, x, w, panels, steps),
-                5 => row_tile::<F, 5, 2, 2>(out, x, w, panels, steps),
-                6 => row_tile::<F, 6, 2, 2>(out, x, w, panels, steps),
-                7 => row_tile::<F, 7, 2, 2>(out, x, w, panels, steps),
-                8 => row_tile::<F, 8, 2, 2>(out, x, w, panels, steps),
-                _ => row_tile::<F, 9, 2, 2>(out, x, w, panels, steps),
-            }
+    // few rows wait for memory, once; many are a matter of arithmetic, at which tiles of four are best
+    let tiles = if rows > MAX_ROWS { rows.div_ceil(4) } else { 1 };
+    for t in 0..tiles {
+        // as even as can be: a tile of one row has too few accumulators to hide their latency
+        let (first, last) = (rows * t / tiles, rows * (t + 1) / tiles);
+        let (out, x) = (out.from(first, 0), x.from(first, 0));
+        match last - first {
+            1 => row_tile::<F, 1, 4>(out, x, w, panels, steps),
+            2 => row_tile::<F, 2, 4>(out, x, w, panels, steps),
+            3 => row_tile::<F, 3, 4>(out, x, w, panels, steps),
+            4 => row_tile::<F, 4, 4>(out, x, w, panels, steps),
+            5 => row_tile::<F, 5, 2>(out, x, w, panels, steps),
+            6 => row_tile::<F, 6, 2>(out, x, w, panels, steps),
+            7 => row_tile::<F, 7, 2>(out, x, w, panels, steps),
+            8 => row_tile::<F, 8, 2>(out, x, w, panels, steps),
+            _ => row_tile::<F, 9, 2>(out, x, w, panels, steps),
         }
     }
 }
