@@ -152,8 +152,10 @@ export interface Figure {
   readonly value: number;
   /** A ratio, or a share of 1, or a unit. */
   readonly unit: "×" | "%" | "GFLOPS" | "GB/s" | "ms";
-  /** What was aimed at. */
+  /** What was aimed at: then it is among the README's figures. */
   readonly aim?: string | undefined;
+  /** Whether it is among them without an aim. */
+  readonly told?: boolean | undefined;
 }
 
 /** Figures of one run. */

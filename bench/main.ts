@@ -14,6 +14,7 @@ import { PROMPTS } from "../src/cli/compare.ts";
 import { measure, type Row } from "../src/cli/measure.ts";
 import { embeddedDrafters } from "../src/pair.ts";
 import type { CausalModel } from "../src/model/model.ts";
+import { halves } from "./halves.ts";
 import { hostile } from "./hostile.ts";
 import { gemm, gpt2, medians, modelPasses, type Section } from "./kernels.ts";
 import {
@@ -61,6 +62,8 @@ async function run(): Promise<CpuReport> {
   const pair = [{ ...comparison, machine: toldClosely(comparison.machine) }];
   tell("the embedded pair, nothing accepted");
   kernels.push(await hostile(engine));
+  tell("the embedded pair, its target as f16");
+  kernels.push(await halves());
   return { date: new Date().toISOString().slice(0, 10), kernels, pair };
 }
 

@@ -129,7 +129,7 @@ function link(name: string, machine: Machine): string {
   return `[${processor(machine)}](bench/reports/${name}.md)`;
 }
 
-/** The embedded pair and the figures that have an aim, a column for each processor. */
+/** The embedded pair and the figures that have an aim or are told without, a column for each processor. */
 function cpuFigures(): string {
   const reports = kept<CpuReport>("cpu");
   const drafters = new Set(
@@ -149,11 +149,15 @@ function cpuFigures(): string {
     ...reports.map(({ report }) => `${chosenOverBest(report.pair, drafter).toFixed(2)} ×`),
   ]);
   const aimed = reports[0].report.kernels.flatMap(({ title, figures }) =>
-    figures.filter(({ aim }) => aim !== undefined).map(({ what, aim }) => ({ title, what, aim }))
+    figures.filter(({ aim, told }) => told || aim !== undefined).map(({ what, aim }) => ({
+      title,
+      what,
+      aim,
+    }))
   );
   const aimedRows = aimed.map(({ title, what, aim }) => [
     `${title}: ${what}`,
-    aim!,
+    aim ?? "",
     ...reports.map(({ report }) => {
       const figure = report.kernels.find((section) => section.title === title)
         ?.figures.find((figure) => figure.what === what);
