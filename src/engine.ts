@@ -73,7 +73,10 @@ export interface EngineOptions extends WatchOptions {
   readonly hub?: HubOptions | undefined;
 }
 
-/** How a text is generated. */
+/**
+ * How a text is generated. Plain decoding takes all of these and drafts nothing, so that the same options give what to
+ * compare with; a drafter refuses those it has no use for ({@linkcode Engine.unused}).
+ */
 export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   /** Which of the engine's drafters, by the name it was loaded under; `null`: plain decoding. @default the first */
   readonly drafter?: string | null | undefined;
@@ -89,7 +92,8 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   readonly gamma?: number | "auto" | undefined;
   /**
    * With `gamma: "auto"`: milliseconds of a round for each γ from 0 (a plain step) to the longest draft wanted, in
-   * place of measured ones. Then nothing depends on the clock, and the same seed gives the same text.
+   * place of measured ones. Then nothing depends on the clock, and the same seed gives the same text. Refused with any
+   * other γ.
    */
   readonly costs?: readonly number[] | undefined;
   /**
@@ -145,8 +149,16 @@ export interface Generation {
 /** In place of a tokenizer that is not there: ids go in, and come out without text. */
 const WORDLESS: Pick<Tokenizer, "decode"> = { decode: () => "" };
 
+/** Options that only a diffusion drafter has a use for. */
+const DIFFUSION_OPTIONS = ["steps", "order", "draftContext", "contextCache", "sigma", "hotStart"] as const;
+
+/** Options of drafting, for which plain decoding has no use. */
+const DRAFT_OPTIONS = ["rule", "gamma", "costs", ...DIFFUSION_OPTIONS] as const;
+
 /** A drafter as loaded: what is needed to make one for a text. */
 interface LoadedDrafter {
+  /** Options for which it has no use. */
+  readonly unused: readonly (keyof DiffusionDrafterOptions)[];
   /** What rounds cost, by the options that bear on it: measured when first needed. */
   readonly costs: Map<string, CostProfile>;
   /** γ, unless told otherwise. */
@@ -254,18 +266,19 @@ export class Engine implements Disposable {
    * @param prompt text, or its tokens, which need no tokenizer
    * @throws {CheckpointError} if the target came without a tokenizer, and the prompt or a stop string is text
    * @throws {RangeError} if the prompt is empty or fills the context, or an option is out of range
-   * @throws {TypeError} if the rule would not be exact for the drafter
+   * @throws {TypeError} if the rule would not be exact for the drafter, the drafter was not loaded or has no use for an
+   * option, or there are costs without `gamma: "auto"`
    */
   async *stream(
     prompt: string | ArrayLike<number>,
     options: GenerateOptions = {},
   ): AsyncGenerator<Chunk, Generation> {
+    const loaded = this.#choose(options);
     const tokens = this.#tokensOf(prompt);
     const stops = new TextStops(options.stop ?? []);
     const wordless = typeof prompt !== "string" && !options.stop?.length && this.#tokenizer instanceof Error;
     const words = new TextStream(wordless ? WORDLESS : this.tokenizer);
     using target = new ModelTarget(this.target, this.#backend);
-    const loaded = this.#choose(options);
     using drafter = loaded?.create(options);
     const { temperature, topK, topP } = options;
     const rule = options.rule ?? "ordered";
@@ -345,12 +358,40 @@ export class Engine implements Disposable {
     return await scoreTokens(this.target, this.#tokensOf(text), options.signal);
   }
 
+  /**
+   * Names of the options given for which the drafter they name, or plain decoding, has no use. {@linkcode
+   * Engine.stream} refuses them for a drafter.
+   *
+   * @throws {TypeError} if the drafter was not loaded
+   */
+  unused(options: GenerateOptions): (keyof GenerateOptions)[] {
+    const { unused } = this.#find(options) ?? { unused: DRAFT_OPTIONS };
+    return unused.filter((name) => options[name] !== undefined);
+  }
+
   #tokensOf(text: string | ArrayLike<number>): number[] {
     return typeof text === "string" ? encodeText(this.tokenizer, text) : Array.from(text);
   }
 
-  /** The drafter asked for; none for plain decoding. */
+  /** The drafter asked for, if it can do all that is asked; none for plain decoding. */
   #choose(options: GenerateOptions): LoadedDrafter | undefined {
+    const { gamma, costs } = options;
+    if (costs !== undefined && gamma !== "auto") {
+      throw new TypeError(
+        `Cannot use costs: gamma is ${gamma ?? "the drafter's own"}, expected "auto", which they decide`,
+      );
+    }
+    const loaded = this.#find(options);
+    const unused = loaded && this.unused(options);
+    if (unused?.length) {
+      throw new TypeError(
+        `Cannot draft with "${options.drafter ?? this.drafters[0]}": it has no use for ${unused.join(", ")}`,
+      );
+    }
+    return loaded;
+  }
+
+  #find(options: GenerateOptions): LoadedDrafter | undefined {
     const name = options.drafter === undefined ? this.drafters[0] : options.drafter;
     if (name === null || name === undefined) return undefined;
     const loaded = this.#loaded.get(name);
@@ -436,6 +477,7 @@ async function loadDrafter(
   const { vocabSize } = target.shape;
   if (choice === "ngram") {
     return {
+      unused: DIFFUSION_OPTIONS,
       gamma: DEFAULT_GAMMA,
       costs: new Map(),
       create: () => new NgramDrafter(vocabSize),
@@ -456,6 +498,7 @@ async function loadDrafter(
     );
   }
   return {
+    unused: unusedBy(loaded),
     gamma: embedded?.gamma ?? DEFAULT_GAMMA,
     costs: new Map(),
     create: loaded.kind === "diffusion"
@@ -466,4 +509,10 @@ async function loadDrafter(
       : () => new AutoregressiveDrafter(loaded.model, backend),
     dispose: () => model[Symbol.dispose](),
   };
+}
+
+/** What a model that drafts has no use for: one that keeps its text's keys and values exactly needs no cache besides. */
+function unusedBy(loaded: LoadedModel): LoadedDrafter["unused"] {
+  if (loaded.kind === "causal") return DIFFUSION_OPTIONS;
+  return loaded.model.prefixAttention === "bidirectional" ? [] : ["contextCache"];
 }

@@ -74,7 +74,7 @@ export interface DiffusionDrafterOptions {
   readonly draftContext?: number | undefined;
   /**
    * What a bidirectional model keeps of the text from pass to pass: costs acceptance, never exactness. The others
-   * keep theirs exactly, and make nothing of this. @default {"none"}
+   * keep theirs exactly, and have no use for this. @default {"none"}
    */
   readonly contextCache?: ContextCache | undefined;
   /**
