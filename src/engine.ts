@@ -63,7 +63,10 @@ export interface EngineOptions extends WatchOptions {
    * @default {"auto"} where the target is
    */
   readonly draftDevice?: Device | undefined;
-  /** How the target's weights are held. Anything but the checkpoint's own precision is another target. @default {"f32"} */
+  /**
+   * How the target's weights are held. Anything but the checkpoint's own precision is another target.
+   * @default {"f32"}
+   */
   readonly dtype?: Dtype | undefined;
   /** How a drafter's weights are held: costs acceptance, never exactness. @default {"int8"} */
   readonly drafterDtype?: Dtype | undefined;
@@ -149,11 +152,20 @@ export interface Generation {
 /** In place of a tokenizer that is not there: ids go in, and come out without text. */
 const WORDLESS: Pick<Tokenizer, "decode"> = { decode: () => "" };
 
-/** Options that only a diffusion drafter has a use for. */
-const DIFFUSION_OPTIONS = ["steps", "order", "draftContext", "contextCache", "sigma", "hotStart"] as const;
+/** Options that only a diffusion drafter has a use for: all of them, or this does not compile. */
+const DIFFUSION_OPTIONS = Object.keys(
+  {
+    steps: true,
+    order: true,
+    draftContext: true,
+    contextCache: true,
+    sigma: true,
+    hotStart: true,
+  } satisfies Record<keyof DiffusionDrafterOptions, true>,
+) as (keyof DiffusionDrafterOptions)[];
 
 /** Options of drafting, for which plain decoding has no use. */
-const DRAFT_OPTIONS = ["rule", "gamma", "costs", ...DIFFUSION_OPTIONS] as const;
+const DRAFT_OPTIONS: readonly (keyof GenerateOptions)[] = ["rule", "gamma", "costs", ...DIFFUSION_OPTIONS];
 
 /** A drafter as loaded: what is needed to make one for a text. */
 interface LoadedDrafter {
@@ -184,7 +196,7 @@ interface LoadedDrafter {
  *
  * @throws {CheckpointError} if a checkpoint cannot be loaded
  * @throws {HubError} if a model by name cannot be fetched
- * @throws {TypeError} if a drafter's vocabulary is not the target's
+ * @throws {TypeError} if a drafter's vocabulary is not the target's, or there is no such device or dtype
  * @throws {BackendUnavailableError} if a device is not there
  * @throws the signal's reason once it is aborted; nothing stays loaded then
  */
@@ -424,8 +436,7 @@ async function chooseGamma(
   if (options.gamma !== "auto") return options.gamma ?? gamma;
   if (options.costs !== undefined) return new GammaController(options.costs);
   const { rule = "ordered", temperature, topK, topP, signal } = options;
-  const { steps, order, draftContext, contextCache, sigma, hotStart } = options;
-  const drafting = [steps, order, draftContext, contextCache, sigma, hotStart];
+  const drafting = DIFFUSION_OPTIONS.map((name) => options[name]);
   const key = JSON.stringify([rule, temperature, topK, topP, ...drafting]);
   let profile = costs.get(key);
   if (profile === undefined) {

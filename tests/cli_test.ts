@@ -311,6 +311,7 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
     ["score", "--gamma", "2", PROMPT],
     ["score", "--tokens", "1,2", PROMPT],
     ["inspect", "fixtures/pair/target", "fixtures/pair/drafter-sedd"],
+    ["inspect", "sedd", "--target", "fixtures/parity/gpt2-bare"], // which is not needed
     ["models"],
     ["models", "fetch", "owner/name"],
     ["models", "pull"],

@@ -158,7 +158,12 @@ Deno.test("of a seed the low 64 bits count, and the statistics tell them", () =>
     assert.deepEqual(await told(-1), last);
     const fresh = await told();
     assert.deepEqual(await told(BigInt(fresh.seed!)), fresh);
-    await assert.rejects(told(1.5), { name: "RangeError", message: /the seed is 1.5, expected an integer/ });
+    for (const seed of [1.5, "7", null]) {
+      await assert.rejects(told(seed as number), {
+        name: "RangeError",
+        message: `Cannot draw random numbers: the seed is ${seed}, expected an integer`,
+      });
+    }
   }));
 
 Deno.test("eight generations that run at once do not disturb one another", () =>

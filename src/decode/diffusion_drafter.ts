@@ -453,8 +453,9 @@ export class DiffusionDrafter implements Drafter {
   }
 }
 
-function isContextCache(cache: Exclude<ContextCache, string> | undefined): boolean {
-  return cache !== undefined && (cache === NAMED_CACHES.none || Number.isInteger(cache.recent)) &&
+function isContextCache(cache: Exclude<ContextCache, string> | undefined | null): boolean {
+  return cache !== undefined && cache !== null &&
+    (cache === NAMED_CACHES.none || Number.isInteger(cache.recent)) &&
     cache.recent >= 0 && Number.isInteger(cache.refresh) && cache.refresh >= 1;
 }
 
