@@ -160,6 +160,17 @@ Deno.test("output is written whole, coloured only for people, and never left on 
   coloured.progress("");
   coloured.endLine();
   assert.ok(screen.text.endsWith("\r\x1b[Krun 1\r\x1b[K"));
+
+  const narrow = memory(true), progress = new Output(narrow, true, () => 10);
+  // neither is what is shown shown again, nor may it wrap
+  for (const text of ["run 1", "run 1", "loading x: 9 %", "a loading x: 9 %", "", ""]) {
+    progress.progress(text);
+  }
+  const bytes = Uint8Array.from(narrow.text, (byte) => byte.charCodeAt(0));
+  assert.equal(
+    visible(new TextDecoder().decode(bytes)),
+    "\r␛[Krun 1\r␛[K…g x: 9 %\r␛[K",
+  );
 });
 
 Deno.test("output that cannot be written says so; a pipe that is closed is another matter", () => {
