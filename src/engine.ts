@@ -371,8 +371,8 @@ export class Engine implements Disposable {
   }
 
   /**
-   * Names of the options given for which the drafter they name, or plain decoding, has no use. {@linkcode
-   * Engine.stream} refuses them for a drafter.
+   * Names of the options given for which the drafter they name, or plain decoding, has no use. For a drafter,
+   * {@linkcode Engine.stream} refuses them.
    *
    * @throws {TypeError} if the drafter was not loaded
    */
