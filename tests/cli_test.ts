@@ -633,7 +633,7 @@ Deno.test(
 );
 
 Deno.test("a reader that has had enough ends it without a word", async () => {
-  const child = command(SLOW.filter((word) => word !== "--show-draft")).spawn();
+  const child = command(SLOW.filter((word) => word !== "--show-draft" && word !== "--color")).spawn();
   const reader = child.stdout.getReader();
   await reader.read();
   await reader.cancel();
