@@ -63,7 +63,10 @@ export interface EngineOptions extends WatchOptions {
    * @default {"auto"} where the target is
    */
   readonly draftDevice?: Device | undefined;
-  /** How the target's weights are held. Anything but the checkpoint's own precision is another target. @default {"f32"} */
+  /**
+   * How the target's weights are held. Anything but the checkpoint's own precision is another target.
+   * @default {"f32"}
+   */
   readonly dtype?: Dtype | undefined;
   /** How a drafter's weights are held: costs acceptance, never exactness. @default {"int8"} */
   readonly drafterDtype?: Dtype | undefined;
@@ -73,7 +76,10 @@ export interface EngineOptions extends WatchOptions {
   readonly hub?: HubOptions | undefined;
 }
 
-/** How a text is generated. */
+/**
+ * How a text is generated. Plain decoding takes all of these and drafts nothing, so that the same options give what to
+ * compare with; a drafter refuses those it has no use for ({@linkcode Engine.unused}).
+ */
 export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   /** Which of the engine's drafters, by the name it was loaded under; `null`: plain decoding. @default the first */
   readonly drafter?: string | null | undefined;
@@ -89,7 +95,8 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   readonly gamma?: number | "auto" | undefined;
   /**
    * With `gamma: "auto"`: milliseconds of a round for each γ from 0 (a plain step) to the longest draft wanted, in
-   * place of measured ones. Then nothing depends on the clock, and the same seed gives the same text.
+   * place of measured ones. Then nothing depends on the clock, and the same seed gives the same text. Refused with any
+   * other γ.
    */
   readonly costs?: readonly number[] | undefined;
   /**
@@ -145,8 +152,25 @@ export interface Generation {
 /** In place of a tokenizer that is not there: ids go in, and come out without text. */
 const WORDLESS: Pick<Tokenizer, "decode"> = { decode: () => "" };
 
+/** Options that only a diffusion drafter has a use for: all of them, or this does not compile. */
+const DIFFUSION_OPTIONS = Object.keys(
+  {
+    steps: true,
+    order: true,
+    draftContext: true,
+    contextCache: true,
+    sigma: true,
+    hotStart: true,
+  } satisfies Record<keyof DiffusionDrafterOptions, true>,
+) as (keyof DiffusionDrafterOptions)[];
+
+/** Options of drafting, for which plain decoding has no use. */
+const DRAFT_OPTIONS: readonly (keyof GenerateOptions)[] = ["rule", "gamma", "costs", ...DIFFUSION_OPTIONS];
+
 /** A drafter as loaded: what is needed to make one for a text. */
 interface LoadedDrafter {
+  /** Options for which it has no use. */
+  readonly unused: readonly (keyof DiffusionDrafterOptions)[];
   /** What rounds cost, by the options that bear on it: measured when first needed. */
   readonly costs: Map<string, CostProfile>;
   /** γ, unless told otherwise. */
@@ -172,7 +196,7 @@ interface LoadedDrafter {
  *
  * @throws {CheckpointError} if a checkpoint cannot be loaded
  * @throws {HubError} if a model by name cannot be fetched
- * @throws {TypeError} if a drafter's vocabulary is not the target's
+ * @throws {TypeError} if a drafter's vocabulary is not the target's, or there is no such device or dtype
  * @throws {BackendUnavailableError} if a device is not there
  * @throws the signal's reason once it is aborted; nothing stays loaded then
  */
@@ -254,18 +278,19 @@ export class Engine implements Disposable {
    * @param prompt text, or its tokens, which need no tokenizer
    * @throws {CheckpointError} if the target came without a tokenizer, and the prompt or a stop string is text
    * @throws {RangeError} if the prompt is empty or fills the context, or an option is out of range
-   * @throws {TypeError} if the rule would not be exact for the drafter
+   * @throws {TypeError} if the rule would not be exact for the drafter, the drafter was not loaded or has no use for an
+   * option, or there are costs without `gamma: "auto"`
    */
   async *stream(
     prompt: string | ArrayLike<number>,
     options: GenerateOptions = {},
   ): AsyncGenerator<Chunk, Generation> {
+    const loaded = this.#choose(options);
     const tokens = this.#tokensOf(prompt);
     const stops = new TextStops(options.stop ?? []);
     const wordless = typeof prompt !== "string" && !options.stop?.length && this.#tokenizer instanceof Error;
     const words = new TextStream(wordless ? WORDLESS : this.tokenizer);
     using target = new ModelTarget(this.target, this.#backend);
-    const loaded = this.#choose(options);
     using drafter = loaded?.create(options);
     const { temperature, topK, topP } = options;
     const rule = options.rule ?? "ordered";
@@ -345,12 +370,40 @@ export class Engine implements Disposable {
     return await scoreTokens(this.target, this.#tokensOf(text), options.signal);
   }
 
+  /**
+   * Names of the options given for which the drafter they name, or plain decoding, has no use. For a drafter,
+   * {@linkcode Engine.stream} refuses them.
+   *
+   * @throws {TypeError} if the drafter was not loaded
+   */
+  unused(options: GenerateOptions): (keyof GenerateOptions)[] {
+    const { unused } = this.#find(options) ?? { unused: DRAFT_OPTIONS };
+    return unused.filter((name) => options[name] !== undefined);
+  }
+
   #tokensOf(text: string | ArrayLike<number>): number[] {
     return typeof text === "string" ? encodeText(this.tokenizer, text) : Array.from(text);
   }
 
-  /** The drafter asked for; none for plain decoding. */
+  /** The drafter asked for, if it can do all that is asked; none for plain decoding. */
   #choose(options: GenerateOptions): LoadedDrafter | undefined {
+    const { gamma, costs } = options;
+    if (costs !== undefined && gamma !== "auto") {
+      throw new TypeError(
+        `Cannot use costs: gamma is ${gamma ?? "the drafter's own"}, expected "auto", which they decide`,
+      );
+    }
+    const loaded = this.#find(options);
+    const unused = loaded && this.unused(options);
+    if (unused?.length) {
+      throw new TypeError(
+        `Cannot draft with "${options.drafter ?? this.drafters[0]}": it has no use for ${unused.join(", ")}`,
+      );
+    }
+    return loaded;
+  }
+
+  #find(options: GenerateOptions): LoadedDrafter | undefined {
     const name = options.drafter === undefined ? this.drafters[0] : options.drafter;
     if (name === null || name === undefined) return undefined;
     const loaded = this.#loaded.get(name);
@@ -383,8 +436,7 @@ async function chooseGamma(
   if (options.gamma !== "auto") return options.gamma ?? gamma;
   if (options.costs !== undefined) return new GammaController(options.costs);
   const { rule = "ordered", temperature, topK, topP, signal } = options;
-  const { steps, order, draftContext, contextCache, sigma, hotStart } = options;
-  const drafting = [steps, order, draftContext, contextCache, sigma, hotStart];
+  const drafting = DIFFUSION_OPTIONS.map((name) => options[name]);
   const key = JSON.stringify([rule, temperature, topK, topP, ...drafting]);
   let profile = costs.get(key);
   if (profile === undefined) {
@@ -436,6 +488,7 @@ async function loadDrafter(
   const { vocabSize } = target.shape;
   if (choice === "ngram") {
     return {
+      unused: DIFFUSION_OPTIONS,
       gamma: DEFAULT_GAMMA,
       costs: new Map(),
       create: () => new NgramDrafter(vocabSize),
@@ -456,6 +509,7 @@ async function loadDrafter(
     );
   }
   return {
+    unused: unusedBy(loaded),
     gamma: embedded?.gamma ?? DEFAULT_GAMMA,
     costs: new Map(),
     create: loaded.kind === "diffusion"
@@ -466,4 +520,10 @@ async function loadDrafter(
       : () => new AutoregressiveDrafter(loaded.model, backend),
     dispose: () => model[Symbol.dispose](),
   };
+}
+
+/** What a model that drafts has no use for: one that keeps its text's keys and values exactly needs no cache besides. */
+function unusedBy(loaded: LoadedModel): LoadedDrafter["unused"] {
+  if (loaded.kind === "causal") return DIFFUSION_OPTIONS;
+  return loaded.model.prefixAttention === "bidirectional" ? [] : ["contextCache"];
 }

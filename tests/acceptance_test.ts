@@ -111,7 +111,6 @@ Deno.test("rows are read no further than the decision needs them", () => {
   const reads: number[] = [];
   const host = laws(P);
   const p: Distributions = {
-    rows: 4,
     row: (j) => (reads.push(j), host.row(j)),
     race: (j, key) => (reads.push(j), host.race(j, key)),
   };

@@ -160,6 +160,17 @@ Deno.test("output is written whole, coloured only for people, and never left on 
   coloured.progress("");
   coloured.endLine();
   assert.ok(screen.text.endsWith("\r\x1b[Krun 1\r\x1b[K"));
+
+  const narrow = memory(true), progress = new Output(narrow, true, () => 10);
+  // neither is what is shown shown again, nor may it wrap
+  for (const text of ["run 1", "run 1", "loading x: 9 %", "a loading x: 9 %", "", ""]) {
+    progress.progress(text);
+  }
+  const bytes = Uint8Array.from(narrow.text, (byte) => byte.charCodeAt(0));
+  assert.equal(
+    visible(new TextDecoder().decode(bytes)),
+    "\r␛[Krun 1\r␛[K…g x: 9 %\r␛[K",
+  );
 });
 
 Deno.test("output that cannot be written says so; a pipe that is closed is another matter", () => {
@@ -219,8 +230,9 @@ Deno.test("the machine is described as far as permissions go, without asking", {
 /** An engine of constant texts: under `coupled`, drafter "wrong" differs from plain decoding in its last token. */
 function toyEngine(asked: GenerateOptions[]): Engine {
   const speeds: Record<string, number> = { plain: 100, right: 250, wrong: 50 };
-  const toy: Pick<Engine, "drafters" | "device" | "draftDevice" | "generate"> = {
+  const toy: Pick<Engine, "drafters" | "device" | "draftDevice" | "generate" | "unused"> = {
     drafters: ["right", "wrong"],
+    unused: ({ drafter }) => drafter === "wrong" ? ["steps"] : [],
     device: "a toy",
     draftDevice: "a toy",
     generate(_, options = {}) {
@@ -256,7 +268,7 @@ Deno.test("compare takes turns with the same seeds, and tells a text that is not
   const asked: GenerateOptions[] = [];
   const { rows, settings } = await measure(
     toyEngine(asked),
-    { prompts: ["a", "b"], repetitions: 2, maxTokens: 4, options: { seed: 7n } },
+    { prompts: ["a", "b"], repetitions: 2, maxTokens: 4, options: { seed: 7n, steps: 2 } },
     () => {},
   );
   assert.deepEqual(rows.map((row) => row.method), ["plain", "diffusion right", "diffusion wrong"]);
@@ -267,6 +279,8 @@ Deno.test("compare takes turns with the same seeds, and tells a text that is not
   assert.deepEqual(rows.map((row) => row.acceptanceRatePerPosition), [[], [1, 0], [1, 0]]);
   assert.deepEqual(rows[1].msPerRound, { draft: 1, verify: 2, other: 5 });
   assert.equal(settings.seed, "7");
+  // of one set of options, each drafter is given what it has a use for
+  assert.ok(asked.every(({ drafter, steps }) => steps === (drafter === "wrong" ? undefined : 2)));
 
   const timed = asked.filter((options) => options.maxTokens === 4 && options.rule === undefined);
   assert.deepEqual(timed.map(({ drafter, seed }) => [drafter, seed]), [
@@ -276,11 +290,15 @@ Deno.test("compare takes turns with the same seeds, and tells a text that is not
 });
 
 Deno.test("help and version go to standard output", async () => {
-  const [program, generate, version] = await Promise.all([
+  const [program, generate, version, ...asked] = await Promise.all([
     run(["--help"]),
     run(["generate", "--help"]),
     run(["--version"]),
+    run(["help"]),
+    run(["help", "help"]),
+    run(["help", "generate"]),
   ]);
+  assert.deepEqual(asked, [program, program, generate]);
   assert.equal(program.code, 0);
   for (const name of ["generate", "compare", "score", "inspect", "models", "demo"]) {
     assert.ok(program.out.includes(`\n  ${name} `), name);
@@ -304,6 +322,7 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
     ["score", "--gamma", "2", PROMPT],
     ["score", "--tokens", "1,2", PROMPT],
     ["inspect", "fixtures/pair/target", "fixtures/pair/drafter-sedd"],
+    ["inspect", "sedd", "--target", "fixtures/parity/gpt2-bare"], // which is not needed
     ["models"],
     ["models", "fetch", "owner/name"],
     ["models", "pull"],
@@ -314,12 +333,53 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
     ["compare", "-", "-"],
     ["doctor", "cuda"],
     ["generate", "--json", "--show-draft", PROMPT],
+    ["generate", "--color", PROMPT],
+    ["help", "write"],
+    ["help", "generate", "compare"],
+    ["generate", "--drafter", "none", "--drafter-dtype", "f32", PROMPT],
+    ["compare", "--drafter", "ngram", "--draft-device", "wasm"],
+    ["generate", "--target", "fixtures/parity/gpt2-bare", "--drafter-dtype", "f32", "--tokens", "1"],
   ];
   for (const line of lines) {
     const { code, out, err } = await run(line);
     assert.deepEqual([code, out], [2, ""], line.join(" "));
     assert.match(err, /^error: [^\n]+\n$/, line.join(" "));
   }
+});
+
+Deno.test("an option that no drafter has a use for is one line and exit code 2", async () => {
+  const lines: readonly (readonly [line: readonly string[], unused: string])[] = [
+    [
+      ["generate", "--drafter", "none", "--gamma", "2", "--rule", "block"],
+      "plain decoding has no use for --rule, --gamma",
+    ],
+    [["generate", "--drafter", "ngram", "--hot-start"], "drafting with ngram has no use for --hot-start"],
+    [
+      ["generate", "--drafter", "gpt2", "--steps", "2", "--order", "random", "--draft-context", "4"],
+      "drafting with gpt2 has no use for --steps, --order, --draft-context",
+    ],
+    [["generate", "--context-cache", "draft"], "drafting with sedd-target has no use for --context-cache"],
+    [
+      ["compare", "--drafter", "gpt2,ngram", "--sigma", "2"],
+      "drafting with gpt2, ngram has no use for --sigma",
+    ],
+    [["demo", "--drafter", "none", "--steps", "2"], "plain decoding has no use for --steps"],
+  ];
+  for (const [line, unused] of lines) {
+    assert.deepEqual(await run([...line, PROMPT]), { code: 2, out: "", err: `error: ${unused}\n` });
+  }
+  // nor is one refused that any of several drafters has a use for
+  const few = ["--max-tokens", "4", "--repetitions", "1"];
+  const { code } = await run([
+    "compare",
+    PROMPT,
+    "--drafter",
+    "sedd,ngram",
+    "--context-cache",
+    "draft",
+    ...few,
+  ]);
+  assert.equal(code, 0);
 });
 
 Deno.test("what cannot be done is one line and exit code 1", async () => {
@@ -573,7 +633,7 @@ Deno.test(
 );
 
 Deno.test("a reader that has had enough ends it without a word", async () => {
-  const child = command(SLOW.filter((word) => word !== "--show-draft")).spawn();
+  const child = command(SLOW.filter((word) => word !== "--show-draft" && word !== "--color")).spawn();
   const reader = child.stdout.getReader();
   await reader.read();
   await reader.cancel();

@@ -5,6 +5,8 @@
 
 import assert from "node:assert/strict";
 import { CostProfile, GammaController, measureCosts } from "../src/decode/controller.ts";
+import { HostDistributions } from "../src/decode/distributions.ts";
+import type { Drafter, Target } from "../src/decode/drafter.ts";
 import { PhiloxSource, Purpose } from "../src/decode/random.ts";
 import { type GammaPolicy, speculate } from "../src/decode/speculative.ts";
 import { ToyPair } from "./toy.ts";
@@ -223,6 +225,46 @@ Deno.test("what was accepted in one text is known in the next, unless its costs 
   assert.ok(new GammaController(pair.costs).next(9) > 0);
 });
 
+/** Tells a controller of a round that took what its costs say. */
+function tell(policy: GammaPolicy, costs: readonly number[], gamma: number, accepted: number): void {
+  const ms = { draftMs: 0, verifyMs: costs[gamma] }, draft = new Int32Array(gamma);
+  policy.observe({ draft, accepted, token: 0, origin: "target", draftPasses: 1, ...ms });
+}
+
+Deno.test("a failure does not end drafting; a long draft is made at once where some failures can be afforded", () => {
+  // with all that may be lost on one draft, the longest would be the best of each of these, and the last
+  for (const dear of [2.6, 3, 3.4]) {
+    const costs = [1, 1.5, dear, dear, dear, dear, dear, dear, dear], controller = new GammaController(costs);
+    const gamma = controller.next(99);
+    assert.ok(gamma > 0, `${costs}`);
+    tell(controller, costs, gamma, 0);
+    assert.ok(controller.next(99) > 0, `${costs}: given up after a draft of ${gamma}`);
+  }
+  assert.ok(new GammaController(GPU_DIFFUSION).next(99) > 8);
+});
+
+Deno.test("drafting may lose 2.5 plain steps of a short text, and a quarter more for each accepted token", () => {
+  const costs = [1, 1.5];
+  // after texts that make the drafter look better than it is, one of so many rounds is accepted
+  for (const every of [Infinity, 3]) {
+    const profile = new CostProfile(costs);
+    for (let i = 0; i < 200; i++) profile.remember(1, i % 10 < 9 ? 1 : 0);
+    const controller = new GammaController(profile);
+    let lost = 0, accepted = 0;
+    for (let round = 1; round < 100 && controller.next(99) > 0; round++) {
+      const one = round % every === 0 ? 1 : 0;
+      tell(controller, costs, 1, one);
+      lost += costs[1] - (1 + one);
+      accepted += one;
+    }
+    assert.ok(lost <= 2.5 + accepted / 4, `${lost} steps, ${accepted} accepted`);
+    assert.ok(
+      every === Infinity ? lost > 2 : lost > 2.5,
+      `given up after ${lost} steps, ${accepted} accepted`,
+    );
+  }
+});
+
 Deno.test("a pause of the program does not end drafting", () => {
   const controller = new GammaController(new CostProfile(CPU));
   const round = (verifyMs: number) => {
@@ -283,6 +325,46 @@ Deno.test("costs that are none are refused", () => {
     verifyMs: 1,
   } as const;
   assert.throws(() => new GammaController([1, 1]).observe(step), /costs are known of up to 1/);
+});
+
+Deno.test("costs are measured of drafts as long as might pay, and no longer", async () => {
+  const own = performance.now;
+  let now = 0;
+  performance.now = () => now;
+  using _ = { [Symbol.dispose]: () => void (performance.now = own) };
+  for (
+    const [cost, longest] of [
+      [() => 1, 64], // one row or many
+      [(gamma: number) => 1 + 0.1 * gamma, 16], // of nine of ten accepted, 8 would be the best
+      [(gamma: number) => 1 + gamma, 2], // none pays: a draft of one may be the exception, and is no reason to end
+    ] as const
+  ) {
+    let drafted = 0;
+    const target: Target = {
+      vocabSize: 4,
+      contextLength: 256,
+      score(_, rows) {
+        now += cost(rows - 1);
+        return new HostDistributions(new Array(rows).fill(new Float32Array(4).fill(0.25)));
+      },
+      truncate() {},
+    };
+    const drafter: Drafter = {
+      name: "zeros",
+      vocabSize: 4,
+      leftToRight: true,
+      draft({ gamma }) {
+        drafted = Math.max(drafted, gamma);
+        return { tokens: new Int32Array(gamma), steps: new Int32Array(gamma), passes: 1 };
+      },
+      reset() {},
+      [Symbol.dispose]() {},
+    };
+    const { ms, readingMs } = await measureCosts(target, drafter, { rule: "ordered", sampling: {} });
+    assert.deepEqual([ms.length - 1, drafted], [longest, longest]);
+    assert.ok(readingMs < 1e-9);
+    ms.forEach((x, gamma) => assert.ok(Math.abs(x - cost(gamma)) < 1e-9, `${gamma}: ${x}`));
+  }
 });
 
 Deno.test("costs are measured from a plain step on, within the context, and leave no trace", async () => {

@@ -190,7 +190,13 @@ Deno.test("a diffusion drafter says what it keeps of the text, and refuses what 
   );
   assert.equal(make("delayed", "causal").name, "diffusion (causal prefix)"); // which is kept as it is
   for (
-    const bad of [{ recent: -1, refresh: 2 }, { recent: 0.5, refresh: 2 }, { recent: 1, refresh: 0 }, "all"]
+    const bad of [
+      { recent: -1, refresh: 2 },
+      { recent: 0.5, refresh: 2 },
+      { recent: 1, refresh: 0 },
+      "all",
+      null,
+    ]
   ) {
     assert.throws(() => make(bad as ContextCache), {
       name: "RangeError",

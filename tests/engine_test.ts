@@ -89,8 +89,45 @@ Deno.test("the text does not depend on a chosen gamma under coupled and at tempe
     const { stats } = await engine.generate(PROMPT, { gamma: "auto", costs: [1, 9], maxTokens: 20 });
     assert.deepEqual([stats.plainRounds, stats.meanGamma], [20, 0]);
     await assert.rejects(engine.generate(PROMPT, { gamma: "auto", costs: [] }), /costs are \[\]/);
+    for (const gamma of [2, undefined]) {
+      await assert.rejects(engine.generate(PROMPT, { gamma, costs: [1, 2] }), {
+        name: "TypeError",
+        message: `Cannot use costs: gamma is ${
+          gamma ?? "the drafter's own"
+        }, expected "auto", which they decide`,
+      });
+    }
     const signal = AbortSignal.abort(new Error("enough"));
     await assert.rejects(engine.generate(PROMPT, { gamma: "auto", topK: 7, signal }), /enough/);
+  }));
+
+Deno.test("a drafter refuses options it has no use for; plain decoding takes all of them", () =>
+  withEngine(async (engine) => {
+    const diffusion = {
+      steps: 1,
+      order: "random",
+      draftContext: 9,
+      contextCache: "draft",
+      sigma: 1,
+      hotStart: false,
+    } as const;
+    const all: GenerateOptions = { rule: "ordered", gamma: "auto", costs: [1, 2], ...diffusion };
+    for (const drafter of ["gpt2", "ngram"]) {
+      assert.deepEqual(engine.unused({ drafter, ...all, steps: undefined }), Object.keys(diffusion).slice(1));
+      await assert.rejects(engine.generate(PROMPT, { drafter, steps: 1, hotStart: true }), {
+        name: "TypeError",
+        message: `Cannot draft with "${drafter}": it has no use for steps, hotStart`,
+      });
+    }
+    for (const drafter of ["sedd-target", "sedd-causal"]) {
+      assert.deepEqual(engine.unused({ drafter, ...all }), ["contextCache"]);
+    }
+    assert.deepEqual(engine.unused({ drafter: "sedd", ...all }), []);
+    assert.deepEqual(engine.unused({ drafter: null, ...all }), Object.keys(all));
+    const text = { seed: 4, maxTokens: 9, drafter: null };
+    const plain = await engine.generate(PROMPT, text),
+      same = await engine.generate(PROMPT, { ...text, ...all });
+    assert.deepEqual(same.tokens, plain.tokens);
   }));
 
 Deno.test("the same seed gives the same text for any number of threads, another seed another text", async () => {
@@ -121,7 +158,12 @@ Deno.test("of a seed the low 64 bits count, and the statistics tell them", () =>
     assert.deepEqual(await told(-1), last);
     const fresh = await told();
     assert.deepEqual(await told(BigInt(fresh.seed!)), fresh);
-    await assert.rejects(told(1.5), { name: "RangeError", message: /the seed is 1.5, expected an integer/ });
+    for (const seed of [1.5, "7", null]) {
+      await assert.rejects(told(seed as number), {
+        name: "RangeError",
+        message: `Cannot draw random numbers: the seed is ${seed}, expected an integer`,
+      });
+    }
   }));
 
 Deno.test("eight generations that run at once do not disturb one another", () =>

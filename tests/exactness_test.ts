@@ -335,13 +335,14 @@ function altered(drafter: Drafter, alter: (draft: Draft, request: DraftRequest) 
   };
 }
 
-/** Rows of laws, altered. */
+/** The first `rows` of laws, altered. */
 function alteredRows(
   laws: Distributions,
+  rows: number,
   alter: (rows: Float64Array[]) => Float64Array[],
 ): HostDistributions {
   return new HostDistributions(
-    alter(Array.from({ length: laws.rows }, (_, j) => Float64Array.from(laws.row(j)))),
+    alter(Array.from({ length: rows }, (_, j) => Float64Array.from(laws.row(j)))),
   );
 }
 
@@ -362,6 +363,7 @@ Deno.test("the same measurement finds what breaks a rule", async (t) => {
       score: async (tokens, rows, sampling) =>
         alteredRows(
           await pair.target.score(tokens, rows, sampling),
+          rows,
           (p) => [...p.slice(0, -1), p.at(-2) ?? p[0]],
         ),
       truncate: (length) => pair.target.truncate(length),
@@ -374,7 +376,7 @@ Deno.test("the same measurement finds what breaks a rule", async (t) => {
   await t.step("a q that is not what was sampled from", async () => {
     const warm = altered(oneStep, (draft) => ({
       ...draft,
-      q: alteredRows(draft.q!, (q) => q.map((row) => row.map(Math.sqrt))),
+      q: alteredRows(draft.q!, draft.steps.length, (q) => q.map((row) => row.map(Math.sqrt))),
     }));
     for (const rule of ["ratio", "block"] as const) {
       assert.ok(await distanceOf(pair.target, warm, rule, 3) > 1e-3);

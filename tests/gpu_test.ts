@@ -59,7 +59,6 @@ Deno.test("a figure that no run measured is not given as measured, whatever was 
 
 /** Uniform laws over four tokens. */
 const uniform: Distributions = {
-  rows: 16,
   row: () => new Float64Array(4).fill(0.25),
   race: (row) => row % 4,
 };

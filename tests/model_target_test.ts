@@ -142,4 +142,15 @@ Deno.test("a long prompt is read in pieces, between which others have their turn
   using whole = backend.activation(3, model.shape.vocabSize);
   backend.distribution(whole, logits, {});
   for (const [j, law] of pieces.entries()) assertSame(law, whole.slice(j, 1).read(), `law ${j}`);
+
+  // and a signal is heard
+  target.truncate(0);
+  await assert.rejects(target.score(tokens, 3, {}, AbortSignal.abort(new Error("enough"))), /enough/);
+  const asked = async (prompt: Int32Array) => {
+    let count = 0;
+    const signal = { throwIfAborted: () => void count++ } as AbortSignal;
+    await Array.fromAsync(autoregress(target, prompt, { maxTokens: 1, signal }));
+    return count;
+  };
+  assert.ok(await asked(tokens) > await asked(tokens.subarray(0, 9)));
 });

@@ -393,6 +393,10 @@ Deno.test("what does not fit the device is refused before it is read, naming wha
   await refused(needs(2) - 1, "f32", /left; int8 would fit \(0\.00 GB\)$/);
   await refused(needs(2) - 1, "bf16", /as bf16, .*left; int8 would fit \(0\.00 GB\)$/);
   await refused(needs(1) - 1, "int8", /left; not even int8 would fit \(0\.00 GB\)$/);
+  await assert.rejects(loadModel(await unread(), backend(needs(4)), { dtype: "f64" as Dtype }), {
+    name: "TypeError",
+    message: 'Cannot load a model: dtype is "f64", expected one of f32, f16, bf16, int8',
+  });
   const { model } = await loadModel(await altered("gpt2-tiny", {}), backend(needs(4)));
   model[Symbol.dispose]();
 });

@@ -332,10 +332,10 @@ export interface Backend extends Disposable {
 
   /**
    * Enqueues what `body` does: a pass of `rows` rows over `cache`. Where a device records what it is given, it may
-   * repeat instead what a body enqueued before for the same cache, rows, key and `uses`, which names what may be another
-   * buffer the next time. So two such bodies must put the same operations on the same buffers, whose contents may
-   * differ, as may the cache's length; and they must not allocate, write, read or commit. Absent: there is nothing to be
-   * gained, call `body`.
+   * repeat instead what a body enqueued before for the same cache, rows, key and `uses`, which names what may be
+   * another buffer the next time. So two such bodies must put the same operations on the same buffers, whose contents
+   * may differ, as may the cache's length; and they must not allocate, write, read or commit. Absent: there is nothing
+   * to be gained, call `body`.
    */
   repeat?(
     pass: {
@@ -360,8 +360,8 @@ export interface Backend extends Disposable {
    */
   append(kv: Activation, options: AppendOptions): void;
   /**
-   * Appends the keys and values of R rows as {@linkcode Backend.append} does, then attends. qkv [R, 3*H*D] with q, k, v side by side, each head-major;
-   * out [R, H*D].
+   * Appends the keys and values of R rows as {@linkcode Backend.append} does, then attends. qkv [R, 3*H*D] with q, k,
+   * v side by side, each head-major; out [R, H*D].
    * @throws {RangeError} if the rows do not fit the cache's capacity.
    */
   attention(out: Activation, qkv: Activation, options: AttentionOptions): void;

@@ -138,14 +138,14 @@ const OPTIONS = {
   threads: count("threads of the CPU (default: its cores); the text does not depend on it"),
   rule: ruleOption,
   gamma: GAMMA,
-  steps: count("T, denoising steps per draft (default: 1)"),
+  steps: count("T, denoising steps per draft of a diffusion drafter (default: 1)"),
   order: choice("which masks a denoising step opens (default: left-to-right)", revealOrders),
   "draft-context": count(
     "the most tokens of the text a diffusion drafter sees (default: what suits an embedded one, else all)",
   ),
   "context-cache": choice("what a bidirectional drafter keeps of the text (default: none)", contextCaches),
   sigma: SIGMA,
-  "hot-start": flag("begin a draft with what was left of the one before"),
+  "hot-start": flag("a diffusion drafter begins a draft with what was left of the one before"),
   temperature: number(
     "0 takes the likeliest token (default: 1)",
     "a number of at least 0",

@@ -114,7 +114,7 @@ export function programHelp(commands: readonly Command[]): string {
     "Commands:",
     ...commands.map(({ name, words, summary }) => `  ${`${name} ${words}`.padEnd(width)}  ${summary}`),
     "",
-    "  specdiff COMMAND --help says more; specdiff --version prints the version",
+    "  specdiff help COMMAND, or COMMAND --help, says more; specdiff --version prints the version",
     "",
     ...PERMISSIONS,
     "",
@@ -143,13 +143,19 @@ export async function load(options: EngineOptions, { err }: Terminal): Promise<E
 
 /**
  * What to load, and that downloads are shown. No drafter named: the library's default.
- * @throws {UsageError} if `none` is one of several drafters
+ * @throws {UsageError} if `none` is one of several drafters, or there is said how to load drafters and there are none
  */
 export function engineOptions(values: Values, { err }: Terminal): EngineOptions {
   const { drafter } = values;
   const none = drafter?.includes("none") ?? false;
   if (none && drafter!.length > 1) {
     throw new UsageError("--drafter is none and others, expected one or the other");
+  }
+  const weightless = drafter?.every((name) => name === "none" || name === "ngram") ??
+    values.target !== undefined;
+  const unused = (["draft-device", "drafter-dtype"] as const).find((name) => values[name] !== undefined);
+  if (weightless && unused !== undefined) {
+    throw new UsageError(`--${unused} is given, and there is no drafter that is a model`);
   }
   return {
     target: values.target,
@@ -181,6 +187,22 @@ export function generateOptions(values: Values): GenerateOptions {
     maxTokens: values["max-tokens"],
     stop: values.stop,
   };
+}
+
+/**
+ * Throws if an option is given that none of the engine's drafters, or plain decoding if there are none, has a use for.
+ * @throws {UsageError} naming such options
+ */
+export function requireUse(engine: Engine, options: GenerateOptions): void {
+  const { drafters } = engine;
+  const [first, ...others] = (drafters.length > 0 ? drafters : [null]).map((drafter) =>
+    engine.unused({ ...options, drafter })
+  );
+  const unused = first.filter((name) => others.every((names) => names.includes(name)));
+  if (unused.length === 0) return;
+  const flags = unused.map((name) => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`);
+  const whose = drafters.length > 0 ? `drafting with ${drafters.join(", ")}` : "plain decoding";
+  throw new UsageError(`${whose} has no use for ${flags.join(", ")}`);
 }
 
 /**

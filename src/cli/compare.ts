@@ -16,9 +16,10 @@ import {
   load,
   MODEL_OPTIONS,
   readText,
+  requireUse,
 } from "./command.ts";
 import { positions, show } from "./generate.ts";
-import { type Comparison, measure } from "./measure.ts";
+import { type Comparison, measure, usable } from "./measure.ts";
 import { table, type Terminal } from "./terminal.ts";
 
 /** Texts to continue when none is given: the kind of prose that the embedded pair knows. */
@@ -43,7 +44,8 @@ export const compare: Command = {
     "Every method continues the same prompts with the same seeds. tokens/s are of decoding, without the prompt:",
     "the median over all runs, and the quartiles. τ is the mean number of tokens per round, the corrected or bonus",
     "one included; milliseconds are per round. Under the rule coupled the text must be that of plain decoding, token",
-    "for token: it is generated both ways and compared, and a difference is a failure.",
+    "for token: it is generated both ways and compared, and a difference is a failure. Each drafter is given the options",
+    "that it has a use for.",
     "--json prints {machine, settings, rows: [{method, tokensPerSecond, meanAcceptanceLength, …}]}.",
   ],
   options: [...MODEL_OPTIONS, ...DECODE_OPTIONS, "repetitions", "json"],
@@ -58,6 +60,7 @@ export const compare: Command = {
     }
     const prompts = await Promise.all(words.map((word) => readText([word], "PROMPT", terminal)));
     using engine = await loadAll(values, terminal);
+    requireUse(engine, generateOptions(values));
     await report(
       engine,
       prompts.length > 0 ? prompts : PROMPTS,
@@ -82,7 +85,9 @@ export const demo: Command = {
   async run({ words, values }, terminal) {
     const prompt = words.length > 0 ? await readText(words, "PROMPT", terminal) : PROMPTS[0];
     using engine = await loadAll(values, terminal);
-    await show(engine, prompt, generateOptions(values), terminal, true);
+    const options = generateOptions(values);
+    requireUse(engine, options);
+    await show(engine, prompt, usable(engine, options), terminal, true);
     terminal.out.line();
     await report(engine, words.length > 0 ? [prompt, ...PROMPTS] : PROMPTS, REPETITIONS, values, terminal);
   },

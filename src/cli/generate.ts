@@ -15,6 +15,7 @@ import {
   load,
   MODEL_OPTIONS,
   readTokensOrText,
+  requireUse,
 } from "./command.ts";
 import { type Output, printable, type Terminal } from "./terminal.ts";
 
@@ -44,9 +45,13 @@ export const generate: Command = {
     if (values.json && values["show-draft"]) {
       throw new UsageError("both --json and --show-draft are given, expected one of them");
     }
+    if (values.color && !values["show-draft"]) {
+      throw new UsageError("--color is given without --show-draft, which colours the text");
+    }
     const prompt = await readTokensOrText(line, "PROMPT", terminal);
     using engine = await load(engineOptions(values, terminal), terminal);
     const options = generateOptions(values);
+    requireUse(engine, options);
     if (values.json) {
       terminal.out.line(JSON.stringify(await engine.generate(prompt, options), null, 2));
     } else {

@@ -63,6 +63,9 @@ export const inspect: Command = {
       ? embeddedTarget()
       : embeddedDrafter(word)?.folder ?? await locate(word);
     using checkpoint = await openCheckpoint(folder);
+    if (values.target !== undefined && !needsTarget(checkpoint)) {
+      throw new UsageError("--target is given, and the checkpoint is made of no target's parts");
+    }
     const target = values.target === undefined ? embeddedTarget() : await locate(values.target);
     const inspection = await examine(checkpoint, target);
     if (values.json) out.line(JSON.stringify(inspection, null, 2));

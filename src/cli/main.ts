@@ -5,7 +5,7 @@
  */
 
 import config from "../../deno.json" with { type: "json" };
-import { parseCommandLine, UsageError } from "./args.ts";
+import { type CommandLine, parseCommandLine, UsageError } from "./args.ts";
 import { type Command, commandHelp, programHelp } from "./command.ts";
 import { compare, demo } from "./compare.ts";
 import { doctor } from "./doctor.ts";
@@ -30,7 +30,7 @@ const Exit = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143, 
 export async function main(args: readonly string[]): Promise<number> {
   let terminal = systemTerminal();
   try {
-    const line = parseCommandLine(args);
+    const line = helpWanted(parseCommandLine(args));
     if (line.values.color) terminal = systemTerminal(true);
     endOnSignals(terminal);
     const command = COMMANDS.find(({ name }) => name === line.command);
@@ -57,6 +57,14 @@ export async function main(args: readonly string[]): Promise<number> {
   } catch (error) {
     return fail(error, terminal);
   }
+}
+
+/** `help` and `help generate` for `--help` and `generate --help`, as many programs have it. */
+function helpWanted(line: CommandLine): CommandLine {
+  if (line.command !== "help") return line;
+  const [command, ...words] = line.words;
+  if (words.length > 0) throw new UsageError("help takes one COMMAND, as in specdiff help generate");
+  return { command: command === "help" ? undefined : command, words, values: { ...line.values, help: true } };
 }
 
 function names(commands: readonly Command[]): string {

@@ -24,7 +24,10 @@ export interface CompareSettings {
   readonly repetitions: number;
   /** Tokens per run, fewer only where the context ends. */
   readonly maxTokens: number;
-  /** How to generate. Without a γ, each drafter has its own; `auto` is timed in the warm-up. */
+  /**
+   * How to generate; each drafter is given what it has a use for. Without a γ, each has its own; `auto` is timed in the
+   * warm-up.
+   */
   readonly options: GenerateOptions;
   /** Several γ, each of which makes a method of each drafter, instead of that of `options`. */
   readonly gammas?: readonly (number | "auto")[] | undefined;
@@ -110,7 +113,7 @@ export async function measure(
   const method = (drafter: string | null, gamma = options.gamma): Method => ({
     drafter,
     // a text that stops early would be timed on fewer tokens than the others
-    options: { ...options, drafter, gamma, maxTokens, stopTokens: [] },
+    options: usable(engine, { ...options, drafter, gamma, maxTokens, stopTokens: [] }),
     runs: [],
     equalsPlain: null,
   });
@@ -157,6 +160,14 @@ export async function measure(
     settings: { prompts, repetitions, maxTokens, seed: String(seed) },
     rows: methods.map((method, i) => toRow(labels[i], method, plainSpeed)),
   };
+}
+
+/** Options without those that the drafter they name has no use for. */
+export function usable(engine: Pick<Engine, "unused">, options: GenerateOptions): GenerateOptions {
+  const unused = engine.unused(options);
+  return Object.fromEntries(
+    Object.entries(options).filter(([name]) => !unused.some((other) => other === name)),
+  );
 }
 
 /** Kind of drafting and, where the kind does not tell drafters apart, the drafter. */

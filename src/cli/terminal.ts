@@ -39,11 +39,18 @@ export class Output {
   readonly color: boolean;
   readonly #sink: Sink;
   readonly #encoder: TextEncoder = new TextEncoder();
+  readonly #columns: () => number;
   #open = false;
+  /** What {@linkcode Output.progress} shows. */
+  #progress = "";
 
-  /** @param color whether to colour; absent: if a person is looking and `NO_COLOR` is not set */
-  constructor(sink: Sink, color?: boolean) {
+  /**
+   * @param color whether to colour; absent: if a person is looking and `NO_COLOR` is not set
+   * @param columns how wide the terminal is
+   */
+  constructor(sink: Sink, color?: boolean, columns: () => number = consoleColumns) {
     this.#sink = sink;
+    this.#columns = columns;
     this.isTerminal = sink.isTerminal();
     this.color = color ?? (this.isTerminal && !Deno.noColor);
   }
@@ -81,10 +88,25 @@ export class Output {
     return this.color && text !== "" ? `\x1b[${CODES[style]}m${text}\x1b[0m` : text;
   }
 
-  /** Shows a line that the next one replaces, and an empty one removes; only to a person. */
+  /**
+   * Shows a line that the next one replaces, and an empty one removes; only to a person. Of one that is wider than the
+   * terminal the end is shown: a line that wraps cannot be replaced.
+   */
   progress(text: string): void {
-    if (this.isTerminal && (text !== "" || this.#open)) this.write(`\r\x1b[K${text}`);
+    const most = this.#columns() - 1;
+    const shown = text.length > most ? `…${text.slice(text.length - most + 1)}` : text;
+    if (this.isTerminal && shown !== this.#progress) this.write(`\r\x1b[K${shown}`);
+    this.#progress = shown;
     if (text === "") this.#open = false;
+  }
+}
+
+/** Columns of the terminal; those of old where it does not tell. */
+function consoleColumns(): number {
+  try {
+    return Deno.consoleSize().columns || 80;
+  } catch {
+    return 80; // none of the streams is a terminal
   }
 }
 

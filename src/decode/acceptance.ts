@@ -94,8 +94,8 @@ export function verify(
 }
 
 /**
- * How a rule tests a draft, here or on a device (`Decisions.accept` of the backend): each token in turn, all jointly, or
- * by comparison with the target's own draws. `useQ` [n] says where the recorded q may be used; absent: everywhere.
+ * How a rule tests a draft, here or on a device (`Decisions.accept` of the backend): each token in turn, all jointly,
+ * or by comparison with the target's own draws. `useQ` [n] says where the recorded q may be used; absent: everywhere.
  *
  * @param steps of the draft
  * @throws {TypeError} if the rule is unknown

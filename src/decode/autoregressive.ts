@@ -5,10 +5,8 @@
  * @module
  */
 
-import type { Target } from "./drafter.ts";
+import { NO_DRAFT, type Target } from "./drafter.ts";
 import { decode, type DecodeOptions, type Round } from "./loop.ts";
-
-const NO_DRAFT = new Int32Array(0);
 
 /**
  * One token per pass of the target, drawn with the noise of (seed, position). Yields a {@linkcode Round} of
@@ -27,6 +25,7 @@ export function autoregress(
     const p = await target.score(text, 1, sampling);
     const token = random.race(p, 0, text.length);
     const verifyMs = performance.now() - began;
-    return { draft: NO_DRAFT, accepted: 0, token, origin: "target", draftPasses: 0, draftMs: 0, verifyMs };
+    const draft = NO_DRAFT.tokens;
+    return { draft, accepted: 0, token, origin: "target", draftPasses: 0, draftMs: 0, verifyMs };
   });
 }

@@ -23,7 +23,6 @@ export class DeviceDistributions implements Distributions, Disposable {
   readonly #model: string;
   readonly #drawn: Growing<TokenBuffer>;
   #laws: Activation | undefined;
-  #rows = 0;
   /** Which rows hold laws, where it is asked. */
   readonly #filled = new Set<number>();
   /** Tokens of rows `first` …, drawn before they were asked for with the noise of row 0's `key`. */
@@ -40,11 +39,6 @@ export class DeviceDistributions implements Distributions, Disposable {
     this.#drawn = new Growing((size) => backend.tokens(size));
   }
 
-  /** How many rows were asked for by {@linkcode resize}. */
-  get rows(): number {
-    return this.#rows;
-  }
-
   /** Makes room for `rows` laws, [rows, V]; what was there is lost. */
   resize(rows: number): Activation {
     if (this.#laws === undefined || this.#laws.rows < rows) {
@@ -52,7 +46,6 @@ export class DeviceDistributions implements Distributions, Disposable {
       this.#laws = undefined;
       this.#laws = this.#backend.activation(rows, this.#vocabSize);
     }
-    this.#rows = rows;
     this.#filled.clear();
     this.#ahead = undefined;
     return this.slice(0, rows);

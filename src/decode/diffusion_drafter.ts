@@ -74,7 +74,7 @@ export interface DiffusionDrafterOptions {
   readonly draftContext?: number | undefined;
   /**
    * What a bidirectional model keeps of the text from pass to pass: costs acceptance, never exactness. The others
-   * keep theirs exactly, and make nothing of this. @default {"none"}
+   * keep theirs exactly, and have no use for this. @default {"none"}
    */
   readonly contextCache?: ContextCache | undefined;
   /**
@@ -453,8 +453,9 @@ export class DiffusionDrafter implements Drafter {
   }
 }
 
-function isContextCache(cache: Exclude<ContextCache, string> | undefined): boolean {
-  return cache !== undefined && (cache === NAMED_CACHES.none || Number.isInteger(cache.recent)) &&
+function isContextCache(cache: Exclude<ContextCache, string> | undefined | null): boolean {
+  return cache !== undefined && cache !== null &&
+    (cache === NAMED_CACHES.none || Number.isInteger(cache.recent)) &&
     cache.recent >= 0 && Number.isInteger(cache.refresh) && cache.refresh >= 1;
 }
 

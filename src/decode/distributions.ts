@@ -45,8 +45,6 @@ export function massOf(law: Law): number {
 
 /** Some rows of laws. */
 export interface Distributions {
-  /** How many rows. */
-  readonly rows: number;
   /** Row j, [V]. The very vector that is sampled from and tested. Do not modify. */
   row(j: number): Law;
   /** The token that the noise under `key` picks from row j; `key.position` is row j's own position. */
@@ -60,11 +58,6 @@ export class HostDistributions implements Distributions {
   /** Takes one law per row, each [V]. */
   constructor(laws: readonly Law[]) {
     this.#laws = laws;
-  }
-
-  /** How many rows. */
-  get rows(): number {
-    return this.#laws.length;
   }
 
   /** Row j, [V], as it was given. */

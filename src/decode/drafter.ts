@@ -25,9 +25,15 @@ export interface Target {
    *
    * @param tokens the committed text followed by the draft
    * @param rows how many laws, 1 … tokens.length
+   * @param signal ends it with the signal's reason, if it makes several passes
    * @throws {RangeError} if `tokens` exceeds the context, or one is outside the vocabulary
    */
-  score(tokens: Int32Array, rows: number, sampling: Sampling): Distributions | Promise<Distributions>;
+  score(
+    tokens: Int32Array,
+    rows: number,
+    sampling: Sampling,
+    signal?: AbortSignal,
+  ): Distributions | Promise<Distributions>;
   /** Forgets everything after the first `length` tokens. More than were seen: no effect. */
   truncate(length: number): void;
   /**

@@ -120,7 +120,7 @@ export async function* decode(
     signal?.throwIfAborted();
     let prefillMs = 0;
     if (length > 1) {
-      await target.score(text.subarray(0, length - 1), 1, sampling);
+      await target.score(text.subarray(0, length - 1), 1, sampling, signal);
       seen = length - 1;
       prefillMs = performance.now() - turn;
     }

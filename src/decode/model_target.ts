@@ -49,8 +49,13 @@ export class ModelTarget implements Target, Disposable {
   }
 
   /** Laws of the token that follows each of the last `rows` tokens; overwritten by the next call. */
-  async score(tokens: Int32Array, rows: number, sampling: Sampling): Promise<Distributions> {
-    const fresh = await this.#catchUp(tokens, rows);
+  async score(
+    tokens: Int32Array,
+    rows: number,
+    sampling: Sampling,
+    signal?: AbortSignal,
+  ): Promise<Distributions> {
+    const fresh = await this.#catchUp(tokens, rows, signal);
     // at once: the model's logits are those of its last pass, whoever made it
     this.#laws.resize(rows);
     this.#laws.fill(0, this.#read(fresh, rows), sampling);
@@ -110,13 +115,14 @@ export class ModelTarget implements Target, Disposable {
 
   /**
    * Reads what is new of a text but for a piece that holds the last `rows` tokens, which is returned. Between passes
-   * others have their turn.
+   * others have their turn, and a signal is heard.
    */
-  async #catchUp(tokens: Int32Array, rows: number): Promise<Int32Array> {
+  async #catchUp(tokens: Int32Array, rows: number, signal?: AbortSignal): Promise<Int32Array> {
     // rows that need logits must be in the last pass, however much of the text the cache holds
     let fresh = this.#text.rewind(tokens, tokens.length - rows);
     const most = mostRows(this.#backend);
     for (let turn = performance.now(); fresh.length > most + rows; turn = await takeTurns(turn)) {
+      signal?.throwIfAborted();
       this.#read(fresh.subarray(0, most), 1);
       fresh = fresh.subarray(most);
     }

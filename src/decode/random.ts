@@ -54,7 +54,7 @@ export class PhiloxSource implements RandomSource {
    * @throws {RangeError} if `seed` is not an integer
    */
   constructor(seed: number | bigint = crypto.getRandomValues(new BigUint64Array(1))[0]) {
-    if (typeof seed === "number" && !Number.isInteger(seed)) {
+    if (typeof seed !== "bigint" && !Number.isInteger(seed)) {
       throw new RangeError(`Cannot draw random numbers: the seed is ${seed}, expected an integer`);
     }
     this.seed = BigInt.asUintN(64, BigInt(seed));

@@ -60,6 +60,7 @@ export function withoutMatrices(weights: Weights, read: Weights["read"]): Weight
  * @param dtype of those that have none of their own
  * @param build the model, from the weights, on the device, with the dtype it is given
  * @throws {CheckpointError} if a matrix is not as expected, or they do not fit; then it names what does
+ * @throws {TypeError} if there is no such dtype
  */
 export async function checkBeforeReading(
   weights: Weights,
@@ -67,6 +68,11 @@ export async function checkBeforeReading(
   dtype: Dtype,
   build: (weights: Weights, backend: Backend, dtype: Dtype) => Promise<unknown>,
 ): Promise<void> {
+  if (!Object.hasOwn(ENTRY_BYTES, dtype)) {
+    throw new TypeError(
+      `Cannot load a model: dtype is "${dtype}", expected one of ${Object.keys(ENTRY_BYTES).join(", ")}`,
+    );
+  }
   const plan = new Plan();
   const nothing = withoutMatrices(weights, () => Promise.resolve(new Float32Array()));
   await build(nothing, plan.device, "int8");

@@ -81,7 +81,10 @@ function expectTarget(specdiff: Config, field: string, target: CausalModel | und
   return target;
 }
 
-/** Reads the weights of a prefix for a drafter of a shape, fed by so many layers of a width, of a target that may be elsewhere. */
+/**
+ * Reads the weights of a prefix for a drafter of a shape, fed by so many layers of a width, of a target that may be
+ * elsewhere.
+ */
 export async function loadPrefix(
   uploads: Uploads,
   { width, layers: blocks }: ModelShape,

@@ -15,6 +15,7 @@ import assert from "node:assert/strict";
 import { parseArgs } from "node:util";
 import { type GenerateOptions, loadEngine } from "../../mod.ts";
 import { createBackend } from "../../src/backend/create.ts";
+import { usable } from "../../src/cli/measure.ts";
 import { isExact, rules } from "../../src/decode/acceptance.ts";
 import { type Law, massOf } from "../../src/decode/distributions.ts";
 import { ModelTarget } from "../../src/decode/model_target.ts";
@@ -75,7 +76,7 @@ export async function soak(seed: number, enough: (rounds: number) => boolean): P
   while (!enough(rounds)) {
     rounds++;
     const prompt = choosePrompt();
-    const options = chooseOptions(choices);
+    const options = usable(engine, chooseOptions(choices));
     try {
       const generate = () => engine.generate(prompt, options);
       const { rule = "ordered", drafter, steps = 1, order = "left-to-right", hotStart = false } = options;

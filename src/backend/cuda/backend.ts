@@ -1,7 +1,7 @@
 /**
- * The GPU backend: the contract over the kernels of `ffi/kernels`. It checks shapes and enqueues a kernel
- * for each stage (`products.ts` and `attention.ts` choose among several); only reads wait. What a kernel finds wrong with its data, such as a logit that is not a
- * number, is thrown by the next read.
+ * The GPU backend: the contract over the kernels of `ffi/kernels`. It checks shapes and enqueues a kernel for each
+ * stage (`products.ts` and `attention.ts` choose among several); only reads wait. What a kernel finds wrong with its
+ * data, such as a logit that is not a number, is thrown by the next read.
  *
  * Deliberately absent: arithmetic (that is in CUDA), knowledge of any model, and libraries beside the driver's.
  * Needs `--allow-ffi`.
