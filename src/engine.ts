@@ -108,8 +108,8 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   readonly seed?: number | bigint | undefined;
   /** The most tokens to generate. @default {128} */
   readonly maxTokens?: number | undefined;
-  /** Strings that end the text; they are not part of it. */
-  readonly stop?: readonly string[] | undefined;
+  /** A string that ends the text, or several; it is not part of it. */
+  readonly stop?: string | readonly string[] | undefined;
   /** Tokens that end the text. @default the target's end-of-text token */
   readonly stopTokens?: readonly number[] | undefined;
   /** Ends the generation with its reason. */
@@ -287,8 +287,9 @@ export class Engine implements Disposable {
   ): AsyncGenerator<Chunk, Generation> {
     const loaded = this.#choose(options);
     const tokens = this.#tokensOf(prompt);
-    const stops = new TextStops(options.stop ?? []);
-    const wordless = typeof prompt !== "string" && !options.stop?.length && this.#tokenizer instanceof Error;
+    const stop = typeof options.stop === "string" ? [options.stop] : options.stop ?? [];
+    const stops = new TextStops(stop);
+    const wordless = typeof prompt !== "string" && stop.length === 0 && this.#tokenizer instanceof Error;
     const words = new TextStream(wordless ? WORDLESS : this.tokenizer);
     using target = new ModelTarget(this.target, this.#backend);
     using drafter = loaded?.create(options);
