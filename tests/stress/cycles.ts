@@ -1,7 +1,7 @@
 /**
  * Loading, generating and disposing, over and over: memory must stay flat and no worker may be left. Run by hand
  * for many cycles (`deno task cycles 1000`, on a GPU `deno task cycles 1000 cuda`), by tests for a few. Without a GPU,
- * on the stand-in: `SPECDIFF_LIBCUDA=$(deno run -A tests/cuda/standin.ts) deno task cycles 1000 cuda`.
+ * on the stand-in, as `ffi/README.md` says.
  *
  * @module
  */
