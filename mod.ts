@@ -39,6 +39,7 @@ export type {
   Dtype,
   EmbedOptions,
   Matrix,
+  MatrixOptions,
   NoiseKey,
   Norm,
   ProjectOptions,

@@ -32,8 +32,9 @@ export function noiseMatrix(
   outputs: number,
   inputs: number,
   dtype: Dtype,
+  anyOrder: boolean = false,
 ): Promise<Matrix> {
-  return backend.matrix({ outputs, inputs, dtype }, noiseRows(outputs, inputs));
+  return backend.matrix({ outputs, inputs, dtype, anyOrder }, noiseRows(outputs, inputs));
 }
 
 /** An activation of noise. */

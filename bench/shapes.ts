@@ -192,7 +192,7 @@ export async function loadDiffusion(
   config: Readonly<Record<string, unknown>>,
   dtype: Dtype,
 ): Promise<SeddModel> {
-  const loaded = await loadModel(noiseWeights(config), backend, { dtype });
+  const loaded = await loadModel(noiseWeights(config), backend, { dtype, anyOrder: true });
   if (loaded.kind !== "diffusion") {
     throw new TypeError("Cannot measure: the configuration is of no diffusion model");
   }

@@ -74,22 +74,23 @@ export type Own = <T extends Disposable>(make: (release: Release) => T) => T;
 export class Context {
   /** The functions. */
   readonly cuda: Cuda;
+  /** Its number, for messages. */
+  readonly device: number;
   readonly #handle: bigint;
-  readonly #device: number;
   #lost: CudaError | undefined;
 
-  /** Of a device's primary context, which is retained; `device` is its number, for messages. */
+  /** Of a device's primary context, which is retained. */
   constructor(cuda: Cuda, handle: bigint, device: number) {
     this.cuda = cuda;
     this.#handle = handle;
-    this.#device = device;
+    this.device = device;
   }
 
   /** Throws unless `status` is 0. Once the device is lost, that is always the error that said so first. */
   check(status: number, call: string): void {
     if (status === 0) return;
-    if (!LOST.has(status)) throw driverError(this.cuda, status, call, this.#device);
-    this.#lost ??= driverError(this.cuda, status, call, this.#device);
+    if (!LOST.has(status)) throw driverError(this.cuda, status, call, this.device);
+    this.#lost ??= driverError(this.cuda, status, call, this.device);
     throw this.#lost;
   }
 

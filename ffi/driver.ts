@@ -1,5 +1,5 @@
 /**
- * The driver and its devices, and what is made on them: memory, modules of kernels, streams and events, each an
+ * The driver and its devices, and what is made on them: memory, modules of kernels, streams, events and cuBLAS, each an
  * object that can be disposed of, over the functions of libcuda. Every call is checked; every call is synchronous and
  * on the thread that made it. What a {@linkcode CudaDevice} made dies with it at the latest.
  *
@@ -9,6 +9,7 @@
  */
 
 import { check, Context, type Own } from "./context.ts";
+import { Cublas } from "./cublas.ts";
 import { CudaModule } from "./launch.ts";
 import { type Cuda, cudaSymbols } from "./libcuda.ts";
 import { LIBCUDA, loadLibrary } from "./libraries.ts";
@@ -148,6 +149,15 @@ export class CudaDevice implements Disposable {
   /** Makes a mark that streams set and wait for. */
   event(): CudaEvent {
     return this.#own((release) => new CudaEvent(this.#context, release));
+  }
+
+  /**
+   * Opens cuBLAS, whose work goes to `stream`.
+   * @throws {LibraryNotFoundError} if there is none that the driver can use
+   * @throws {CublasError} if it refuses
+   */
+  cublas(stream: CudaStream): Cublas {
+    return this.#own((release) => new Cublas(this.#context, stream, this.#own, release));
   }
 
   /** Waits for the device and frees everything that was made on it. */

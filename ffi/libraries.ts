@@ -27,6 +27,20 @@ export const LIBCUDA: LibraryName = {
   remedy: "install NVIDIA's driver (nvidia-smi must work)",
 };
 
+/**
+ * cuBLAS, for a driver that serves CUDA `version` (13000 for 13.0): it can use that of the same major version, and of
+ * the one before. It comes with the CUDA toolkit and with PyTorch.
+ */
+export function libcublas(version: number): LibraryName {
+  const majors = version < 13000 ? [12] : [13, 12];
+  return {
+    name: "cuBLAS",
+    variable: "SPECDIFF_LIBCUBLAS",
+    files: majors.flatMap((major) => [`libcublas.so.${major}`, `cublas64_${major}.dll`]),
+    remedy: `install that of CUDA ${majors[0]} (pip install nvidia-cublas${version < 13000 ? "-cu12" : ""})`,
+  };
+}
+
 /** A library that cannot be loaded; the message lists what was tried and how to change that. */
 export class LibraryNotFoundError extends Error {
   /** Its name, for callers that catch by name. */

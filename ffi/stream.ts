@@ -12,8 +12,9 @@ import type { Cuda } from "./libcuda.ts";
 
 /** A queue of work: what is put in runs in order, some time before {@linkcode CudaStream.synchronize} returns. */
 export class CudaStream extends DeviceObject {
+  /** The driver's handle. */
+  readonly handle: bigint;
   readonly #own: Own;
-  readonly #stream: bigint;
   readonly #launch = new LaunchBuffer();
   /** Memory of JavaScript that copies under way still use. */
   readonly #inUse: ArrayBufferView[] = [];
@@ -25,7 +26,7 @@ export class CudaStream extends DeviceObject {
     const NON_BLOCKING = 1;
     const out = new BigUint64Array(1);
     context.check(context.cuda.cuStreamCreate(out, NON_BLOCKING), "cuStreamCreate");
-    this.#stream = out[0];
+    this.handle = out[0];
   }
 
   /** Runs a kernel. */
@@ -36,7 +37,7 @@ export class CudaStream extends DeviceObject {
   ): void {
     const { context } = this;
     const { config, extra } = this.#launch;
-    this.#launch.fill(this.#stream, shape, kernel.parameters, values);
+    this.#launch.fill(this.handle, shape, kernel.parameters, values);
     context.enter();
     context.check(context.cuda.cuLaunchKernelEx(config, kernel.handle, 0n, extra), "cuLaunchKernelEx");
   }
@@ -45,7 +46,7 @@ export class CudaStream extends DeviceObject {
   upload(to: bigint, source: ArrayBufferView<ArrayBuffer>): void {
     const { context } = this;
     context.enter();
-    const status = context.cuda.cuMemcpyHtoDAsync_v2(to, source, BigInt(source.byteLength), this.#stream);
+    const status = context.cuda.cuMemcpyHtoDAsync_v2(to, source, BigInt(source.byteLength), this.handle);
     context.check(status, "cuMemcpyHtoDAsync_v2");
     this.#inUse.push(source);
   }
@@ -54,7 +55,7 @@ export class CudaStream extends DeviceObject {
   download(target: ArrayBufferView<ArrayBuffer>, from: bigint): void {
     const { context } = this;
     context.enter();
-    const status = context.cuda.cuMemcpyDtoHAsync_v2(target, from, BigInt(target.byteLength), this.#stream);
+    const status = context.cuda.cuMemcpyDtoHAsync_v2(target, from, BigInt(target.byteLength), this.handle);
     context.check(status, "cuMemcpyDtoHAsync_v2");
     this.#inUse.push(target);
   }
@@ -63,7 +64,7 @@ export class CudaStream extends DeviceObject {
   copy(to: bigint, from: bigint, bytes: number): void {
     const { context } = this;
     context.enter();
-    const status = context.cuda.cuMemcpyDtoDAsync_v2(to, from, BigInt(bytes), this.#stream);
+    const status = context.cuda.cuMemcpyDtoDAsync_v2(to, from, BigInt(bytes), this.handle);
     context.check(status, "cuMemcpyDtoDAsync_v2");
   }
 
@@ -71,7 +72,7 @@ export class CudaStream extends DeviceObject {
   fill(to: bigint, word: number, count: number): void {
     const { context } = this;
     context.enter();
-    const status = context.cuda.cuMemsetD32Async(to, word >>> 0, BigInt(count), this.#stream);
+    const status = context.cuda.cuMemsetD32Async(to, word >>> 0, BigInt(count), this.handle);
     context.check(status, "cuMemsetD32Async");
   }
 
@@ -79,21 +80,21 @@ export class CudaStream extends DeviceObject {
   record(event: CudaEvent): void {
     const { context } = this;
     context.enter();
-    context.check(context.cuda.cuEventRecord(event.handle, this.#stream), "cuEventRecord");
+    context.check(context.cuda.cuEventRecord(event.handle, this.handle), "cuEventRecord");
   }
 
   /** What is put in after this runs after the place that `event` marks, in whichever stream it is. */
   wait(event: CudaEvent): void {
     const { context } = this;
     context.enter();
-    context.check(context.cuda.cuStreamWaitEvent(this.#stream, event.handle, 0), "cuStreamWaitEvent");
+    context.check(context.cuda.cuStreamWaitEvent(this.handle, event.handle, 0), "cuStreamWaitEvent");
   }
 
   /** Waits until all of the queue has run. */
   synchronize(): void {
     const { context } = this;
     context.enter();
-    const status = context.cuda.cuStreamSynchronize(this.#stream);
+    const status = context.cuda.cuStreamSynchronize(this.handle);
     this.#inUse.length = 0;
     context.check(status, "cuStreamSynchronize");
   }
@@ -107,15 +108,15 @@ export class CudaStream extends DeviceObject {
     const { cuda } = context;
     context.enter();
     const THREAD_LOCAL = 1;
-    context.check(cuda.cuStreamBeginCapture_v2(this.#stream, THREAD_LOCAL), "cuStreamBeginCapture_v2");
+    context.check(cuda.cuStreamBeginCapture_v2(this.handle, THREAD_LOCAL), "cuStreamBeginCapture_v2");
     const out = new BigUint64Array(1);
     try {
       body();
     } catch (error) {
-      if (cuda.cuStreamEndCapture(this.#stream, out) === 0) cuda.cuGraphDestroy(out[0]);
+      if (cuda.cuStreamEndCapture(this.handle, out) === 0) cuda.cuGraphDestroy(out[0]);
       throw error;
     }
-    context.check(cuda.cuStreamEndCapture(this.#stream, out), "cuStreamEndCapture");
+    context.check(cuda.cuStreamEndCapture(this.handle, out), "cuStreamEndCapture");
     return this.#own((release) => new CudaGraph(context, out[0], release));
   }
 
@@ -123,12 +124,12 @@ export class CudaStream extends DeviceObject {
   run(graph: CudaGraph): void {
     const { context } = this;
     context.enter();
-    context.check(context.cuda.cuGraphLaunch(graph.handle, this.#stream), "cuGraphLaunch");
+    context.check(context.cuda.cuGraphLaunch(graph.handle, this.handle), "cuGraphLaunch");
   }
 
   /** Does not wait: what is under way ends on its own. */
   protected override free(cuda: Cuda): void {
-    cuda.cuStreamDestroy_v2(this.#stream);
+    cuda.cuStreamDestroy_v2(this.handle);
   }
 }
 

@@ -499,7 +499,7 @@ async function loadDrafter(
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
   const folder = embedded?.folder ?? await locateModel(choice, { signal: options.signal, ...options.hub });
   const dtype = options.drafterDtype ?? "int8";
-  const loaded = await load(folder, backend, { dtype, target, targetBackend }, options);
+  const loaded = await load(folder, backend, { dtype, target, targetBackend, anyOrder: true }, options);
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {
     model[Symbol.dispose]();

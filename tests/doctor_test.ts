@@ -18,20 +18,22 @@ async function program(
   permissions: readonly string[],
   library?: string,
   machine?: string,
+  cublas?: string,
 ): Promise<{ code: number; out: string; err: string }> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "--quiet", "--no-prompt", "--allow-read=fixtures", ...permissions, "cli.ts", ...args],
     cwd: fileURLToPath(new URL("..", import.meta.url)),
     env: {
       NO_COLOR: "1",
-      ...(library === undefined ? {} : { SPECDIFF_LIBCUDA: library }),
+      ...(library === undefined ? {} : { SPECDIFF_LIBCUDA: library, SPECDIFF_LIBCUBLAS: library }),
+      ...(cublas === undefined ? {} : { SPECDIFF_LIBCUBLAS: cublas }),
       ...(machine === undefined ? {} : { SPECDIFF_STANDIN: machine }),
     },
   }).output();
   return { code, out: new TextDecoder().decode(stdout), err: new TextDecoder().decode(stderr) };
 }
 
-const MAY_LOAD = ["--allow-ffi", "--allow-env=SPECDIFF_LIBCUDA"];
+const MAY_LOAD = ["--allow-ffi", "--allow-env=SPECDIFF_LIBCUDA,SPECDIFF_LIBCUBLAS"];
 
 Deno.test("--device cuda says in one line what is missing: a permission, or a library and where it was looked for", async () => {
   const args = ["generate", "a", "--device", "cuda"];
@@ -118,6 +120,30 @@ Deno.test(
     }
   },
 );
+
+Deno.test(`doctor: cuBLAS is named, or why it is not used; that is no failure${whyNoStandIn}`, {
+  ignore: standIn === undefined,
+}, async () => {
+  const cases = [
+    [standIn!.path, "devices=1", /^cuBLAS +13\.1\.0, \S*libcuda-\w+\.so$/m],
+    [
+      "/nowhere/libcublas.so.13",
+      "devices=1",
+      /^cuBLAS +none, .*: Cannot load cuBLAS: \/nowhere\/libcublas\.so\.13 \(/m,
+    ],
+    [
+      standIn!.path,
+      "memory=30000000",
+      /^cuBLAS +none, .* cuMemAlloc_v2 returned 2 \(CUDA_ERROR_OUT_OF_MEMORY/m,
+    ],
+  ] as const;
+  for (const [cublas, machine, words] of cases) {
+    const { code, out, err } = await program(["doctor"], MAY_LOAD, standIn!.path, machine, cublas);
+    assert.equal(code, 0, err);
+    assert.match(out, words);
+    assert.match(out, /^ {2}project in any order, bf16, 300 rows +\d/m);
+  }
+});
 
 onStandIn("the self test runs every kernel there is", async (standIn) => {
   const names: string[] = [], { kernel } = CudaModule.prototype;

@@ -8,7 +8,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { type Chunk, loadEngine } from "../mod.ts";
-import { onStandIn } from "./cuda/standin.ts";
+import { onStandIn, withStandInNamed } from "./cuda/standin.ts";
 import type { Order } from "./engine_worker.ts";
 import { fixture } from "./helpers.ts";
 
@@ -71,13 +71,6 @@ async function worksOn(device: "wasm" | "cuda"): Promise<void> {
 Deno.test("an engine in a worker: WebAssembly", () => worksOn("wasm"));
 
 onStandIn("an engine in a worker: CUDA", async (standIn) => {
-  const before = Deno.env.get("SPECDIFF_LIBCUDA");
-  Deno.env.set("SPECDIFF_LIBCUDA", standIn.path); // a worker looks for the library itself
-  try {
-    await worksOn("cuda");
-    assert.equal(standIn.calls("cuDevicePrimaryCtxRetain"), 4);
-  } finally {
-    if (before === undefined) Deno.env.delete("SPECDIFF_LIBCUDA");
-    else Deno.env.set("SPECDIFF_LIBCUDA", before);
-  }
+  await withStandInNamed(standIn.path, () => worksOn("cuda")); // a worker looks for the library itself
+  assert.equal(standIn.calls("cuDevicePrimaryCtxRetain"), 4);
 });

@@ -1,49 +1,12 @@
 """Plain decoding by Hugging Face's `generate` in PyTorch, of a GPT-2 with random weights: what `main.ts` compares with.
 
-Takes one argument, JSON: device, layers, width, heads, context, vocabSize, prompt, text, products, productRows. Prints
-JSON: tokens per second by the wall's clock, the prompt's pass not counted; µs of the products, which cuBLAS computes on
-a GPU, by the device's clock; and versions; or the problem.
+Takes one argument, JSON: device, layers, width, heads, context, vocabSize, prompt, text. Prints JSON: tokens per second
+by the wall's clock, the prompt's pass not counted, and versions; or the problem.
 """
 
 import json
 import sys
 import time
-
-
-def products(torch, asked):
-    """Microseconds of x·Wᵀ for each [inputs, outputs] and number of rows: the median of runs of ten in one launch."""
-    cuda, repeats, times = asked["device"] == "cuda", 10, []
-    for inputs, outputs in asked["products"]:
-        weights = torch.randn(outputs, inputs) * 0.05
-        for rows in asked["productRows"]:
-            x, out = torch.randn(rows, inputs), torch.empty(rows, outputs)
-
-            def run():
-                for _ in range(repeats):
-                    torch.matmul(x, weights.T, out=out)
-
-            found = []
-            if cuda:
-                run()
-                torch.cuda.synchronize()
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    run()
-                for _ in range(14):
-                    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                    before.record()
-                    graph.replay()
-                    after.record()
-                    after.synchronize()
-                    found.append(before.elapsed_time(after) / 1e3)
-            else:
-                for _ in range(14):
-                    began = time.perf_counter()
-                    run()
-                    found.append(time.perf_counter() - began)
-            found = sorted(found[3:])
-            times.append(found[len(found) // 2] / repeats * 1e6)
-    return times
 
 
 def main(asked):
@@ -91,10 +54,7 @@ def main(asked):
     seconds(8)
     first = seconds(1)
     times = sorted(seconds(asked["text"]) for _ in range(3))
-    with torch.device(asked["device"]), torch.inference_mode():
-        product_times = products(torch, asked)
     return {
-        "products": product_times,
         "tokensPerSecond": (asked["text"] - 1) / (times[1] - first),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

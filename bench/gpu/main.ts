@@ -108,14 +108,12 @@ async function run(backend: WatchedBackend, shapes: Shapes, bandwidth: number | 
     });
     await rounds(backend, xl, model, shapes, plain, report);
   });
-  let cublas: readonly number[] | undefined;
   await part("Hugging Face", async () => {
     const found = await huggingFace(shapes);
     if (found.problem !== undefined) {
       report.environment["Hugging Face"] = `not compared (${found.problem})`;
       return;
     }
-    cublas = found.products;
     figures.huggingFace.value = plain / found.tokensPerSecond;
     report.tables.push({
       title:
@@ -125,7 +123,7 @@ async function run(backend: WatchedBackend, shapes: Shapes, bandwidth: number | 
     });
   });
   xl[Symbol.dispose]();
-  await part("products", async () => void report.tables.push(await products(backend, shapes, cublas)));
+  await part("products", async () => void report.tables.push(await products(backend.ordinal, shapes)));
   await part("kernels", async () => void report.tables.push(...await kernels(backend, shapes)));
   await part("GPT-Neo 2.7B, passes", async () => {
     using neo = await loadCausal(backend, shapes.neo, "f16");
@@ -158,16 +156,14 @@ interface HuggingFace {
   readonly tokensPerSecond: number;
   readonly torch: string;
   readonly transformers: string;
-  /** µs of cuBLAS for each of `Shapes.products`, rows after rows. */
-  readonly products: readonly number[];
   /** Why there is nothing else. */
   readonly problem?: string;
 }
 
 /** Runs it. */
 async function huggingFace(shapes: Shapes): Promise<HuggingFace> {
-  const { prompt, text, products, productRows } = shapes;
-  const asked = { ...shapes.xl, prompt, text, products, productRows, device: smoke ? "cpu" : "cuda" };
+  const { prompt, text } = shapes;
+  const asked = { ...shapes.xl, prompt, text, device: smoke ? "cpu" : "cuda" };
   const script = new URL("./hugging_face.py", import.meta.url).pathname;
   const python = new Deno.Command("python3", {
     args: [script, JSON.stringify(asked)],

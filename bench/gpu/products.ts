@@ -1,13 +1,13 @@
 /**
  * Passes of many rows: products of a drafter's and a target's shapes, by the kernel for many rows, by the one for few
- * in pieces, and by cuBLAS through PyTorch, where that is there; and prefills in passes of several sizes. It is to
- * decide from how many rows on a kernel is worth it, and whether cuBLAS is.
+ * in pieces, and by cuBLAS, where that is there; and prefills in passes of several sizes. It is to decide from how many
+ * rows on a kernel is worth it, and cuBLAS.
  *
  * @module
  */
 
 import type { Activation } from "../../src/backend/backend.ts";
-import type { CudaBackend } from "../../src/backend/cuda/backend.ts";
+import { createCudaBackend, type CudaBackend } from "../../src/backend/cuda/backend.ts";
 import type { CausalModel } from "../../src/model/model.ts";
 import { noiseActivation, noiseMatrix } from "../kernels.ts";
 import { passTime } from "./kernels.ts";
@@ -21,18 +21,17 @@ const FEW = 48;
 const REPEATS = 10;
 
 /**
- * Products without norm, bias or residual, in f16: microseconds and arithmetic per second.
- * @param cublas microseconds for each of `shapes.products`, rows after rows
+ * Products without norm, bias or residual, in f16, on a device: microseconds and arithmetic per second. With those of
+ * cuBLAS the rounding of rows is counted, as with those of our own kernels.
  */
-export async function products(
-  backend: CudaBackend,
-  { products, productRows }: Shapes,
-  cublas: readonly number[] | undefined,
-): Promise<Table> {
+export async function products(ordinal: number, { products, productRows }: Shapes): Promise<Table> {
   const rows: (string | number)[][] = [];
+  using backend = createCudaBackend({ device: ordinal, cublasRows: 1 });
+  const { cublas } = backend;
   using cache = backend.cache({ layers: 1, width: 16, capacity: Math.max(...productRows) });
-  for (const [shape, [inputs, outputs]] of products.entries()) {
+  for (const [inputs, outputs] of products) {
     using matrix = await noiseMatrix(backend, outputs, inputs, "f16");
+    using anyOrder = await noiseMatrix(backend, outputs, inputs, "f16", true);
     const most = Math.max(...productRows);
     using x = backend.activation(most, inputs), out = backend.activation(most, outputs);
     using noise = noiseActivation(backend, Math.min(most, 64), inputs);
@@ -40,7 +39,7 @@ export async function products(
       const count = Math.min(noise.rows, most - start);
       backend.copy(x.slice(start, count), noise.slice(0, count));
     }
-    for (const [at, count] of productRows.entries()) {
+    for (const count of productRows) {
       const time = (key: string, one: (out: Activation, x: Activation) => void) =>
         1e3 / REPEATS * passTime(backend, () => {
           backend.repeat({ cache, rows: count, key: `${key} ${inputs} ${outputs}` }, () => {
@@ -54,7 +53,9 @@ export async function products(
           backend.project(out.slice(start, some), x.slice(start, some), { matrix });
         }
       });
-      const theirs = cublas?.[shape * productRows.length + at];
+      const theirs = "problem" in cublas
+        ? undefined
+        : time("cuBLAS", (out, x) => backend.project(out, x, { matrix: anyOrder }));
       const rate = (micros: number) => (2e-6 * count * inputs * outputs / micros).toFixed(0);
       rows.push([
         `${count}`,
@@ -67,7 +68,9 @@ export async function products(
     }
   }
   return {
-    title: `Products of many rows in f16; in pieces of ${FEW} rows; and by cuBLAS through PyTorch`,
+    title: `Products of many rows in f16; in pieces of ${FEW} rows; and by cuBLAS, ${
+      "problem" in cublas ? "which is not there" : cublas.version
+    }`,
     columns: ["rows", "shape", "µs", "TFLOP/s", "in pieces, µs", "cuBLAS, µs", "TFLOP/s"],
     rows,
   };

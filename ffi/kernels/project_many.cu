@@ -1,6 +1,6 @@
 // Projections of many rows by f16 and bf16 matrices: prefills, and drafts over a whole context. The rows are normalised,
 // rounded and packed once; then two packed matrices are multiplied, tile by tile, from a ring in shared memory that all
-// warps of a block fill.
+// warps of a block fill. Where bits do not matter cuBLAS may multiply instead: what comes before and after is here too.
 //
 // The bits are those of `project_half` in `project.cu`, where the steps of a sum are dealt to warps and blocks. Here one
 // warp does what they all do, share after share: a share's steps into sums of its own, those of a block's warps into
@@ -11,10 +11,10 @@
 
 // ---- rows as a matrix ----
 
-// Packs rows, normalised if they are to be, as the tiles of 16 rows by 16 inputs that `layout.cuh` describes. Rows
-// beyond the last repeat it. Grid (any, rows / 16).
-template <class Half>
-SD_INLINE void narrow(uint4* out, const float* x, const NormIn& norm, int rows, int inputs) {
+// Rounds rows, normalised if they are to be, and packs them as the tiles of 16 rows by 16 inputs that `layout.cuh`
+// describes, or leaves them as rows. Rows beyond the last, up to a whole tile, repeat it. Grid (any, rows / 16).
+template <class Half, bool AS_ROWS>
+SD_INLINE void narrow(uint2* out, const float* x, const NormIn& norm, int rows, int inputs) {
   SD_SHARED(Statistics, statistics, 16);
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const int first = blockIdx.y * 16, stride = padded(inputs), all = stride / 16;
@@ -38,20 +38,29 @@ SD_INLINE void narrow(uint4* out, const float* x, const NormIn& norm, int rows, 
   for (int step = blockIdx.x * WARPS + warp; step < all; step += gridDim.x * WARPS) {
     const int column = step * 16 + lane % 4 * 4;
     const float4 upper = entries(0, column), lower = entries(1, column);
-    out[((size_t)blockIdx.y * all + step) * WARP + lane] =
-        make_uint4(pack(Half(), upper.x, upper.y), pack(Half(), lower.x, lower.y), pack(Half(), upper.z, upper.w),
-                   pack(Half(), lower.z, lower.w));
+    const uint2 left = make_uint2(pack(Half(), upper.x, upper.y), pack(Half(), upper.z, upper.w));
+    const uint2 right = make_uint2(pack(Half(), lower.x, lower.y), pack(Half(), lower.z, lower.w));
+    if (AS_ROWS) {
+      uint2* to = out + ((size_t)(first + lane / 4) * stride + column) / 4;
+      to[0] = left;
+      to[2 * stride] = right;  // 8 rows further
+    } else {
+      uint4* to = (uint4*)out + ((size_t)blockIdx.y * all + step) * WARP + lane;
+      *to = make_uint4(left.x, right.x, left.y, right.y);
+    }
   }
   grid_dependency_launch();
 }
 
-#define NARROW(name, Half)                                                                                       \
-  SD_KERNEL(THREADS, name, uint4* out, const float* x, const Group* groups, const float* gain, const float* shift, \
+#define NARROW(name, Half, AS_ROWS)                                                                              \
+  SD_KERNEL(THREADS, name, uint2* out, const float* x, const Group* groups, const float* gain, const float* shift, \
             float epsilon, int rows, int inputs) {                                                               \
-    narrow<Half>(out, x, {groups, gain, shift, epsilon}, rows, inputs);                                          \
+    narrow<Half, AS_ROWS>(out, x, {groups, gain, shift, epsilon}, rows, inputs);                                 \
   }
-NARROW(narrow_f16, F16)
-NARROW(narrow_bf16, Bf16)
+NARROW(narrow_f16, F16, false)
+NARROW(narrow_bf16, Bf16, false)
+NARROW(narrow_rows_f16, F16, true)
+NARROW(narrow_rows_bf16, Bf16, true)
 
 // ---- the product ----
 
@@ -225,3 +234,17 @@ PROJECT_MANY(project_many_f16_64, F16, 1)
 PROJECT_MANY(project_many_f16_128, F16, 2)
 PROJECT_MANY(project_many_bf16_64, Bf16, 1)
 PROJECT_MANY(project_many_bf16_128, Bf16, 2)
+
+// ---- after a product of cuBLAS
+
+// What becomes of sums [rows, outputs], padded, which may lie where the result goes. Grid: rows.
+SD_KERNEL(THREADS, finish_rows, float* out, Group* groups, const float* sums, const float* bias, const float* gate,
+          int rows, int outputs, int then) {
+  const Finish f = {out, groups, bias, gate, rows, outputs, then};
+  const float* row = sums + (size_t)blockIdx.x * padded(outputs);
+  grid_dependency_wait();
+  for (int base = 0; base < outputs; base += THREADS) {
+    const int output = base + threadIdx.x;
+    finish(f, blockIdx.x, output, output < outputs ? row[output] : 0);
+  }
+}

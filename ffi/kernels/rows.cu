@@ -37,6 +37,14 @@ SD_KERNEL(WARP, pack, void* matrix, float* scales, int* sums, const float* rows,
   }
 }
 
+// The halves of a packed matrix [outputs, inputs] row by row, each padded with zeros. Grid: outputs.
+SD_KERNEL(THREADS, unpack, uint16_t* rows, const uint16_t* matrix, int inputs) {
+  const int output = blockIdx.x, k = padded(inputs);
+  for (int i = threadIdx.x; i < k; i += THREADS) {
+    rows[(size_t)output * k + i] = matrix[matrix_index(AS_F16, output, i, inputs)];
+  }
+}
+
 // out[r] = table[tokens[r]] ⊙ x[r] + positions[length + r]; x and positions may be null, and the groups of out. Grid:
 // rows.
 SD_KERNEL(THREADS, embed, float* out, Group* groups, const float* x, const int* tokens, const void* table, const float* table_scales,

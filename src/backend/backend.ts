@@ -16,7 +16,8 @@
  *
  * **The bit-exact rule.** Every value of a row is reduced in an order that depends only on that row's own
  * inputs: not on the number of rows in the pass, on the row's index in it, nor on the number of threads. So
- * the pass that verifies γ+1 tokens and the pass that decodes one give bit-identical logits.
+ * the pass that verifies γ+1 tokens and the pass that decodes one give bit-identical logits. A product with a matrix
+ * that came with {@linkcode MatrixOptions.anyOrder} need not obey it.
  *
  * @module
  */
@@ -27,6 +28,22 @@
  * A target held as anything but the dtype of its checkpoint is another target: exact, but to its own law.
  */
 export type Dtype = "f32" | "f16" | "bf16" | "int8";
+
+/** Options of {@linkcode Backend.matrix}. */
+export interface MatrixOptions {
+  /** Rows of W. */
+  readonly outputs: number;
+  /** Columns of W. */
+  readonly inputs: number;
+  /** How the entries are to be held. */
+  readonly dtype: Dtype;
+  /**
+   * Whether a product with it may add in any order, so that the bits of a row may depend on the number of rows: a
+   * permission, of use where a device has a faster product that does. For what proposes tokens, never for what decides
+   * on them. @default {false}
+   */
+  readonly anyOrder?: boolean | undefined;
+}
 
 /** A weight matrix on the device, [outputs, inputs]: y = x·Wᵀ. */
 export interface Matrix extends Disposable {
@@ -315,7 +332,7 @@ export interface Backend extends Disposable {
    * @throws {Error} if the device's memory does not suffice; the message names a dtype that might fit.
    */
   matrix(
-    shape: { readonly outputs: number; readonly inputs: number; readonly dtype: Dtype },
+    options: MatrixOptions,
     chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
   ): Promise<Matrix>;
   /** Uploads a vector of f32. */

@@ -31,6 +31,7 @@ export type {
   Dtype,
   EmbedOptions,
   Matrix,
+  MatrixOptions,
   NoiseKey,
   Norm,
   ProjectOptions,

@@ -6,6 +6,7 @@
 
 import { CudaDriver, formatVersion } from "../../ffi/driver.ts";
 import type { Backend } from "../backend/backend.ts";
+import type { CudaBackend } from "../backend/cuda/backend.ts";
 import { BackendUnavailableError, createBackend, type Device, deviceOf } from "../backend/create.ts";
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
@@ -39,6 +40,8 @@ interface Tested {
   readonly device: Device;
   readonly description: string;
   readonly operations: readonly OperationCheck[];
+  /** Of a GPU: cuBLAS there, or why there is none. */
+  readonly cublas?: CudaBackend["cublas"];
 }
 
 /** What `doctor --json` prints. */
@@ -134,6 +137,7 @@ async function test(backend: Backend): Promise<Tested> {
     device: deviceOf(tested),
     description: tested.description,
     operations: await selfTest(tested),
+    ...(tested.name === "cuda" ? { cublas: (tested as CudaBackend).cublas } : {}),
   };
 }
 
@@ -167,7 +171,15 @@ function render({ machine, driver, auto, why, tests, unusable }: Diagnosis): str
       ["machine", `${machine.os} ${machine.arch}, ${machine.cores} cores, Deno ${machine.deno}`],
       ...gpus,
       ["auto", "problem" in driver ? auto : `${auto}: ${why}`],
-      ...tests.map(({ device, description }) => [device, description]),
+      ...tests.flatMap(({ device, description, cublas }) => [
+        [device, description],
+        ...(cublas === undefined ? [] : [[
+          "cuBLAS",
+          "problem" in cublas
+            ? `none, its products are our own kernels': ${cublas.problem}`
+            : `${cublas.version}, ${cublas.path}`,
+        ]]),
+      ]),
       ...unusable.map(({ device, problem }) => [device, `not used: ${problem}`]),
     ], 2),
     "",

@@ -39,6 +39,9 @@ type Case = readonly [
 
 const WIDTH = 96, OUTPUTS = 200, HEADS = 3, LAYERS = 1;
 
+/** Rows that a GPU leaves to cuBLAS, if it may and can. */
+const MANY = 300;
+
 /** Rounding of the inputs where a device multiplies 16-bit numbers, and of rows that are quantised. */
 const ALLOWED: Readonly<Record<Dtype, number>> = { f32: 1e-5, f16: 2e-3, bf16: 1e-2, int8: 5e-3 };
 
@@ -67,6 +70,21 @@ const CASES: readonly Case[] = [
       },
     ])
   ),
+  ...(["f16", "bf16"] as const).flatMap((dtype): Case[] => [
+    [`project in any order, ${dtype}, ${MANY} rows`, ALLOWED[dtype], async (backend) => {
+      const matrix = await weights(backend, dtype, WIDTH, true), out = backend.activation(MANY, OUTPUTS);
+      const norm = { gain: backend.vector(numbers(WIDTH, 5)), epsilon: 1e-5 };
+      const bias = backend.vector(numbers(OUTPUTS, 6));
+      backend.project(out, filled(backend, MANY, WIDTH), { matrix, norm, bias, activation: "gelu" });
+      return out.read();
+    }],
+    [`projectResidual in any order, ${dtype}, ${MANY} rows`, ALLOWED[dtype], async (backend) => {
+      const matrix = await weights(backend, dtype, WIDTH, true), x = filled(backend, MANY, OUTPUTS);
+      const gate = backend.vector(numbers(OUTPUTS, 7));
+      backend.projectResidual(x, filled(backend, MANY, WIDTH, 2), { matrix, gate });
+      return x.read();
+    }],
+  ]),
   ...DTYPES.map((dtype): Case => [`embed, ${dtype}`, 0, async (backend) => {
     const table = await weights(backend, dtype), out = backend.activation(3, WIDTH);
     backend.embed(out, { table, tokens: tokens(backend, [199, 0, 7]), cache: cache(backend) });
@@ -203,8 +221,13 @@ function filled(backend: Backend, rows: number, columns: number, seed = 1): Acti
   return activation;
 }
 
-function weights(backend: Backend, dtype: Dtype, inputs: number = WIDTH): Promise<Matrix> {
-  return backend.matrix({ outputs: OUTPUTS, inputs, dtype }, [numbers(OUTPUTS * inputs, 4)]);
+function weights(
+  backend: Backend,
+  dtype: Dtype,
+  inputs: number = WIDTH,
+  anyOrder: boolean = false,
+): Promise<Matrix> {
+  return backend.matrix({ outputs: OUTPUTS, inputs, dtype, anyOrder }, [numbers(OUTPUTS * inputs, 4)]);
 }
 
 function tokens(backend: Backend, ids: ArrayLike<number>): ReturnType<Backend["tokens"]> {

@@ -60,6 +60,7 @@ export type {
   Dtype,
   EmbedOptions,
   Matrix,
+  MatrixOptions,
   NoiseKey,
   Norm,
   ProjectOptions,

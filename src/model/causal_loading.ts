@@ -45,7 +45,7 @@ export function loadCausal(
   const { vocabSize, contextLength, width } = shape;
   const body = weights.has("transformer.wte.weight") ? "transformer." : "";
   checkLast(weights, `${body}h.${shape.layers}.ln_1.weight`, shape.layers);
-  return Uploads.collect(weights, backend, options.dtype, async (uploads) => {
+  return Uploads.collect(weights, backend, options, async (uploads) => {
     const norm = async (name: string) => ({
       gain: await uploads.vector(`${name}.weight`, width),
       shift: await uploads.vector(`${name}.bias`, width),

@@ -33,6 +33,7 @@ export type {
   Dtype,
   EmbedOptions,
   Matrix,
+  MatrixOptions,
   NoiseKey,
   Norm,
   ProjectOptions,

@@ -62,7 +62,7 @@ export async function loadSedd(
   const shared = sharedTarget(specdiff, shape, target);
   const kind = { scaleBySigma: model.flag("scale_by_sigma"), prefixAttention, hiddenLayers };
 
-  return await Uploads.collect(weights, backend, options.dtype, async (uploads) => {
+  return await Uploads.collect(weights, backend, options, async (uploads) => {
     const columns = shape.vocabSize + (shared === undefined ? 1 : 0); // of logits
     // first, as it shows whether the width is to be believed
     const embedding = shared === undefined

@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { Backend, Dtype, Matrix, Vector } from "../backend/backend.ts";
+import type { Backend, Dtype, Matrix, MatrixOptions, Vector } from "../backend/backend.ts";
 import type { CausalModel } from "./model.ts";
 import { checkBeforeReading } from "./plan.ts";
 import { CheckpointError, type Weights } from "./weights.ts";
@@ -17,6 +17,11 @@ const LARGEST: Partial<Readonly<Record<Dtype, number>>> = { f16: 65504, bf16: 0x
 export interface LoadOptions {
   /** How the device holds the matrices. @default {"f32"} */
   readonly dtype?: Dtype | undefined;
+  /**
+   * Whether products with the matrices may add in any order ({@linkcode MatrixOptions.anyOrder}), as a drafter's may.
+   * What a target decides would depend on what was drafted. @default {false}
+   */
+  readonly anyOrder?: boolean | undefined;
   /** The most rows computed at once; longer passes are cut, which bounds the workspace. @default {128}, on a GPU 512 */
   readonly chunkRows?: number | undefined;
   /** The target of a drafter, which may need its shape and borrow its matrices: it has to outlive the drafter. */
@@ -34,29 +39,30 @@ export class Uploads implements Disposable {
   readonly #weights: Weights;
   readonly #backend: Backend;
   readonly #dtype: Dtype;
+  readonly #anyOrder: boolean;
   readonly #held: DisposableStack = new DisposableStack();
   #bytes = 0;
 
-  private constructor(weights: Weights, backend: Backend, dtype: Dtype) {
+  private constructor(weights: Weights, backend: Backend, dtype: Dtype, anyOrder: boolean) {
     this.#weights = weights;
     this.#backend = backend;
     this.#dtype = dtype;
+    this.#anyOrder = anyOrder;
   }
 
   /**
    * Builds a model, which owns its uploads from then on; if that fails, they are freed.
-   * @param dtype of matrices
    * @param build run twice, first to see whether all of it is there and fits (`plan.ts`)
    * @throws {CheckpointError} if the checkpoint is not as expected, or the device has not the room
    */
   static async collect<T>(
     weights: Weights,
     backend: Backend,
-    dtype: Dtype = "f32",
+    { dtype = "f32", anyOrder = false }: Pick<LoadOptions, "dtype" | "anyOrder">,
     build: (uploads: Uploads) => Promise<T>,
   ): Promise<T> {
-    await checkBeforeReading(weights, backend, dtype, (...given) => build(new Uploads(...given)));
-    const uploads = new Uploads(weights, backend, dtype);
+    await checkBeforeReading(weights, backend, dtype, (...given) => build(new Uploads(...given, anyOrder)));
+    const uploads = new Uploads(weights, backend, dtype, anyOrder);
     try {
       return await build(uploads);
     } catch (error) {
@@ -175,7 +181,8 @@ export class Uploads implements Disposable {
     chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
     dtype: Dtype = this.#dtype,
   ): Promise<Matrix> {
-    const matrix = this.#held.use(await this.#backend.matrix({ outputs, inputs, dtype }, chunks));
+    const options: MatrixOptions = { outputs, inputs, dtype, anyOrder: this.#anyOrder };
+    const matrix = this.#held.use(await this.#backend.matrix(options, chunks));
     this.#bytes += matrix.bytes;
     return matrix;
   }

@@ -1,6 +1,6 @@
-// A stand-in for libcuda: the functions `ffi/libcuda.ts` binds, over the host's memory, with kernels that were
-// compiled for the host (`emulator.h`) and are found by name, whatever module is loaded. Built by `standin.ts`
-// together with the kernels.
+// A stand-in for libcuda and for cuBLAS: the functions `ffi/libcuda.ts` and `ffi/libcublas.ts` bind, over the host's
+// memory, with kernels that were compiled for the host (`emulator.h`) and are found by name, whatever module is loaded.
+// Built by `standin.ts` together with the kernels.
 //
 // It is stricter than a driver. Work that is put into a stream runs when something waits for it and no earlier;
 // memory starts as NaN and stands between guards; sizes of parameters are compared with the kernel's own; handles
@@ -143,6 +143,12 @@ struct Event {
   uint64_t serial = 0;
   std::chrono::steady_clock::time_point time;
 };
+// What cuBLAS puts where. `stream` and the work memory have to be there for as long as it.
+struct Blas {
+  int device;
+  Stream* stream = nullptr;
+  Address workspace = 0;
+};
 struct Function { int device; const emulator::Kernel* kernel; std::string name; int most_shared = 48 << 10; };
 struct Module { int device; std::map<std::string, std::unique_ptr<Function>> functions; };
 
@@ -151,6 +157,7 @@ Live<Stream> streams;
 Live<Event> events;
 Live<Graph> graphs, executables;
 Live<Module> modules;
+Live<Blas> blas;
 uint64_t serial = 0;
 
 template <class T> T* make(Live<T>& live, std::unique_ptr<T> object) {
@@ -324,7 +331,7 @@ API int standin_live() {
   int contexts_held = 0;
   for (auto& context : contexts) contexts_held += context.retained;
   return int(allocations.size() + pinned.size() + streams.size() + events.size() + graphs.size() + executables.size() +
-             modules.size()) + contexts_held;
+             modules.size() + blas.size()) + contexts_held;
 }
 
 // What it objected to since the last time, a line each; as much as fits, with a zero at its end.
@@ -719,4 +726,107 @@ API Status cuEventDestroy_v2(Event* event) {
   if (!find(events, event, __func__)) return INVALID_HANDLE;
   events.erase(event);
   return status;
+}
+
+// ---- cuBLAS
+
+enum : Status {
+  BLAS_NOT_INITIALIZED = 1,
+  BLAS_INVALID_VALUE = 7,
+  BLAS_EXECUTION_FAILED = 13,
+  BLAS_INTERNAL_ERROR = 14,
+  BLAS_NOT_SUPPORTED = 15,
+};
+#define ENTER_BLAS() \
+  ENTER(); \
+  if (current == nullptr || current->retained == 0) return BLAS_NOT_INITIALIZED; \
+  if (current->lost) return BLAS_EXECUTION_FAILED
+
+API const char* cublasGetStatusString(Status status) {
+  switch (status) {
+    case BLAS_NOT_INITIALIZED: return "the library was not initialized";
+    case BLAS_INVALID_VALUE: return "an unsupported value or parameter was passed to the function";
+    case BLAS_EXECUTION_FAILED: return "the function failed to launch on the GPU";
+    case BLAS_INTERNAL_ERROR: return "an internal operation failed";
+    case BLAS_NOT_SUPPORTED: return "the requested functionality is not supported";
+    default: return "unrecognized status";
+  }
+}
+API Status cublasCreate_v2(Blas** handle) {
+  ENTER_BLAS();
+  if (any_capture()) {
+    complain("cublasCreate_v2: while a stream is capturing");
+    return BLAS_INTERNAL_ERROR;
+  }
+  *handle = make(blas, std::make_unique<Blas>());
+  (*handle)->device = current->device;
+  return SUCCESS;
+}
+API Status cublasDestroy_v2(Blas* handle) {
+  ENTER_RELEASE();
+  if (!find(blas, handle, __func__)) return BLAS_NOT_INITIALIZED;
+  if (handle->stream != nullptr && !streams.count(handle->stream)) complain("cublasDestroy_v2: after its stream");
+  if (handle->workspace != 0 && !allocations.count(handle->workspace)) {
+    complain("cublasDestroy_v2: after its work memory");
+  }
+  drain_all();
+  blas.erase(handle);
+  return status;
+}
+API Status cublasGetVersion_v2(Blas* handle, int* version) {
+  ENTER_BLAS();
+  if (!find(blas, handle, __func__)) return BLAS_NOT_INITIALIZED;
+  *version = 130100;
+  return SUCCESS;
+}
+API Status cublasSetStream_v2(Blas* handle, Stream* stream) {
+  ENTER_BLAS();
+  if (!find(blas, handle, __func__) || !find(streams, stream, __func__)) return BLAS_NOT_INITIALIZED;
+  handle->stream = stream;
+  handle->workspace = 0;
+  return SUCCESS;
+}
+API Status cublasSetWorkspace_v2(Blas* handle, Address workspace, size_t bytes) {
+  ENTER_BLAS();
+  if (!find(blas, handle, __func__)) return BLAS_NOT_INITIALIZED;
+  if (workspace % 256 != 0 || !within(workspace, bytes, __func__)) return BLAS_INVALID_VALUE;
+  handle->workspace = workspace;
+  return SUCCESS;
+}
+
+// Only what is asked for: C [m, n] f32 = transposed A [k, m] · B [k, n], all column-major, A and B of 16 bits. Added
+// from the last to the first, which is an order like any other.
+API Status cublasGemmEx(Blas* handle, int transa, int transb, int m, int n, int k, const float* alpha, Address a,
+                        int a_type, int lda, Address b, int b_type, int ldb, const float* beta, Address c, int c_type,
+                        int ldc, int compute_type, int algorithm) {
+  ENTER_BLAS();
+  if (!find(blas, handle, __func__) || handle->stream == nullptr) return BLAS_NOT_INITIALIZED;
+  const int OP_N = 0, OP_T = 1, R_32F = 0, R_16F = 2, R_16BF = 14, COMPUTE_32F = 68, DEFAULT = -1;
+  if (transa != OP_T || transb != OP_N || a_type != b_type || (a_type != R_16F && a_type != R_16BF) ||
+      c_type != R_32F || compute_type != COMPUTE_32F || algorithm != DEFAULT || *alpha != 1 || *beta != 0) {
+    complain("cublasGemmEx: a product of this kind is not expected");
+    return BLAS_NOT_SUPPORTED;
+  }
+  if (m <= 0 || n <= 0 || k <= 0 || lda < k || ldb < k || ldc < m) return BLAS_INVALID_VALUE;
+  if (handle->workspace == 0) complain("cublasGemmEx: has no work memory of ours");
+  // what its best kernels need
+  if (a % 16 || b % 16 || c % 16 || lda % 8 || ldb % 8 || ldc % 4) complain("cublasGemmEx: is not aligned");
+  if (!within(handle->workspace, 1, __func__) || !within(a, 2 * (size_t(m - 1) * lda + k), __func__) ||
+      !within(b, 2 * (size_t(n - 1) * ldb + k), __func__) || !within(c, 4 * (size_t(n - 1) * ldc + m), __func__)) {
+    return BLAS_INVALID_VALUE;
+  }
+  const auto widen = a_type == R_16F ? from_f16 : from_bf16;
+  const uint16_t* left = reinterpret_cast<const uint16_t*>(a);
+  const uint16_t* right = reinterpret_cast<const uint16_t*>(b);
+  float* out = reinterpret_cast<float*>(c);
+  return put(handle->stream, {[=] {
+    for (int j = 0; j < n; j++) {
+      for (int i = 0; i < m; i++) {
+        float sum = 0;
+        for (int l = k; l-- > 0;) sum += widen(left[size_t(i) * lda + l]) * widen(right[size_t(j) * ldb + l]);
+        out[size_t(j) * ldc + i] = sum;
+      }
+    }
+    return Status(SUCCESS);
+  }});
 }

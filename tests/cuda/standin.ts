@@ -1,12 +1,13 @@
 /**
- * Builds and loads the stand-in for libcuda (`standin.cpp`), with the engine's own kernels compiled for the host.
+ * Builds and loads the stand-in for libcuda and cuBLAS (`standin.cpp`), with the engine's own kernels compiled for the host.
  * Needs a C++ compiler; where there is none, {@linkcode standIn} is undefined and {@linkcode whyNoStandIn} says so,
  * and tests that need it are to be ignored with that reason in their name.
  *
- * Run as a program it prints the library's path, for another that is told of it by `SPECDIFF_LIBCUDA`.
+ * Run as a program it prints the library's path, for another that is told of it by `SPECDIFF_LIBCUDA` and
+ * `SPECDIFF_LIBCUBLAS`, by both: NVIDIA's cuBLAS would look for NVIDIA's driver.
  *
- * Importing this file loads it as libcuda, so that every CUDA backend that the importing test opens is on the
- * stand-in; nothing here looks for a GPU.
+ * Importing this file loads it as both, so that every CUDA backend that the importing test opens is on the stand-in;
+ * nothing here looks for a GPU.
  *
  * @module
  */
@@ -16,7 +17,9 @@ import { createHash } from "node:crypto";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { CudaDriver } from "../../ffi/driver.ts";
-import { createCudaBackend, type CudaBackend } from "../../src/backend/cuda/backend.ts";
+import { cublasSymbols } from "../../ffi/libcublas.ts";
+import { libcublas, loadLibrary } from "../../ffi/libraries.ts";
+import { createCudaBackend, type CudaBackend, type CudaOptions } from "../../src/backend/cuda/backend.ts";
 
 const controls = {
   standin_fail: { parameters: ["buffer", "i32", "i32"], result: "void" },
@@ -173,21 +176,39 @@ export function onStandIn(name: string, body: (standIn: StandIn) => unknown): vo
 }
 
 /** The same with a backend, which is disposed of at the end. */
-export function onCudaBackend(name: string, body: (backend: CudaBackend) => unknown): void {
+export function onCudaBackend(
+  name: string,
+  body: (backend: CudaBackend) => unknown,
+  options?: CudaOptions,
+): void {
   onStandIn(`cuda: ${name}`, async () => {
-    using backend = createCudaBackend();
+    using backend = createCudaBackend(options);
     await body(backend);
   });
+}
+
+/** Runs `body` in an environment where the stand-in is both libraries, for what looks for them itself. */
+export async function withStandInNamed<T>(path: string, body: () => T | Promise<T>): Promise<T> {
+  const names = ["SPECDIFF_LIBCUDA", "SPECDIFF_LIBCUBLAS"];
+  const before = names.map((name) => Deno.env.get(name));
+  for (const name of names) Deno.env.set(name, path);
+  try {
+    return await body();
+  } finally {
+    names.forEach((name, i) => {
+      if (before[i] === undefined) Deno.env.delete(name);
+      else Deno.env.set(name, before[i]);
+    });
+  }
 }
 
 if (path !== undefined) {
   // here, where no test is charged with a library that is never closed; and the environment, which all test files
   // of the process share, is left as it was
-  const before = Deno.env.get("SPECDIFF_LIBCUDA");
-  Deno.env.set("SPECDIFF_LIBCUDA", path);
-  new CudaDriver();
-  if (before === undefined) Deno.env.delete("SPECDIFF_LIBCUDA");
-  else Deno.env.set("SPECDIFF_LIBCUDA", before);
+  await withStandInNamed(path, () => {
+    const { version } = new CudaDriver();
+    loadLibrary(libcublas(version), cublasSymbols);
+  });
 }
 
 if (import.meta.main) {

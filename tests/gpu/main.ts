@@ -12,14 +12,14 @@ import { CudaDriver } from "../../ffi/driver.ts";
 import { loadEngine } from "../../mod.ts";
 import { gpt2, noiseWeights, published, tiny } from "../../bench/shapes.ts";
 import type { Dtype } from "../../src/backend/backend.ts";
-import { createCudaBackend } from "../../src/backend/cuda/backend.ts";
+import { createCudaBackend, type CudaBackend } from "../../src/backend/cuda/backend.ts";
 import { selfTest } from "../../src/cli/self_test.ts";
 import { table } from "../../src/cli/terminal.ts";
 import { isExact, rules } from "../../src/decode/acceptance.ts";
 import { loadModel } from "../../src/model/load.ts";
 import type { CausalModel } from "../../src/model/model.ts";
 import { embeddedDrafters } from "../../src/pair.ts";
-import { assertSame } from "../helpers.ts";
+import { assertClose, assertSame } from "../helpers.ts";
 import { folders, HALF_TOLERANCE, loadGpt, pairChecks, testParity, TOLERANCE } from "../parity.ts";
 import { Choices } from "../stress/choices.ts";
 import { soak } from "../stress/soak.ts";
@@ -44,6 +44,20 @@ const checks: readonly (readonly [name: string, run: () => Promise<string>])[] =
     }
     return `${operations.length} operations`;
   }],
+  ...halves.map((dtype) =>
+    [`cuBLAS gives what our own kernels give, as graphs too, in ${dtype}`, async () => {
+      using backend = createCudaBackend({ cublasRows: 1 });
+      const { cublas } = backend;
+      if ("problem" in cublas) throw new Skipped(cublas.problem);
+      const shapes = smoke
+        ? [[20, 40, 75]]
+        : [[1, 768, 768], [300, 1000, 23], [1064, 3072, 768], [300, 50258, 128]];
+      for (const [rows, outputs, inputs] of shapes) {
+        await compareCublas(backend, dtype, rows, outputs, inputs);
+      }
+      return `${shapes.length} shapes, cuBLAS ${cublas.version}`;
+    }] as const
+  ),
   ...(["f32", ...halves] as const).map((dtype) =>
     [`parity with the originals in ${dtype}, in passes of all sizes, after rollbacks`, async () => {
       const names = smoke ? ["gpt2-bare", "sedd-f16"] : folders;
@@ -113,6 +127,50 @@ const checks: readonly (readonly [name: string, run: () => Promise<string>])[] =
   ["compute-sanitizer finds no race in shared memory", () => sanitize("racecheck", 500, 40)],
   ["compute-sanitizer finds no bad barrier", () => sanitize("synccheck", 1_000, 25)],
 ];
+
+/** Products that add in any order beside those that do not: with all that may follow one, thrice as one pass. */
+async function compareCublas(
+  backend: CudaBackend,
+  dtype: Dtype,
+  rows: number,
+  outputs: number,
+  inputs: number,
+): Promise<void> {
+  using x = backend.activation(rows, inputs), base = backend.activation(rows, outputs);
+  x.write(numbers(rows * inputs));
+  base.write(numbers(rows * outputs));
+  using y = backend.activation(rows, outputs), sum = backend.activation(rows, outputs);
+  using gain = backend.vector(numbers(inputs)), bias = backend.vector(numbers(outputs));
+  const norm = { gain, shift: gain, epsilon: 1e-5 };
+  const results: Float32Array[][] = [];
+  for (const anyOrder of [false, true]) {
+    using matrix = await backend.matrix({ outputs, inputs, dtype, anyOrder }, [numbers(outputs * inputs)]);
+    using cache = backend.cache({ layers: 1, width: 16, capacity: rows });
+    const pass = () => {
+      backend.repeat({ cache, rows, key: "all" }, () => {
+        backend.copy(sum, base);
+        backend.project(y, x, { norm, matrix, bias, activation: "gelu" });
+        backend.projectResidual(sum, x, { matrix, bias, gate: bias });
+        backend.projectResidual(sum, x, { matrix });
+      });
+      return [y.read().slice(), sum.read().slice()];
+    };
+    const first = pass();
+    for (let again = 0; again < 2; again++) {
+      pass().forEach((values, i) => assertSame(values, first[i], "the same pass, repeated"));
+    }
+    backend.project(y, x, { matrix });
+    results.push([...first, y.read().slice()]);
+  }
+  results[1].forEach((values, i) => {
+    assertClose(values, results[0][i], 1e-4, `${rows} rows, [${outputs}, ${inputs}], ${i}`);
+  });
+}
+
+/** Numbers in (−1, 1), the same each time. */
+function numbers(count: number): Float32Array {
+  return Float32Array.from({ length: count }, (_, i) => Math.sin((i + 1) * 0.37) * Math.cos(i * 0.71));
+}
 
 /** The last rows of passes of 1 … `most` rows, each after a position of `starts` and ending where the longest ends. */
 function sameRows(model: CausalModel, starts: readonly number[], most: number): string {

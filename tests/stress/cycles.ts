@@ -1,7 +1,7 @@
 /**
  * Loading, generating and disposing, over and over: memory must stay flat and no worker may be left. Run by hand
  * for many cycles (`deno task cycles 1000`, on a GPU `deno task cycles 1000 cuda`), by tests for a few. Without a GPU,
- * on the stand-in: `SPECDIFF_LIBCUDA=$(deno run -A tests/cuda/standin.ts) deno task cycles 1000 cuda`.
+ * on the stand-in, as `ffi/README.md` says.
  *
  * The task interprets what it runs: compiled code is on the same heap as objects, and V8 goes on compiling for
  * hundreds of cycles, which looks like a leak of one or two kilobytes each. Of the rest of a process's memory, tens of

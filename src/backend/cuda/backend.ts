@@ -3,7 +3,8 @@
  * stage (`products.ts` and `attention.ts` choose among several); only reads wait. What a kernel finds wrong with its
  * data, such as a logit that is not a number, is thrown by the next read.
  *
- * Deliberately absent: arithmetic (that is in CUDA), knowledge of any model, and libraries beside the driver's.
+ * Deliberately absent: arithmetic (that is in CUDA), knowledge of any model, and libraries beside the driver's and, where
+ * it is there and bits do not matter, cuBLAS.
  * Needs `--allow-ffi`.
  *
  * @module
@@ -22,6 +23,7 @@ import type {
   Dtype,
   EmbedOptions,
   Matrix,
+  MatrixOptions,
   NoiseKey,
   ProjectOptions,
   ProjectResidualOptions,
@@ -35,7 +37,7 @@ import { formatBytes, OutOfMemory } from "../wasm/memory.ts";
 import { append, attend, launchedKeys } from "./attention.ts";
 import { CudaDecisions, CudaRound } from "./decisions.ts";
 import { Launcher, NONE } from "./launcher.ts";
-import { ADD, GELU, multiply, STORE } from "./products.ts";
+import { ADD, CUBLAS_ROWS, GELU, multiply, STORE } from "./products.ts";
 import {
   CudaActivation,
   CudaCache,
@@ -50,6 +52,11 @@ import {
 export interface CudaOptions {
   /** Which device, from 0. Default: the first that can be used. */
   readonly device?: number | undefined;
+  /**
+   * From how many rows on products that may add in any order go through cuBLAS; for tests and benchmarks.
+   * @default {256}
+   */
+  readonly cublasRows?: number | undefined;
 }
 
 /** The first driver that can use the kernels: 525. */
@@ -74,11 +81,12 @@ export function createCudaBackend(options: CudaOptions = {}): CudaBackend {
         `update it to 525 or later`,
     );
   }
-  if (options.device !== undefined) return open(driver, options.device);
+  const { device, cublasRows } = options;
+  if (device !== undefined) return open(driver, device, cublasRows);
   let first: unknown;
   for (let ordinal = 0; ordinal < Math.max(1, driver.deviceCount); ordinal++) {
     try {
-      return open(driver, ordinal);
+      return open(driver, ordinal, cublasRows);
     } catch (error) {
       first ??= error;
     }
@@ -86,7 +94,7 @@ export function createCudaBackend(options: CudaOptions = {}): CudaBackend {
   throw first;
 }
 
-function open(driver: CudaDriver, ordinal: number): CudaBackend {
+function open(driver: CudaDriver, ordinal: number, cublasRows: number | undefined): CudaBackend {
   const device = driver.device(ordinal);
   try {
     if (device.capability[0] < OLDEST_CAPABILITY) {
@@ -95,7 +103,7 @@ function open(driver: CudaDriver, ordinal: number): CudaBackend {
           `${device.capability.join(".")}, expected 8.0 (Ampere) or later`,
       );
     }
-    return new CudaBackend(device);
+    return new CudaBackend(device, cublasRows);
   } catch (error) {
     device[Symbol.dispose]();
     throw error;
@@ -124,9 +132,9 @@ export class CudaBackend implements Backend {
   readonly decisions: CudaDecisions;
   readonly #on: Launcher;
 
-  /** On a device, which it disposes of. */
-  constructor(device: CudaDevice) {
-    this.#on = new Launcher(device);
+  /** On a device, which it disposes of; for `cublasRows` see {@linkcode CudaOptions}. */
+  constructor(device: CudaDevice, cublasRows: number = CUBLAS_ROWS) {
+    this.#on = new Launcher(device, cublasRows);
     this.decisions = new CudaDecisions(this, this.#on);
     this.ordinal = device.ordinal;
     this.description = `CUDA ${device.ordinal}: ${device.name}`;
@@ -138,23 +146,30 @@ export class CudaBackend implements Backend {
     return this.#on.device.memory().free;
   }
 
+  /** cuBLAS, which is opened if nothing has needed it yet; or why there is none. */
+  get cublas(): { readonly path: string; readonly version: string } | { readonly problem: string } {
+    this.#on.expectOpen();
+    const { cublas } = this.#on;
+    return "problem" in cublas ? cublas : { path: cublas.path, version: cublas.version };
+  }
+
   /** @inheritdoc */
   async matrix(
-    shape: { readonly outputs: number; readonly inputs: number; readonly dtype: Dtype },
+    options: MatrixOptions,
     chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
   ): Promise<Matrix> {
-    const { outputs, inputs, dtype } = shape;
+    const { outputs, inputs, dtype } = options;
     check.checkSizes("upload a matrix", { outputs, inputs });
     if (!(dtype in formats)) {
       throw new TypeError(`Cannot upload a matrix: dtype ${dtype} is not one of f32, f16, bf16, int8`);
     }
     this.#on.expectOpen();
-    const matrix = this.#reserve(outputs, inputs, dtype);
+    const matrix = this.#reserve(options);
     try {
       const most = Math.max(1, Math.floor(STAGING / 4 / inputs)); // rows
       using pinned = this.#on.device.pin(Math.min(most, outputs) * inputs * 4);
       const staging = new Float32Array(pinned.buffer);
-      for await (const { start, rows, values } of check.checkedChunks(shape, chunks)) {
+      for await (const { start, rows, values } of check.checkedChunks(options, chunks)) {
         for (let row = 0; row < rows; row += most) {
           const count = Math.min(rows - row, most);
           staging.set(values.subarray(row * inputs, (row + count) * inputs));
@@ -377,9 +392,10 @@ export class CudaBackend implements Backend {
   }
 
   /** A matrix of zeros, or an error that says what would fit. */
-  #reserve(outputs: number, inputs: number, dtype: Dtype): CudaMatrix {
+  #reserve(options: MatrixOptions): CudaMatrix {
+    const { outputs, inputs, dtype } = options;
     try {
-      return new CudaMatrix(this.#on.queue, outputs, inputs, dtype);
+      return new CudaMatrix(this.#on.queue, options);
     } catch (cause) {
       if (!(cause instanceof CudaError && cause.outOfMemory)) throw cause;
       const { free, total } = this.#on.device.memory();

@@ -56,6 +56,14 @@ const NARROW = [
   ...["i32", "i32"] as const, // rows, inputs
 ] as const;
 
+const FINISH = [
+  ...["pointer", "pointer"] as const, // out and its groups
+  "pointer", // sums
+  ...["pointer", "pointer"] as const, // bias, gate
+  ...["i32", "i32"] as const, // rows, outputs
+  "i32", // what follows
+] as const;
+
 const MANY = [
   ...["pointer", "pointer"] as const, // out and its groups
   "pointer", // rows as halves
@@ -76,6 +84,7 @@ const INT8 = [
 ] as const;
 
 const PACK = ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"] as const;
+const UNPACK = ["pointer", "pointer", "i32"] as const;
 const EMBED = [
   ...["pointer", "pointer"] as const, // out and its groups
   "pointer", // x
@@ -156,6 +165,8 @@ const RACE = ["pointer", "pointer", "i32", "u32", "u32", "u32", "u32", "pointer"
 export class Kernels {
   /** Puts rows of f32 into a matrix. */
   readonly pack: CudaKernel<typeof PACK>;
+  /** Takes rows of 16 bits out of a matrix. */
+  readonly unpack: CudaKernel<typeof UNPACK>;
   /** Embeddings, and products with them. */
   readonly embed: CudaKernel<typeof EMBED>;
   /** Cosines and sines of positions. */
@@ -186,6 +197,10 @@ export class Kernels {
   readonly projectHalf: Readonly<Record<"f16" | "bf16", readonly CudaKernel<typeof HALF>[]>>;
   /** Rows on their way into {@linkcode Kernels.projectMany}. */
   readonly narrow: Readonly<Record<"f16" | "bf16", CudaKernel<typeof NARROW>>>;
+  /** Rows on their way to cuBLAS. */
+  readonly narrowRows: Readonly<Record<"f16" | "bf16", CudaKernel<typeof NARROW>>>;
+  /** What follows a product of cuBLAS. */
+  readonly finishRows: CudaKernel<typeof FINISH>;
   /** Projections with blocks of {@linkcode MANY_ROWS}. */
   readonly projectMany: Readonly<Record<"f16" | "bf16", readonly CudaKernel<typeof MANY>[]>>;
   /** Projections with blocks of {@linkcode PANEL_ROWS}. */
@@ -205,6 +220,7 @@ export class Kernels {
       projectMany = load(images.project_many);
     const attentionHalf = load(images.attention_half);
     this.pack = rows.kernel("pack", PACK);
+    this.unpack = rows.kernel("unpack", UNPACK);
     this.embed = rows.kernel("embed", EMBED);
     this.rotation = rows.kernel("rotation", ROTATION);
     this.group = project.kernel("group", GROUP);
@@ -227,6 +243,11 @@ export class Kernels {
       f16: projectMany.kernel("narrow_f16", NARROW),
       bf16: projectMany.kernel("narrow_bf16", NARROW),
     };
+    this.narrowRows = {
+      f16: projectMany.kernel("narrow_rows_f16", NARROW),
+      bf16: projectMany.kernel("narrow_rows_bf16", NARROW),
+    };
+    this.finishRows = projectMany.kernel("finish_rows", FINISH);
     const many = (dtype: string) =>
       MANY_ROWS.map((n) => projectMany.kernel(`project_many_${dtype}_${n}`, MANY));
     this.projectMany = { f16: many("f16"), bf16: many("bf16") };

@@ -1,14 +1,18 @@
 /**
  * What the operations of the CUDA backend have in common: the device with its queue and kernels, memory that lives for
- * one operation, and the way from a tensor of the contract to this device's own. It knows no operation.
+ * one operation, cuBLAS where it is there, and the way from a tensor of the contract to this device's own. It knows no
+ * operation.
  *
  * @module
  */
 
+import { CudaError } from "../../../ffi/context.ts";
+import { type Cublas, CublasError } from "../../../ffi/cublas.ts";
 import type { CudaDevice } from "../../../ffi/driver.ts";
+import { LibraryNotFoundError } from "../../../ffi/libraries.ts";
 import type { Activation, Vector } from "../backend.ts";
 import { Kernels } from "./kernels.ts";
-import { CudaActivation, CudaVector, Queue } from "./tensors.ts";
+import { Block, CudaActivation, type CudaMatrix, CudaVector, padded, Queue } from "./tensors.ts";
 
 /** The address of what is absent. */
 export const NONE = 0n;
@@ -23,15 +27,53 @@ export class Launcher {
   readonly kernels: Kernels;
   /** Whether a kernel may begin before the one ahead of it has ended. */
   readonly dependent: boolean;
+  /** See `CudaOptions`. */
+  readonly cublasRows: number;
+  #cublas: Cublas | { readonly problem: string } | undefined;
   /** f32 memory that lives for one operation, by its use. */
   readonly #scratch = new Map<string, CudaActivation>();
 
   /** On a device, with a queue of its own. */
-  constructor(device: CudaDevice) {
+  constructor(device: CudaDevice, cublasRows: number) {
     this.device = device;
     this.queue = new Queue(device);
     this.kernels = new Kernels(device);
     this.dependent = device.capability[0] >= 9;
+    this.cublasRows = cublasRows;
+  }
+
+  /** cuBLAS, opened when it is first needed, as that takes time and memory; or why there is none, from then on. */
+  get cublas(): Cublas | { readonly problem: string } {
+    if (this.#cublas !== undefined) return this.#cublas;
+    try {
+      return this.#cublas = this.device.cublas(this.queue.stream);
+    } catch (error) {
+      const full = error instanceof CudaError && error.outOfMemory;
+      if (!(full || error instanceof LibraryNotFoundError || error instanceof CublasError)) throw error;
+      return this.#cublas = { problem: error.message };
+    }
+  }
+
+  /**
+   * The address of a copy of a matrix of 16 bits that is row-major, made when it is first needed, and then or never:
+   * where less than a quarter of the device's memory would stay free there is none.
+   */
+  rowsOf(matrix: CudaMatrix): bigint | undefined {
+    if (matrix.rows === undefined) {
+      const { bytes, outputs, inputs } = matrix, { free, total } = this.device.memory();
+      if (free - bytes < total / 4) matrix.withoutRows();
+      else {
+        const rows = matrix.rows = new Block(this.queue, bytes, "a matrix", 0);
+        this.queue.stream.launch(
+          this.kernels.unpack,
+          { grid: padded(outputs), block: 256 },
+          rows.pointer,
+          matrix.pointer,
+          inputs,
+        );
+      }
+    }
+    return matrix.rows?.pointer;
   }
 
   /** The address of at least `floats` entries: zeros at first, then what the operation before left. */

@@ -1,12 +1,14 @@
 /**
  * Projections of the CUDA backend: which kernel of `project.cu` and `project_many.cu` a product takes, by dtype, shape
- * and number of rows. All of them give a row the same bits, so the choice is one of speed.
+ * and number of rows. All of them give a row the same bits, so the choice is one of speed. A matrix whose products may
+ * add in any order has cuBLAS beside them.
  *
  * @module
  */
 
+import { Cublas, CublasError } from "../../../ffi/cublas.ts";
 import type { Activation, ProjectOptions, ProjectResidualOptions } from "../backend.ts";
-import { dynamicShared, HALF_BLOCKS, MANY_OUTPUTS, MANY_ROWS, PANEL_ROWS } from "./kernels.ts";
+import { dynamicShared, HALF_BLOCKS, type Kernels, MANY_OUTPUTS, MANY_ROWS, PANEL_ROWS } from "./kernels.ts";
 import { type Launcher, NONE } from "./launcher.ts";
 import { CudaActivation, CudaMatrix, padded, panelOutputs } from "./tensors.ts";
 
@@ -22,6 +24,9 @@ const MANY_STEPS = 10;
  * large GPU. Estimated, not measured.
  */
 const MANY_BLOCKS = 32;
+
+/** Rows from which on cuBLAS is worth it, where bits do not matter. Estimated, not measured. */
+export const CUBLAS_ROWS = 256;
 
 /** Multiprocessors of a large GPU. */
 const PROCESSORS = 132;
@@ -50,11 +55,10 @@ export function multiply(
   const sizes = [rows, inputs, outputs, then] as const;
 
   if (dtype === "f16" || dtype === "bf16") {
-    const many = manyBlock(on, rows, outputs);
-    if (many !== undefined) {
+    const narrow = (kernels: Kernels["narrow"]): bigint => {
       const halves = on.scratch("halves of rows", padded(rows) * padded(inputs) / 2);
       stream.launch(
-        on.kernels.narrow[dtype],
+        kernels[dtype],
         { grid: [Math.ceil(inputs / 512), Math.ceil(rows / 16), 1], block: THREADS, dependent },
         halves,
         input.pointer,
@@ -63,6 +67,38 @@ export function multiply(
         rows,
         inputs,
       );
+      return halves;
+    };
+    const cublas = matrix.anyOrder && rows >= on.cublasRows ? on.cublas : undefined;
+    const weights = cublas instanceof Cublas ? on.rowsOf(matrix) : undefined;
+    if (cublas instanceof Cublas && weights !== undefined) {
+      const halves = narrow(on.kernels.narrowRows);
+      const sums = then === ADD ? on.scratch("sums", rows * padded(outputs)) : output.pointer;
+      // padded sizes are aligned; what is beyond the matrix is 0, and so are its products
+      const sizes = { rows, inputs: padded(inputs), outputs: padded(outputs) };
+      try {
+        cublas.multiply({ out: sums, x: halves, matrix: weights, dtype, ...sizes });
+      } catch (error) {
+        if (!(error instanceof CublasError && error.unsupported)) throw error;
+        matrix.withoutRows(); // not asked again
+        return multiply(on, out, input, options, then);
+      }
+      if (then === STORE && options.bias === undefined) return;
+      stream.launch(
+        on.kernels.finishRows,
+        { grid: rows, block: THREADS, dependent },
+        ...to,
+        sums,
+        ...last,
+        rows,
+        outputs,
+        then,
+      );
+      return;
+    }
+    const many = manyBlock(on, rows, outputs);
+    if (many !== undefined) {
+      const halves = narrow(on.kernels.narrow);
       const grid = [Math.ceil(outputs / MANY_OUTPUTS), Math.ceil(rows / MANY_ROWS[many]), 1] as const;
       stream.launch(
         on.kernels.projectMany[dtype][many],

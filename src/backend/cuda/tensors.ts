@@ -8,7 +8,16 @@
 import type { CudaDevice } from "../../../ffi/driver.ts";
 import type { DeviceMemory, PinnedMemory } from "../../../ffi/memory.ts";
 import type { CudaStream } from "../../../ffi/stream.ts";
-import type { Activation, Cache, CacheOptions, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
+import type {
+  Activation,
+  Cache,
+  CacheOptions,
+  Dtype,
+  Matrix,
+  MatrixOptions,
+  TokenBuffer,
+  Vector,
+} from "../backend.ts";
 import {
   checkAdvance,
   checkSlice,
@@ -160,20 +169,35 @@ export class CudaMatrix extends Block implements Matrix {
   readonly inputs: number;
   /** @inheritdoc */
   readonly dtype: Dtype;
-  /** @inheritdoc */
-  readonly bytes: number;
   /** f16 and bf16: blocks that share an output. */
   readonly splits: number;
+  /** Whether it may be multiplied by in any order. */
+  readonly anyOrder: boolean;
+  /** f16 and bf16: a copy that is row-major, [outputs, inputs], both padded with zeros; `null` if there is to be none. */
+  rows: Block | null | undefined;
+  readonly #packed: number;
 
   /** Zeros; rows are packed into it later. */
-  constructor(queue: Queue, outputs: number, inputs: number, dtype: Dtype) {
+  constructor(queue: Queue, { outputs, inputs, dtype, anyOrder = false }: MatrixOptions) {
     const bytes = matrixBytes(outputs, inputs, dtype);
     super(queue, bytes, "a matrix");
     this.outputs = outputs;
     this.inputs = inputs;
     this.dtype = dtype;
-    this.bytes = bytes;
+    this.anyOrder = anyOrder;
+    this.#packed = bytes;
     this.splits = splitsOf(outputs, inputs);
+  }
+
+  /** There are to be none, now or later. */
+  withoutRows(): void {
+    this.rows?.[Symbol.dispose]();
+    this.rows = null;
+  }
+
+  /** @inheritdoc */
+  get bytes(): number {
+    return this.rows ? 2 * this.#packed : this.#packed;
   }
 
   /** int8: address of [outputs] f32. */
@@ -183,7 +207,13 @@ export class CudaMatrix extends Block implements Matrix {
 
   /** int8: address of [outputs] i32. */
   get sums(): bigint {
-    return this.pointer + BigInt(this.bytes - Math.ceil(this.outputs / 32) * 128);
+    return this.pointer + BigInt(this.#packed - Math.ceil(this.outputs / 32) * 128);
+  }
+
+  /** @inheritdoc */
+  override [Symbol.dispose](): void {
+    this.rows?.[Symbol.dispose]();
+    super[Symbol.dispose]();
   }
 }
 
