@@ -30,7 +30,7 @@ import {
 } from "./report.ts";
 
 /** γ that are tried for each drafter. */
-const GAMMAS = [1, 2, 3, 4, "auto"] as const;
+const GAMMAS = [1, 2, 3, 4, 6, "auto"] as const;
 
 /** Passes of the embedded target over several rows against one: what verifying a draft costs. */
 function targetPasses(target: CausalModel): Section {

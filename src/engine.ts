@@ -68,7 +68,10 @@ export interface EngineOptions extends WatchOptions {
    * @default {"f32"}
    */
   readonly dtype?: Dtype | undefined;
-  /** How a drafter's weights are held: costs acceptance, never exactness. @default {"int8"} */
+  /**
+   * How a drafter's weights are held: costs acceptance, never exactness.
+   * @default what is fastest: `"int8"` on a CPU, `"f16"` on a GPU, whose tensor cores it is for
+   */
   readonly drafterDtype?: Dtype | undefined;
   /** Threads of the CPU backend. The text does not depend on it. @default the machine's cores */
   readonly threads?: number | undefined;
@@ -498,7 +501,7 @@ async function loadDrafter(
   }
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
   const folder = embedded?.folder ?? await locateModel(choice, { signal: options.signal, ...options.hub });
-  const dtype = options.drafterDtype ?? "int8";
+  const dtype = options.drafterDtype ?? (backend.name === "cuda" ? "f16" : "int8");
   const loaded = await load(folder, backend, { dtype, target, targetBackend, anyOrder: true }, options);
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {

@@ -189,7 +189,8 @@ onStandIn(
     const own = asked.length;
     assert.ok(own > 8 && asked.every(({ anyOrder }) => !anyOrder));
     const drafter = ["sedd-target-tiny", "gpt2-bf16"].map((name) => fileURLToPath(fixture(`parity/${name}`)));
-    using _engine = await loadEngine({ target, drafter, device, dtype, drafterDtype: dtype });
+    using _engine = await loadEngine({ target, drafter, device, dtype });
+    assert.ok(asked.every(({ dtype }) => dtype !== "int8"), "a GPU's drafters are f16 unless told otherwise");
     assert.ok(asked.slice(own, 2 * own).every(({ anyOrder }) => !anyOrder));
     assert.ok(asked.length > 2 * own && asked.slice(2 * own).every(({ anyOrder }) => anyOrder));
   },
