@@ -237,6 +237,34 @@ onStandIn("cuBLAS: where memory is short, there is none, or no second copy of a 
   }
 });
 
+onStandIn("cuBLAS: a second copy of a matrix that cannot be made is not kept half-made", async (standIn) => {
+  using backend = createCudaBackend({ cublasRows: FROM });
+  const numbers = values(OUTPUTS * INPUTS, 1);
+  using matrix = await backend.matrix({ ...SHAPE, anyOrder: true }, [numbers]);
+  using exact = await backend.matrix(SHAPE, [numbers]);
+  using other = await backend.matrix({ ...SHAPE, anyOrder: true }, [numbers]);
+  using x = backend.activation(ROWS, INPUTS), y = backend.activation(ROWS, OUTPUTS);
+  x.write(values(ROWS * INPUTS, 2));
+  backend.project(y, x, { matrix: exact });
+  const expected = y.read().slice();
+  backend.project(y, x, { matrix: other }); // which opens cuBLAS
+  const before = standIn.live();
+  standIn.reset();
+  standIn.fail("cuLaunchKernelEx", 1, 2);
+  assert.throws(() => backend.project(y, x, { matrix }), /cuLaunchKernelEx returned 2 /);
+  assert.equal(products(), 0);
+  assert.equal(standIn.live(), before);
+  backend.project(y, x, { matrix });
+  assert.equal(products(), 1);
+  assertClose(y.read(), expected, 1e-5, "made anew");
+
+  const gone = await backend.matrix({ ...SHAPE, anyOrder: true }, [numbers]);
+  gone[Symbol.dispose]();
+  const live = standIn.live();
+  assert.throws(() => backend.project(y, x, { matrix: gone }), /Cannot use a matrix: it is disposed/);
+  assert.equal(standIn.live(), live);
+});
+
 onStandIn(
   "cuBLAS: what it has no kernel for, ours multiply; any other failure is one error",
   async (standIn) => {
