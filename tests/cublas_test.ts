@@ -100,6 +100,24 @@ test("products are the oracle's, whatever follows, in f16 and bf16, in padded sh
   }
 });
 
+test("what overflows leaves nothing beyond the last column, which later rows would meet", async (backend) => {
+  const rows = FROM, outputs = 9, inputs = 16;
+  const options = { outputs, inputs, dtype: "f16", anyOrder: true } as const;
+  using matrix = await backend.matrix(options, [values(outputs * inputs, 1)]);
+  using after = await backend.matrix({ outputs: 8, inputs: outputs, dtype: "f32" }, [values(8 * outputs, 5)]);
+  using x = backend.activation(rows, inputs), y = backend.activation(rows, outputs);
+  using last = backend.activation(1, 8), bias = backend.vector(values(outputs, 4));
+  for (const then of [{}, { bias }]) {
+    x.write(new Float32Array(rows * inputs).fill(1e5)); // infinite as f16
+    backend.project(y, x, { matrix, ...then });
+    x.write(values(rows * inputs, 2));
+    backend.project(y.slice(0, 1), x.slice(0, 1), { matrix }); // by our own kernel
+    backend.project(last, y.slice(0, 1), { matrix: after });
+    assert.ok(last.read().every(Number.isFinite));
+  }
+  assert.equal(products(), 2);
+});
+
 test("it multiplies nothing that has to be exact, is too small, or is not of 16 bits", async (backend) => {
   const [rows, outputs, inputs] = SHAPES[1];
   const others: readonly [Dtype, boolean, number][] = [
