@@ -1,6 +1,7 @@
 /**
  * Texts of 64 tokens from end to end, for `deno bench`: the embedded target, plain against each drafter at several γ
- * and, for diffusion, T (1 unless named). One prompt and one seed: for figures to quote, take `bench` and `bench:paper`, whose runs take turns.
+ * and, for diffusion, T (1 unless named). One prompt and one seed: for figures to quote, take `bench` and `bench:paper`,
+ * whose runs take turns.
  *
  * @module
  */

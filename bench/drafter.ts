@@ -1,6 +1,6 @@
 /**
- * What a bidirectional drafter loses in acceptance and wins in time when it sees less of the text, keeps some of it from
- * pass to pass, or is held coarser: `deno task bench:drafter`, about three minutes, on the embedded pair. Writes
+ * What a bidirectional drafter loses in acceptance and wins in time when it sees less of the text, keeps some of it
+ * from pass to pass, or is held coarser: `deno task bench:drafter`, about three minutes, on the embedded pair. Writes
  * `bench/reports/drafter.json`, `.md` and `.svg`; nothing else should run meanwhile.
  *
  * All settings draft at the same places of the same texts with the same noise, the next place two tokens on, as if one

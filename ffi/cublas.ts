@@ -103,7 +103,7 @@ export class Cublas extends DeviceObject {
   /**
    * Puts a product into the stream. All of it is row-major; for its best kernels addresses and rows have to be aligned
    * to 16 bytes.
-   * @throws {CublasError}
+   * @throws {CublasError} with `unsupported` if it has no kernel for this one
    */
   multiply({ out, x, matrix, dtype, rows, inputs, outputs }: Product): void {
     this.context.enter();

@@ -155,6 +155,7 @@ export class CudaDevice implements Disposable {
    * Opens cuBLAS, whose work goes to `stream`.
    * @throws {LibraryNotFoundError} if there is none that the driver can use
    * @throws {CublasError} if it refuses
+   * @throws {CudaError} with `outOfMemory` if there is no room for its work memory
    */
   cublas(stream: CudaStream): Cublas {
     return this.#own((release) => new Cublas(this.#context, stream, this.#own, release));

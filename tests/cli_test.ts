@@ -149,6 +149,7 @@ Deno.test("output is written whole, coloured only for people, and never left on 
   const pipe = memory(false), plain = new Output(pipe);
   plain.write(plain.styled("accepted", "twelve bytes"));
   plain.progress("nobody looks");
+  plain.progress("");
   plain.endLine();
   plain.endLine();
   assert.equal(pipe.text, "twelve bytes\n");

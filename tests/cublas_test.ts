@@ -100,6 +100,24 @@ test("products are the oracle's, whatever follows, in f16 and bf16, in padded sh
   }
 });
 
+test("what overflows leaves nothing beyond the last column, which later rows would meet", async (backend) => {
+  const rows = FROM, outputs = 9, inputs = 16;
+  const options = { outputs, inputs, dtype: "f16", anyOrder: true } as const;
+  using matrix = await backend.matrix(options, [values(outputs * inputs, 1)]);
+  using after = await backend.matrix({ outputs: 8, inputs: outputs, dtype: "f32" }, [values(8 * outputs, 5)]);
+  using x = backend.activation(rows, inputs), y = backend.activation(rows, outputs);
+  using last = backend.activation(1, 8), bias = backend.vector(values(outputs, 4));
+  for (const then of [{}, { bias }]) {
+    x.write(new Float32Array(rows * inputs).fill(1e5)); // infinite as f16
+    backend.project(y, x, { matrix, ...then });
+    x.write(values(rows * inputs, 2));
+    backend.project(y.slice(0, 1), x.slice(0, 1), { matrix }); // by our own kernel
+    backend.project(last, y.slice(0, 1), { matrix: after });
+    assert.ok(last.read().every(Number.isFinite));
+  }
+  assert.equal(products(), 2);
+});
+
 test("it multiplies nothing that has to be exact, is too small, or is not of 16 bits", async (backend) => {
   const [rows, outputs, inputs] = SHAPES[1];
   const others: readonly [Dtype, boolean, number][] = [
@@ -236,6 +254,34 @@ onStandIn("cuBLAS: where memory is short, there is none, or no second copy of a 
       else assert.equal("path" in cublas && cublas.path, standIn.path);
     });
   }
+});
+
+onStandIn("cuBLAS: a second copy of a matrix that cannot be made is not kept half-made", async (standIn) => {
+  using backend = createCudaBackend({ cublasRows: FROM });
+  const numbers = values(OUTPUTS * INPUTS, 1);
+  using matrix = await backend.matrix({ ...SHAPE, anyOrder: true }, [numbers]);
+  using exact = await backend.matrix(SHAPE, [numbers]);
+  using other = await backend.matrix({ ...SHAPE, anyOrder: true }, [numbers]);
+  using x = backend.activation(ROWS, INPUTS), y = backend.activation(ROWS, OUTPUTS);
+  x.write(values(ROWS * INPUTS, 2));
+  backend.project(y, x, { matrix: exact });
+  const expected = y.read().slice();
+  backend.project(y, x, { matrix: other }); // which opens cuBLAS
+  const before = standIn.live();
+  standIn.reset();
+  standIn.fail("cuLaunchKernelEx", 1, 2);
+  assert.throws(() => backend.project(y, x, { matrix }), /cuLaunchKernelEx returned 2 /);
+  assert.equal(products(), 0);
+  assert.equal(standIn.live(), before);
+  backend.project(y, x, { matrix });
+  assert.equal(products(), 1);
+  assertClose(y.read(), expected, 1e-5, "made anew");
+
+  const gone = await backend.matrix({ ...SHAPE, anyOrder: true }, [numbers]);
+  gone[Symbol.dispose]();
+  const live = standIn.live();
+  assert.throws(() => backend.project(y, x, { matrix: gone }), /Cannot use a matrix: it is disposed/);
+  assert.equal(standIn.live(), live);
 });
 
 onStandIn(

@@ -1,7 +1,8 @@
 /**
  * Models against the outputs of their original implementations (`fixtures/parity`, made by
- * `fixtures/make_parity.py`, and the embedded pair), and the bit-exact rule through them: however a text is cut into passes, the logits are
- * the same bits. What is done with it on which backend is the matter of `parity_test.ts` and `gpu/main.ts`.
+ * `fixtures/make_parity.py`, and the embedded pair), and the bit-exact rule through them: however a text is cut into
+ * passes, the logits are the same bits. What is done with it on which backend is the matter of `parity_test.ts` and
+ * `gpu/main.ts`.
  *
  * @module
  */

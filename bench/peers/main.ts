@@ -4,8 +4,8 @@
  * in the path or named by `LLAMA_BENCH`. Each runs in a process of its own. An engine that does not work here is a
  * line in the table. What each is given: `onnx.ts`, `gguf.ts`.
  *
- * `deno task bench:peers` prints the tables; `--write` also makes `bench/reports/peers-<processor>.json` and `.md`. About five
- * minutes and 4 GB of memory; nothing else should run meanwhile.
+ * `deno task bench:peers` prints the tables; `--write` also makes `bench/reports/peers-<processor>.json` and `.md`.
+ * About five minutes and 4 GB of memory; nothing else should run meanwhile.
  *
  * @module
  */

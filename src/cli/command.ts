@@ -63,7 +63,7 @@ const PERMISSIONS = [
   '  --allow-net="huggingface.co,*.huggingface.co,*.hf.co" --allow-write=CACHE',
   "                                         to fetch those that are not there;",
   "  --allow-sys=cpus,osRelease             only lets compare and demo name the machine",
-  "  --allow-ffi                            lets the program use an NVIDIA GPU; it loads the driver's library",
+  "  --allow-ffi                            lets the program use an NVIDIA GPU; it loads the driver's library, and cuBLAS",
 ];
 
 /** What the exit codes mean, for the help. */

@@ -93,9 +93,10 @@ export class Output {
    * terminal the end is shown: a line that wraps cannot be replaced.
    */
   progress(text: string): void {
+    if (!this.isTerminal) return;
     const most = this.#columns() - 1;
     const shown = text.length > most ? `…${text.slice(text.length - most + 1)}` : text;
-    if (this.isTerminal && shown !== this.#progress) this.write(`\r\x1b[K${shown}`);
+    if (shown !== this.#progress) this.write(`\r\x1b[K${shown}`);
     this.#progress = shown;
     if (text === "") this.#open = false;
   }

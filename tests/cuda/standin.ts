@@ -1,7 +1,7 @@
 /**
- * Builds and loads the stand-in for libcuda and cuBLAS (`standin.cpp`), with the engine's own kernels compiled for the host.
- * Needs a C++ compiler; where there is none, {@linkcode standIn} is undefined and {@linkcode whyNoStandIn} says so,
- * and tests that need it are to be ignored with that reason in their name.
+ * Builds and loads the stand-in for libcuda and cuBLAS (`standin.cpp`), with the engine's own kernels compiled for the
+ * host. Needs a C++ compiler; where there is none, {@linkcode standIn} is undefined and {@linkcode whyNoStandIn} says
+ * so, and tests that need it are to be ignored with that reason in their name.
  *
  * Run as a program it prints the library's path, for another that is told of it by `SPECDIFF_LIBCUDA` and
  * `SPECDIFF_LIBCUBLAS`, by both: NVIDIA's cuBLAS would look for NVIDIA's driver.

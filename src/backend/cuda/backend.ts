@@ -3,9 +3,8 @@
  * stage (`products.ts` and `attention.ts` choose among several); only reads wait. What a kernel finds wrong with its
  * data, such as a logit that is not a number, is thrown by the next read.
  *
- * Deliberately absent: arithmetic (that is in CUDA), knowledge of any model, and libraries beside the driver's and, where
- * it is there and bits do not matter, cuBLAS.
- * Needs `--allow-ffi`.
+ * Deliberately absent: arithmetic (that is in CUDA), knowledge of any model, and libraries beside the driver's and,
+ * where it is there and bits do not matter, cuBLAS. Needs `--allow-ffi`.
  *
  * @module
  */

@@ -60,17 +60,17 @@ export class Launcher {
    */
   rowsOf(matrix: CudaMatrix): bigint | undefined {
     if (matrix.rows === undefined) {
-      const { bytes, outputs, inputs } = matrix, { free, total } = this.device.memory();
+      const { pointer, bytes, outputs, inputs } = matrix, { free, total } = this.device.memory();
       if (free - bytes < total / 4) matrix.withoutRows();
       else {
-        const rows = matrix.rows = new Block(this.queue, bytes, "a matrix", 0);
-        this.queue.stream.launch(
-          this.kernels.unpack,
-          { grid: padded(outputs), block: 256 },
-          rows.pointer,
-          matrix.pointer,
-          inputs,
-        );
+        const rows = new Block(this.queue, bytes, "a matrix", 0), grid = padded(outputs);
+        try {
+          this.queue.stream.launch(this.kernels.unpack, { grid, block: 256 }, rows.pointer, pointer, inputs);
+        } catch (error) {
+          rows[Symbol.dispose](); // kept, the next product would be with what it happens to hold
+          throw error;
+        }
+        matrix.rows = rows;
       }
     }
     return matrix.rows?.pointer;

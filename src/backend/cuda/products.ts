@@ -73,9 +73,10 @@ export function multiply(
     const weights = cublas instanceof Cublas ? on.rowsOf(matrix) : undefined;
     if (cublas instanceof Cublas && weights !== undefined) {
       const halves = narrow(on.kernels.narrowRows);
-      const sums = then === ADD ? on.scratch("sums", rows * padded(outputs)) : output.pointer;
-      // padded sizes are aligned; what is beyond the matrix is 0, and so are its products
+      // padded sizes are aligned; beyond the matrix are zeros, whose products with what is infinite are NaN: not for out
       const sizes = { rows, inputs: padded(inputs), outputs: padded(outputs) };
+      const inPlace = then !== ADD && outputs === sizes.outputs;
+      const sums = inPlace ? output.pointer : on.scratch("sums", rows * sizes.outputs);
       try {
         cublas.multiply({ out: sums, x: halves, matrix: weights, dtype, ...sizes });
       } catch (error) {
@@ -83,7 +84,7 @@ export function multiply(
         matrix.withoutRows(); // not asked again
         return multiply(on, out, input, options, then);
       }
-      if (then === STORE && options.bias === undefined) return;
+      if (inPlace && then === STORE && options.bias === undefined) return;
       stream.launch(
         on.kernels.finishRows,
         { grid: rows, block: THREADS, dependent },
