@@ -1,6 +1,6 @@
 /**
  * What several test files need: the backends of this machine, checkpoints in memory and in folders that vanish,
- * tensors with expected values, and comparisons whose messages say how far off a value is.
+ * tensors with expected values, comparisons whose messages say how far off a value is, and escape sequences in sight.
  *
  * @module
  */
@@ -133,3 +133,8 @@ export const SMALL: Uint8Array<ArrayBuffer> = writeSafetensors([{
   shape: [2],
   data: new Float32Array([1, 2]),
 }]);
+
+/** Escape sequences in sight: `␛[0m`. */
+export function visible(text: string): string {
+  return text.replaceAll("\x1b", "␛");
+}

@@ -1,0 +1,255 @@
+/**
+ * What the command line is made of, in this process: options, output and input, tables, the machine, and methods that
+ * take turns. The program as a whole is `cli_test.ts`'s matter.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { parseCommandLine, UsageError } from "../src/cli/args.ts";
+import { describeMachine } from "../src/cli/machine.ts";
+import { measure } from "../src/cli/measure.ts";
+import { Output, printable, readInput, table } from "../src/cli/terminal.ts";
+import { StatisticsCollector } from "../src/decode/metrics.ts";
+import type { Engine, GenerateOptions } from "../src/engine.ts";
+import { visible } from "./helpers.ts";
+
+/** A sink in memory. */
+function memory(
+  isTerminal: boolean,
+): { writeSync(bytes: Uint8Array): number; isTerminal(): boolean; text: string } {
+  return {
+    text: "",
+    writeSync(bytes) {
+      // pipes may take less than they are given
+      const taken = bytes.subarray(0, 5);
+      this.text += String.fromCharCode(...taken);
+      return taken.length;
+    },
+    isTerminal: () => isTerminal,
+  };
+}
+
+Deno.test("options become values, wherever they stand", () => {
+  const { command, words, values } = parseCommandLine([
+    ...[
+      "--json",
+      "generate",
+      "--gamma",
+      "3",
+      "a prompt",
+      "--top-p=0.5",
+      "--stop",
+      "x",
+      "--stop=--",
+      "--seed",
+    ],
+    ...[
+      "18446744073709551615",
+      "--drafter",
+      "sedd,gpt2",
+      "--drafter",
+      "ngram",
+      "--sigma",
+      "schedule",
+      "--",
+      "--json",
+    ],
+  ]);
+  assert.equal(command, "generate");
+  assert.deepEqual(words, ["a prompt", "--json"]);
+  assert.deepEqual(values, {
+    json: true,
+    gamma: 3,
+    "top-p": 0.5,
+    stop: ["x", "--"],
+    seed: 2n ** 64n - 1n,
+    drafter: ["sedd", "gpt2", "ngram"],
+    sigma: "schedule",
+  });
+  assert.deepEqual(parseCommandLine(["score", "--tokens", "1, 2,3"]).values, { tokens: [1, 2, 3] });
+  assert.deepEqual(parseCommandLine(["score", "--gamma", "auto"]).values, { gamma: "auto" });
+  assert.deepEqual(parseCommandLine(["-h"]), { command: undefined, words: [], values: { help: true } });
+});
+
+Deno.test("options that cannot be understood say what they are and what was expected", () => {
+  const faults: readonly (readonly [string, RegExp])[] = [
+    ["--bogus", /^unknown option "--bogus"/],
+    ["-x", /^unknown option "-x"/],
+    ["--constructor", /^unknown option/],
+    ["--gamma", /^--gamma has no value, expected an integer of at least 1, or auto$/],
+    ["--gamma --json", /^--gamma has no value/],
+    ["--gamma 0", /^--gamma is "0", expected an integer of at least 1, or auto$/],
+    ["--gamma -1", /^--gamma is "-1"/],
+    ["--gamma 2.5", /^--gamma is "2.5"/],
+    ["--gamma=", /^--gamma is ""/],
+    ["--max-tokens ten", /^--max-tokens is "ten"/],
+    ["--temperature -0.5", /^--temperature is "-0.5", expected a number of at least 0$/],
+    ["--temperature Infinity", /^--temperature is "Infinity"/],
+    ["--top-p 0", /^--top-p is "0", expected a number in \(0, 1\]$/],
+    ["--top-p 1.1", /^--top-p is "1.1"/],
+    ["--top-k 1.5", /^--top-k is "1.5"/],
+    ["--seed -1", /^--seed is "-1", expected an integer in \[0, 2\^64\)$/],
+    ["--seed 18446744073709551616", /^--seed is/],
+    ["--sigma 0", /^--sigma is "0", expected a positive number, or schedule$/],
+    ["--rule greedy", /^--rule is "greedy", expected one of ordered, ratio, /],
+    ["--order up", /^--order is "up"/],
+    ["--dtype f64", /^--dtype is "f64", expected one of f32, f16, bf16, int8$/],
+    ["--device gpu", /^--device is "gpu"/],
+    ["--draft-device cuda:x", /^--draft-device is "cuda:x", expected one of auto, .*, cuda, cuda:N$/],
+    ["--tokens 1,,2", /^--tokens is "1,,2", expected token ids/],
+    ["--tokens 1.5", /^--tokens is "1.5"/],
+    ["--drafter sedd,", /^--drafter is "sedd,"/],
+    ["--stop=", /^--stop is ""/],
+    ["--json=yes", /^--json is "yes", expected no value$/],
+  ];
+  for (const [line, message] of faults) {
+    const parse = () => parseCommandLine(["generate", ...line.split(" ")]);
+    assert.throws(parse, (error) => error instanceof UsageError && message.test(error.message), line);
+  }
+});
+
+Deno.test("output is written whole, coloured only for people, and never left on an open line", () => {
+  const pipe = memory(false), plain = new Output(pipe);
+  plain.write(plain.styled("accepted", "twelve bytes"));
+  plain.progress("nobody looks");
+  plain.progress("");
+  plain.endLine();
+  plain.endLine();
+  assert.equal(pipe.text, "twelve bytes\n");
+
+  const screen = memory(true), coloured = new Output(screen, true);
+  coloured.write(coloured.styled("corrected", "the"));
+  assert.match(visible(screen.text), /^␛\[[\d;]+mthe␛\[0m$/);
+  coloured.progress("run 1");
+  coloured.progress("");
+  coloured.endLine();
+  assert.ok(screen.text.endsWith("\r\x1b[Krun 1\r\x1b[K"));
+
+  const narrow = memory(true), progress = new Output(narrow, true, () => 10);
+  // neither is what is shown shown again, nor may it wrap
+  for (const text of ["run 1", "run 1", "loading x: 9 %", "a loading x: 9 %", "", ""]) {
+    progress.progress(text);
+  }
+  const bytes = Uint8Array.from(narrow.text, (byte) => byte.charCodeAt(0));
+  assert.equal(
+    visible(new TextDecoder().decode(bytes)),
+    "\r␛[Krun 1\r␛[K…g x: 9 %\r␛[K",
+  );
+});
+
+Deno.test("output that cannot be written says so; a pipe that is closed is another matter", () => {
+  const failing = (error: Error) =>
+    new Output({
+      isTerminal: () => false,
+      writeSync() {
+        throw error;
+      },
+    });
+  const full = failing(new Error("No space left on device (os error 28)"));
+  assert.throws(() => full.line("x"), {
+    message: "Cannot write the output: No space left on device (os error 28)",
+  });
+  full.endLine(); // what was not written is not ended
+  const closed = new Deno.errors.BrokenPipe("broken pipe");
+  assert.throws(() => failing(closed).line("x"), closed);
+});
+
+Deno.test("what a terminal would take for a command is shown instead", () => {
+  assert.equal(printable("a\x1b[2J\x07b\r\0\x7f\x9b1m\tc\n“é😀"), "a␛[2J␇b␍␀\ufffd\ufffd1m\tc\n“é😀");
+});
+
+Deno.test("standard input is text, whole and not without end", async () => {
+  const read = (...chunks: Uint8Array[]) => readInput(ReadableStream.from(chunks));
+  const bytes = new TextEncoder().encode("é😀\n");
+  assert.equal(await read(bytes.subarray(0, 1), bytes.subarray(1, 4), bytes.subarray(4)), "é😀\n");
+  assert.equal(await read(), "");
+  await assert.rejects(read(Uint8Array.of(0x61, 0xff)), {
+    name: "TypeError",
+    message: "it is not UTF-8 text",
+  });
+  await assert.rejects(read(bytes.subarray(0, 3)), /it is not UTF-8 text/);
+  const endless = (async function* () {
+    for (;;) yield new Uint8Array(1 << 20).fill(0x61);
+  })();
+  await assert.rejects(readInput(endless), {
+    message: "it has more than 16777216 bytes, expected at most that",
+  });
+});
+
+Deno.test("tables align", () => {
+  assert.deepEqual(table([["a", "b", "c"], ["long", "1", "22"]], 1), ["a     b   c", "long  1  22"]);
+  assert.deepEqual(table([["a", "bc"], ["long", "d"]], 2), ["a     bc", "long  d"]);
+});
+
+Deno.test("the machine is described as far as permissions go, without asking", {
+  permissions: { sys: ["osRelease"] },
+}, () => {
+  const machine = describeMachine("a toy");
+  assert.equal(machine.cpu, null);
+  assert.equal(machine.os, `${Deno.build.os} ${Deno.osRelease()}`);
+  assert.equal(machine.device, "a toy");
+  assert.ok(machine.cores >= 1);
+});
+
+/** An engine of constant texts: under `coupled`, drafter "wrong" differs from plain decoding in its last token. */
+function toyEngine(asked: GenerateOptions[]): Engine {
+  const speeds: Record<string, number> = { plain: 100, right: 250, wrong: 50 };
+  const toy: Pick<Engine, "drafters" | "device" | "draftDevice" | "generate" | "unused"> = {
+    drafters: ["right", "wrong"],
+    unused: ({ drafter }) => drafter === "wrong" ? ["steps"] : [],
+    device: "a toy",
+    draftDevice: "a toy",
+    generate(_, options = {}) {
+      asked.push(options);
+      const { drafter } = options;
+      const name = drafter ?? "plain";
+      const drafting = drafter !== null;
+      const collector = new StatisticsCollector({
+        promptTokens: 1,
+        ...(drafting ? { drafter: { name: "diffusion (toy)", leftToRight: true }, rule: "ordered" } : {}),
+      });
+      for (let round = 0; round < 2; round++) {
+        collector.add({
+          tokens: drafting ? [1, 2] : [1],
+          from: drafting ? ["accepted", "corrected"] : ["target"],
+          draft: drafting ? [1, 3] : [],
+          accepted: drafting ? 1 : 0,
+          draftPasses: 1,
+          prefillMs: 0,
+          draftMs: 1,
+          verifyMs: 2,
+          totalMs: 1000 * (drafting ? 2 : 1) / speeds[name],
+        });
+      }
+      const differs = options.rule === "coupled" && name === "wrong";
+      return Promise.resolve({ text: "", tokens: differs ? [1, 2] : [1, 1], stats: collector.statistics() });
+    },
+  };
+  return toy as Engine;
+}
+
+Deno.test("compare takes turns with the same seeds, and tells a text that is not plain decoding's", async () => {
+  const asked: GenerateOptions[] = [];
+  const { rows, settings } = await measure(
+    toyEngine(asked),
+    { prompts: ["a", "b"], repetitions: 2, maxTokens: 4, options: { seed: 7n, steps: 2 } },
+    () => {},
+  );
+  assert.deepEqual(rows.map((row) => row.method), ["plain", "diffusion right", "diffusion wrong"]);
+  assert.deepEqual(rows.map((row) => row.equalsPlainUnderCoupled), [null, true, false]);
+  assert.deepEqual(rows.map((row) => row.runs), [4, 4, 4]);
+  assert.deepEqual(rows.map((row) => Number(row.speedup.toFixed(9))), [1, 2.5, 0.5]);
+  assert.deepEqual(rows.map((row) => row.meanAcceptanceLength), [1, 2, 2]);
+  assert.deepEqual(rows.map((row) => row.acceptanceRatePerPosition), [[], [1, 0], [1, 0]]);
+  assert.deepEqual(rows[1].msPerRound, { draft: 1, verify: 2, other: 5 });
+  assert.equal(settings.seed, "7");
+  // of one set of options, each drafter is given what it has a use for
+  assert.ok(asked.every(({ drafter, steps }) => steps === (drafter === "wrong" ? undefined : 2)));
+
+  const timed = asked.filter((options) => options.maxTokens === 4 && options.rule === undefined);
+  assert.deepEqual(timed.map(({ drafter, seed }) => [drafter, seed]), [
+    ...[[null, 7n], ["right", 7n], ["wrong", 7n], [null, 7n], ["right", 7n], ["wrong", 7n]],
+    ...[[null, 8n], ["right", 8n], ["wrong", 8n], [null, 8n], ["right", 8n], ["wrong", 8n]],
+  ]);
+});
