@@ -1,7 +1,7 @@
 //! out = f(x·Wᵀ): projections with what follows them fused.
 
 use crate::simd::{dots_by_pairs, load, madd, store, Elementary};
-use crate::tile::{multiply, Bf16, Format, Int8, Int8Pairs, Panels, Rows, F16, F32, GROUP, GROUP_COLUMNS, MAX_ROWS};
+use crate::tile::{multiply, Bf16, Format, Int8, Int8Pairs, Panels, Rows, F16, F32, GROUP, GROUP_COLUMNS, TILE_ROWS};
 use core::arch::wasm32::*;
 
 /// What the host wrote for [`project`].
@@ -54,7 +54,7 @@ unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *m
     let raw = Rows { data: scratch, stride: GROUP_COLUMNS * 4 };
     for g in begin..end {
         let w = weights.from(g * GROUP);
-        if F::STEP < F32::STEP && job.rows > MAX_ROWS {
+        if F::STEP < F32::STEP && job.rows > TILE_ROWS {
             // converted once for all tiles of rows
             let wide =
                 Panels { data: scratch.add(job.rows * raw.stride), stride: job.steps * F32::STEP, step: F32::STEP };

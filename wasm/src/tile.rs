@@ -9,8 +9,8 @@
 use crate::simd::{dot4, dot4_by_pairs, madd, opaque};
 use core::arch::wasm32::*;
 
-/// Rows of the largest tile: a verify pass of 8 drafted tokens has 9.
-pub const MAX_ROWS: usize = 9;
+/// Rows of the largest tile.
+pub const TILE_ROWS: usize = 4;
 /// Panels of a tile of a matrix, and so of a group.
 pub const GROUP: usize = 6;
 /// Columns of a group.
@@ -251,9 +251,9 @@ unsafe fn tile<F: Format, const M: usize, const P: usize>(out: Rows, x: Rows, w:
     }
 }
 
-/// M rows, all panels: those of a matrix by the group, loose ones by Q, then, if there are some left, one by one.
+/// M rows, all panels: those of a matrix by the group, loose ones by four, then, if there are some left, one by one.
 #[inline(always)]
-unsafe fn row_tile<F: Format, const M: usize, const Q: usize>(
+unsafe fn row_tile<F: Format, const M: usize>(
     out: Rows,
     x: Rows,
     w: Panels,
@@ -265,9 +265,9 @@ unsafe fn row_tile<F: Format, const M: usize, const Q: usize>(
             tile::<F, M, GROUP>(out.from(0, p * 8), x, w.from(p), steps);
         }
     } else {
-        let whole = panels / Q * Q;
-        for p in (0..whole).step_by(Q) {
-            tile::<F, M, Q>(out.from(0, p * 8), x, w.from(p), steps);
+        let whole = panels / 4 * 4;
+        for p in (0..whole).step_by(4) {
+            tile::<F, M, 4>(out.from(0, p * 8), x, w.from(p), steps);
         }
         for p in whole..panels {
             tile::<F, M, 1>(out.from(0, p * 8), x, w.from(p), steps);
@@ -280,25 +280,19 @@ unsafe fn row_tile<F: Format, const M: usize, const Q: usize>(
 ///
 /// Tiles are as wide as they are because memory is read at its full rate only from several places at once, and because
 /// a vector of x is then loaded and spread once for many panels. That their accumulators exceed x86's 16 registers
-/// costs less than that gains, up to the largest tile.
+/// costs less than that gains, up to four rows.
 #[inline(never)]
 pub unsafe fn multiply<F: Format>(out: Rows, x: Rows, rows: usize, w: Panels, panels: usize, steps: usize) {
-    // few rows wait for memory, once; many are a matter of arithmetic, at which tiles of four are best
-    let tiles = if rows > MAX_ROWS { rows.div_ceil(4) } else { 1 };
+    let tiles = rows.div_ceil(TILE_ROWS);
     for t in 0..tiles {
         // as even as can be: a tile of one row has too few accumulators to hide their latency
         let (first, last) = (rows * t / tiles, rows * (t + 1) / tiles);
         let (out, x) = (out.from(first, 0), x.from(first, 0));
         match last - first {
-            1 => row_tile::<F, 1, 4>(out, x, w, panels, steps),
-            2 => row_tile::<F, 2, 4>(out, x, w, panels, steps),
-            3 => row_tile::<F, 3, 4>(out, x, w, panels, steps),
-            4 => row_tile::<F, 4, 4>(out, x, w, panels, steps),
-            5 => row_tile::<F, 5, 2>(out, x, w, panels, steps),
-            6 => row_tile::<F, 6, 2>(out, x, w, panels, steps),
-            7 => row_tile::<F, 7, 2>(out, x, w, panels, steps),
-            8 => row_tile::<F, 8, 2>(out, x, w, panels, steps),
-            _ => row_tile::<F, 9, 2>(out, x, w, panels, steps),
+            1 => row_tile::<F, 1>(out, x, w, panels, steps),
+            2 => row_tile::<F, 2>(out, x, w, panels, steps),
+            3 => row_tile::<F, 3>(out, x, w, panels, steps),
+            _ => row_tile::<F, TILE_ROWS>(out, x, w, panels, steps),
         }
     }
 }
