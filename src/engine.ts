@@ -170,6 +170,9 @@ const DIFFUSION_OPTIONS = Object.keys(
 /** Options of drafting, for which plain decoding has no use. */
 const DRAFT_OPTIONS: readonly (keyof GenerateOptions)[] = ["rule", "gamma", "costs", ...DIFFUSION_OPTIONS];
 
+/** Values with which an option asks for nothing, and is welcome everywhere. */
+const OFF: Readonly<Partial<GenerateOptions>> = { hotStart: false, contextCache: "none" };
+
 /** A drafter as loaded: what is needed to make one for a text. */
 interface LoadedDrafter {
   /** Options for which it has no use. */
@@ -375,14 +378,14 @@ export class Engine implements Disposable {
   }
 
   /**
-   * Names of the options given for which the drafter they name, or plain decoding, has no use. For a drafter,
-   * {@linkcode Engine.stream} refuses them.
+   * Names of the options given for which the drafter they name, or plain decoding, has no use; not of those that ask
+   * for nothing (`hotStart: false`, `contextCache: "none"`). For a drafter, {@linkcode Engine.stream} refuses them.
    *
    * @throws {TypeError} if the drafter was not loaded
    */
   unused(options: GenerateOptions): (keyof GenerateOptions)[] {
     const { unused } = this.#find(options) ?? { unused: DRAFT_OPTIONS };
-    return unused.filter((name) => options[name] !== undefined);
+    return unused.filter((name) => options[name] !== undefined && options[name] !== OFF[name]);
   }
 
   #tokensOf(text: string | ArrayLike<number>): number[] {

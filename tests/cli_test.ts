@@ -90,6 +90,7 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
     ["generate", "--drafter", "none", "--drafter-dtype", "f32", PROMPT],
     ["compare", "--drafter", "ngram", "--draft-device", "wasm"],
     ["generate", "--target", "fixtures/parity/gpt2-bare", "--drafter-dtype", "f32", "--tokens", "1"],
+    ["generate", "--device", "reference", "--threads", "2", PROMPT],
   ];
   for (const line of lines) {
     const { code, out, err } = await run(line);

@@ -109,7 +109,7 @@ Deno.test("a drafter refuses options it has no use for; plain decoding takes all
       draftContext: 9,
       contextCache: "draft",
       sigma: 1,
-      hotStart: false,
+      hotStart: true,
     } as const;
     const all: GenerateOptions = { rule: "ordered", gamma: "auto", costs: [1, 2], ...diffusion };
     for (const drafter of ["gpt2", "ngram"]) {
@@ -123,6 +123,7 @@ Deno.test("a drafter refuses options it has no use for; plain decoding takes all
       assert.deepEqual(engine.unused({ drafter, ...all }), ["contextCache"]);
     }
     assert.deepEqual(engine.unused({ drafter: "sedd", ...all }), []);
+    assert.deepEqual(engine.unused({ drafter: "ngram", hotStart: false, contextCache: "none" }), []);
     assert.deepEqual(engine.unused({ drafter: null, ...all }), Object.keys(all));
     const text = { seed: 4, maxTokens: 9, drafter: null };
     const plain = await engine.generate(PROMPT, text),

@@ -143,7 +143,8 @@ export async function load(options: EngineOptions, { err }: Terminal): Promise<E
 
 /**
  * What to load, and that downloads are shown. No drafter named: the library's default.
- * @throws {UsageError} if `none` is one of several drafters, or there is said how to load drafters and there are none
+ * @throws {UsageError} if `none` is one of several drafters, there is said how to load drafters and there are none, or
+ * how many threads and nothing uses them
  */
 export function engineOptions(values: Values, { err }: Terminal): EngineOptions {
   const { drafter } = values;
@@ -156,6 +157,10 @@ export function engineOptions(values: Values, { err }: Terminal): EngineOptions 
   const unused = (["draft-device", "drafter-dtype"] as const).find((name) => values[name] !== undefined);
   if (weightless && unused !== undefined) {
     throw new UsageError(`--${unused} is given, and there is no drafter that is a model`);
+  }
+  const { device = "auto", "draft-device": draftDevice } = values;
+  if (values.threads !== undefined && device !== "auto" && device !== "wasm" && draftDevice !== "wasm") {
+    throw new UsageError("--threads is given, and nothing computes on them: they are the device wasm's");
   }
   return {
     target: values.target,
