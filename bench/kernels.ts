@@ -214,7 +214,12 @@ export async function gemm(threads: number): Promise<Section> {
       { what: "int8 rate / f32 rate", value: time.f32 / time.int8, unit: "×", aim: "≥ 3 ×" },
       { what: "f16 rate / f32 rate", value: time.f32 / time.f16, unit: "×" },
       { what: "bf16 rate / f32 rate", value: time.f32 / time.bf16, unit: "×" },
-      { what: `f32, ${threads} threads / 1 thread`, value: time.f32 / time.manyF32, unit: "×", aim: "≥ 1.6 ×" },
+      {
+        what: `f32, ${threads} threads / 1 thread`,
+        value: time.f32 / time.manyF32,
+        unit: "×",
+        aim: "≥ 1.6 ×",
+      },
       { what: `int8, ${threads} threads / 1 thread`, value: time.int8 / time.manyInt8, unit: "×" },
     ],
   };

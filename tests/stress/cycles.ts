@@ -77,7 +77,9 @@ if (import.meta.main) {
   const count = Number(Deno.args[0] ?? 1000), device = Deno.args[1] ?? "wasm";
   if (!isDevice(device)) throw new TypeError(`Cannot run cycles: "${device}" is no device`);
   if (!(Number.isInteger(count) && count >= 2)) {
-    throw new RangeError(`Cannot run cycles: their number is ${Deno.args[0]}, expected an integer of at least 2`);
+    throw new RangeError(
+      `Cannot run cycles: their number is ${Deno.args[0]}, expected an integer of at least 2`,
+    );
   }
   const all = await cycles(count, (cycle, { rss, heap, workers }) => {
     if (cycle % Math.ceil(count / 20) === 0) {
