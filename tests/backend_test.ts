@@ -212,6 +212,31 @@ for (const [name, { open, halfTolerance, shapes, heads: headShapes }] of Object.
     assert.deepEqual([...out.read()], [...expected]);
   });
 
+  Deno.test(`${name}: what is no number stays none`, async () => {
+    using backend = await open();
+    const inputs = 24, outputs = 5, rows = 3;
+    using gain = backend.vector(values(inputs, 3, 2)), bias = backend.vector(values(outputs, 5));
+    using x = backend.activation(rows, inputs), out = backend.activation(rows, outputs);
+    for (const dtype of dtypes) {
+      using matrix = await backend.matrix({ outputs, inputs, dtype }, [values(outputs * inputs, 1)]);
+      for (const norm of [undefined, { gain, epsilon: 1e-5 }]) {
+        // squares beyond the range of f32 are none either
+        for (const stranger of norm === undefined ? [NaN] : [NaN, Infinity, 1e25]) {
+          const entries = values(rows * inputs, 2);
+          entries[inputs + 7] = stranger;
+          using embedded = await backend.matrix({ outputs: rows, inputs, dtype: "f32" }, [entries]);
+          using tokens = backend.tokens(rows), cache = backend.cache({ layers: 1, width: 1, capacity: 8 });
+          tokens.write([0, 1, 2]);
+          backend.embed(x, { tokens, table: embedded, cache });
+          backend.project(out, x, { matrix, bias, norm });
+          const finite = [...out.read()].map(Number.isFinite);
+          const expected = finite.map((_, i) => Math.floor(i / outputs) !== 1);
+          assert.deepEqual(finite, expected, `${dtype}, ${stranger}${norm ? ", norm" : ""}`);
+        }
+      }
+    }
+  });
+
   Deno.test(`${name}: embeddings are exactly the oracle's`, async () => {
     using backend = await open();
     const vocabSize = 43, width = 21, rows = 6;

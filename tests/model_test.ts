@@ -10,6 +10,7 @@ import type { TensorData } from "../fixtures/write_safetensors.ts";
 import type { Activation, Backend, Dtype } from "../src/backend/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { Growing } from "../src/model/block.ts";
 import { loadGpt2, loadGptNeo, loadModel, loadSedd } from "../src/model/mod.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import { CheckpointError, type Weights } from "../src/model/weights.ts";
@@ -467,6 +468,22 @@ Deno.test("a model that cannot be loaded leaves nothing on the device", async ()
     model[Symbol.dispose]();
     assert.equal(held, 0, name);
   }
+});
+
+Deno.test("a buffer that could not be allocated is not asked for again", () => {
+  const asked: number[] = [];
+  using buffer = new Growing((size) => {
+    asked.push(size);
+    if (size > 20) throw new RangeError("too large");
+    return { [Symbol.dispose]: () => {} };
+  });
+  buffer.atLeast(2);
+  buffer.atLeast(3);
+  assert.throws(() => buffer.atLeast(30), /too large/);
+  buffer.atLeast(2);
+  buffer[Symbol.dispose]();
+  buffer.atLeast(3);
+  assert.deepEqual(asked, [2, 4, 30, 2, 3]);
 });
 
 Deno.test("passes that make no sense are refused, and leave the cache alone", async () => {

@@ -92,7 +92,9 @@ SD_INLINE Statistics row_statistics(const Group* groups, int columns, float epsi
     float d = groups[g].sum / count - mean;
     squares += fmaf(count * d, d, groups[g].squares);
   }
-  return {mean, 1 / sqrtf(warp_sum(squares) / columns + epsilon)};
+  float variance = warp_sum(squares) / columns;
+  // what overflows is to end as no number, and not as a row of zeros
+  return {mean, 1 / sqrtf(variance + epsilon + 0 * variance)};
 }
 
 SD_INLINE float normalised(float x, Statistics row, float gain, float shift) {

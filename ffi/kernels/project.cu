@@ -261,15 +261,17 @@ SD_KERNEL(WARP, quantise, int8_t* out, Quantised* quantised, const float* x, con
   Statistics s = {0, 1};
   if (gain) s = row_statistics(groups + (size_t)blockIdx.x * groups_of(columns), columns, epsilon);
   auto value = [&](int c) { return gain ? normalised(row[c], s, gain[c], shift ? shift[c] : 0) : row[c]; };
-  float low = 0, high = 0;
+  float low = 0, high = 0, nothing = 0;
   for (int c = threadIdx.x; c < columns; c += WARP) {
     low = fminf(low, value(c));
     high = fmaxf(high, value(c));
+    nothing += 0 * value(c);  // NaN where a value is no number, which the two above pass over
   }
   low = warp_fold(low, [](float a, float b) { return fminf(a, b); });
   high = warp_fold(high, [](float a, float b) { return fmaxf(a, b); });
   float scale = (high - low) / 127;
   if (scale == 0) scale = 1;
+  scale += warp_sum(nothing);  // then that of the row is none either, and all that comes of it
   float zero = rintf(-low / scale);
   for (int c = threadIdx.x; c < padded(columns); c += WARP) {
     float q = c < columns ? rintf(value(c) / scale) + zero : zero;

@@ -47,9 +47,9 @@ SD_KERNEL(THREADS, unpack, uint16_t* rows, const uint16_t* matrix, int inputs) {
 
 // out[r] = table[tokens[r]] ⊙ x[r] + positions[length + r]; x and positions may be null, and the groups of out. Grid:
 // rows.
-SD_KERNEL(THREADS, embed, float* out, Group* groups, const float* x, const int* tokens, const void* table, const float* table_scales,
-          int table_format, int vocab, const void* positions, const float* position_scales, int position_format,
-          const int* length, int columns, Fault* fault) {
+SD_KERNEL(THREADS, embed, float* out, Group* groups, const float* x, const int* tokens, const void* table,
+          const float* table_scales, int table_format, int vocab, const void* positions, const float* position_scales,
+          int position_format, const int* length, int columns, Fault* fault) {
   grid_dependency_wait();
   int row = blockIdx.x, token = tokens[row];
   if (token < 0 || token >= vocab) {

@@ -123,10 +123,11 @@ export class Growing<T extends Disposable> implements Disposable {
   /** The buffer, of at least `size`; after growth its contents are lost. */
   atLeast(size: number): T {
     if (this.#buffer === undefined || this.#size < size) {
-      this[Symbol.dispose]();
       // at least doubled, so that a text that grows token by token reallocates rarely
-      this.#size = Math.max(size, 2 * this.#size);
-      this.#buffer = this.#allocate(this.#size);
+      const grown = Math.max(size, 2 * this.#size);
+      this[Symbol.dispose]();
+      this.#buffer = this.#allocate(grown);
+      this.#size = grown;
     }
     return this.#buffer;
   }
@@ -135,6 +136,7 @@ export class Growing<T extends Disposable> implements Disposable {
   [Symbol.dispose](): void {
     this.#buffer?.[Symbol.dispose]();
     this.#buffer = undefined;
+    this.#size = 0; // what could not be allocated is not asked for again
   }
 }
 

@@ -49,7 +49,9 @@ unsafe fn normalise(job: &Prepare, x: *const f32, out: *mut f32) {
         let d = keep(f32x4_sub(load(x.add(c), count), mean), count);
         squares = madd(d, d, squares);
     });
-    let scale = f32x4_splat(1.0 / (sum(squares) / columns + job.epsilon).sqrt());
+    let variance = sum(squares) / columns;
+    // what overflows is to end as no number, and not as a row of zeros
+    let scale = f32x4_splat(1.0 / (variance + job.epsilon + 0.0 * variance).sqrt());
     by_four(n, |c, count| {
         let d = f32x4_mul(f32x4_sub(load(x.add(c), count), mean), scale);
         let mut y = f32x4_mul(d, load(job.gain.add(c), count));
@@ -69,7 +71,8 @@ unsafe fn quantise(job: &Prepare, x: *const f32, out: *mut u8) -> [f32; 2] {
         high = f32x4_max(high, v);
     });
     let (low, high) = (min(low), max(high));
-    let scale = if high > low { (high - low) / 127.0 } else { 1.0 };
+    // of a row with what is no number the scale is none either, and so is all that comes of it
+    let scale = if high > low { (high - low) / 127.0 } else { 1.0 + (high - low) };
     let zero = (-low / scale).round_ties_even();
     let limits = [opaque(f32x4_splat(0.0)), opaque(f32x4_splat(127.0))];
     by_four(job.columns, |c, count| {

@@ -92,6 +92,7 @@ export class Launcher {
   rotation(frequencies: CudaVector, positions: number): bigint {
     if ((frequencies.rotation?.positions ?? 0) < positions) {
       frequencies.rotation?.table[Symbol.dispose]();
+      frequencies.rotation = undefined; // the next line may throw
       const half = frequencies.length, table = new CudaActivation(this.queue, 1, positions * 2 * half);
       const { rotation } = this.kernels;
       this.queue.stream.launch(

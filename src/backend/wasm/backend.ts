@@ -456,6 +456,7 @@ class WasmBackend implements Backend {
         }
       }
       frequencies.rotation?.table[Symbol.dispose]();
+      frequencies.rotation = undefined; // the next line may throw
       frequencies.rotation = { table: new WasmVector(this.#heap, table), positions };
     }
     return frequencies.rotation!.table.address;
