@@ -305,6 +305,21 @@ Deno.test("what does not fit together is refused at the call", () => {
   }
 });
 
+Deno.test("a target is told what a drafter asks of it when the text begins, and not before", async () => {
+  const kept: string[] = [];
+  const target = Object.assign(new Counter(), {
+    keepHidden: (layers: readonly number[]) => void kept.push(String(layers)),
+  });
+  const reader = Object.assign(new CountingDrafter(), { hiddenLayers: [0, 2] });
+  const first = speculate(target, reader, [0], { maxTokens: 2 });
+  const second = speculate(target, new CountingDrafter(), [0], { maxTokens: 2 });
+  assert.deepEqual(kept, []);
+  await all(first);
+  assert.deepEqual(kept, ["0,2"]);
+  await all(second);
+  assert.deepEqual(kept, ["0,2", ""]);
+});
+
 Deno.test("a drafter that drafts too much is refused", async () => {
   const drafter = new CountingDrafter();
   const greedy: Drafter = Object.assign(new CountingDrafter(), {

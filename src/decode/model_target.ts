@@ -32,7 +32,7 @@ export class ModelTarget implements Target, Disposable {
   #round: DeviceRound | undefined;
   #hiddenLayers: readonly number[] = [];
   /** For each layer, [context, C]: row i belongs to token i, so that a roll-back leaves nothing to be done. */
-  #hidden: readonly Activation[] = [];
+  #hidden: Activation[] = [];
 
   /** Allocates a cache for the model's whole context. */
   constructor(model: CausalModel, backend: Backend) {
@@ -169,7 +169,12 @@ export class ModelTarget implements Target, Disposable {
     }
     if (String(layers) === String(this.#hiddenLayers)) return;
     this.#freeHidden();
-    this.#hidden = layers.map(() => this.#backend.activation(this.contextLength, width));
+    try {
+      for (const _ of layers) this.#hidden.push(this.#backend.activation(this.contextLength, width));
+    } catch (error) {
+      this.#freeHidden();
+      throw error;
+    }
     this.#hiddenLayers = [...layers];
     if (layers.length > 0) this.truncate(0);
   }

@@ -55,15 +55,19 @@ export function speculate(
 ): AsyncGenerator<Round, void, void> {
   const { gamma = 5, rule = "ordered", draftSampling } = options;
   check(target, drafter, gamma, rule);
-  target.keepHidden?.(drafter.hiddenLayers ?? []);
-  return decode(target, prompt, options, async ({ text, room, random, sampling }) => {
+  const round = async ({ text, room, random, sampling }: StepRequest): Promise<Step> => {
     const most = room - 1; // a round emits one token more than it accepts
     const asked = typeof gamma === "number" ? gamma : gamma.next(most);
     const settings = { text, random, sampling, rule, draftSampling };
     const step = await draftAndVerify(target, drafter, Math.min(asked, most), settings);
     if (typeof gamma !== "number") gamma.observe(step);
     return step;
-  });
+  };
+  // the target may serve another text first: it is told of this one's drafter when this one begins
+  return (async function* () {
+    target.keepHidden?.(drafter.hiddenLayers ?? []);
+    yield* decode(target, prompt, options, round);
+  })();
 }
 
 /** What {@linkcode draftAndVerify} is given. */
