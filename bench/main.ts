@@ -14,6 +14,7 @@ import { PROMPTS } from "../src/cli/compare.ts";
 import { measure, type Row } from "../src/cli/measure.ts";
 import { embeddedDrafters } from "../src/pair.ts";
 import type { CausalModel } from "../src/model/model.ts";
+import { readOptions } from "./arguments.ts";
 import { halves } from "./halves.ts";
 import { hostile } from "./hostile.ts";
 import { gemm, gpt2, medians, modelPasses, type Section } from "./kernels.ts";
@@ -48,6 +49,12 @@ function targetPasses(target: CausalModel): Section {
   };
 }
 
+const options = readOptions({
+  json: { type: "boolean" },
+  write: { type: "boolean" },
+  generation: { type: "string" },
+});
+
 async function run(): Promise<CpuReport> {
   const threads = navigator.hardwareConcurrency;
   const tell = (what: string) => console.error(what);
@@ -59,7 +66,7 @@ async function run(): Promise<CpuReport> {
   tell(`the embedded pair, γ = ${GAMMAS.join(", ")}`);
   const settings = { prompts: PROMPTS, repetitions: 5, maxTokens: 128, options: {}, gammas: GAMMAS };
   const comparison = await measure(engine, settings, () => {});
-  const pair = [{ ...comparison, machine: toldClosely(comparison.machine) }];
+  const pair = [{ ...comparison, machine: toldClosely(comparison.machine, options.generation) }];
   tell("the embedded pair, nothing accepted");
   kernels.push(await hostile(engine));
   tell("the embedded pair, its target as f16");
@@ -129,5 +136,5 @@ function markdown({ date, kernels, pair }: CpuReport): string {
 
 const report = await run();
 const text = markdown(report);
-console.log(Deno.args.includes("--json") ? JSON.stringify(report, null, 2) : text);
-if (Deno.args.includes("--write")) await writeReport("cpu", report.pair[0].machine, report, text);
+console.log(options.json ? JSON.stringify(report, null, 2) : text);
+if (options.write) await writeReport("cpu", report.pair[0].machine, report, text);

@@ -10,6 +10,7 @@
 
 import type { Comparison, Row } from "../src/cli/measure.ts";
 import type { Machine } from "../src/cli/machine.ts";
+import { readOptions } from "./arguments.ts";
 import type { Figure, Section } from "./kernels.ts";
 
 /** What `deno task bench` finds: `bench/reports/cpu-<processor>.json`. */
@@ -61,9 +62,10 @@ function processor({ cpu }: Machine): string {
  * The machine with its processor told more closely, if whoever runs the bench does: `--generation "Zen 4"`, where one
  * name stands for processors that have little in common.
  */
-export function toldClosely(machine: Machine): Machine {
-  const at = Deno.args.indexOf("--generation");
-  return at < 0 ? machine : { ...machine, cpu: `${machine.cpu ?? "unknown"} ${Deno.args[at + 1] ?? ""}` };
+export function toldClosely(machine: Machine, generation: string | undefined): Machine {
+  return generation === undefined
+    ? machine
+    : { ...machine, cpu: `${machine.cpu ?? "unknown"} ${generation}` };
 }
 
 /** Writes `<kind>-<processor>.json` and `.md`, and the README's figures anew. */
@@ -239,10 +241,11 @@ function withFigures(readme: string): string {
 }
 
 if (import.meta.main) {
+  const { check } = readOptions({ check: { type: "boolean" } });
   const readme = await Deno.readTextFile(readmePath), fresh = withFigures(readme);
   // the formatter sets tables and lines: what counts is the words
   const words = (text: string) => text.replace(/-{3,}/g, "---").replace(/\s+/g, " ");
-  if (!Deno.args.includes("--check")) await Deno.writeTextFile(readmePath, fresh);
+  if (!check) await Deno.writeTextFile(readmePath, fresh);
   else if (words(readme) !== words(fresh)) {
     console.error("README.md has other figures than bench/reports: run bench/report.ts");
     Deno.exit(1);

@@ -233,7 +233,12 @@ Deno.test("compare takes turns with the same seeds, and tells a text that is not
   const asked: GenerateOptions[] = [];
   const { rows, settings } = await measure(
     toyEngine(asked),
-    { prompts: ["a", "b"], repetitions: 2, maxTokens: 4, options: { seed: 7n, steps: 2 } },
+    {
+      prompts: ["a", "b"],
+      repetitions: 2,
+      maxTokens: 4,
+      options: { seed: 7n, steps: 2, gamma: 3, topK: undefined },
+    },
     () => {},
   );
   assert.deepEqual(rows.map((row) => row.method), ["plain", "diffusion right", "diffusion wrong"]);
@@ -243,7 +248,9 @@ Deno.test("compare takes turns with the same seeds, and tells a text that is not
   assert.deepEqual(rows.map((row) => row.meanAcceptanceLength), [1, 2, 2]);
   assert.deepEqual(rows.map((row) => row.acceptanceRatePerPosition), [[], [1, 0], [1, 0]]);
   assert.deepEqual(rows[1].msPerRound, { draft: 1, verify: 2, other: 5 });
+  assert.deepEqual(rows.map((row) => row.gamma), [0, 3, 3]); // as asked for, if shorter drafts came
   assert.equal(settings.seed, "7");
+  assert.deepEqual(settings.options, { steps: 2, gamma: 3 });
   // of one set of options, each drafter is given what it has a use for
   assert.ok(asked.every(({ drafter, steps }) => steps === (drafter === "wrong" ? undefined : 2)));
 

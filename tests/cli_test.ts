@@ -103,7 +103,7 @@ Deno.test("an option that no drafter has a use for is one line and exit code 2",
   const lines: readonly (readonly [line: readonly string[], unused: string])[] = [
     [
       ["generate", "--drafter", "none", "--gamma", "2", "--rule", "block"],
-      "plain decoding has no use for --rule, --gamma",
+      "plain decoding, without a --drafter, has no use for --rule, --gamma",
     ],
     [["generate", "--drafter", "ngram", "--hot-start"], "drafting with ngram has no use for --hot-start"],
     [
@@ -115,7 +115,10 @@ Deno.test("an option that no drafter has a use for is one line and exit code 2",
       ["compare", "--drafter", "gpt2,ngram", "--sigma", "2"],
       "drafting with gpt2, ngram has no use for --sigma",
     ],
-    [["demo", "--drafter", "none", "--steps", "2"], "plain decoding has no use for --steps"],
+    [
+      ["demo", "--drafter", "none", "--steps", "2"],
+      "plain decoding, without a --drafter, has no use for --steps",
+    ],
   ];
   for (const [line, unused] of lines) {
     assert.deepEqual(await run([...line, PROMPT]), { code: 2, out: "", err: `error: ${unused}\n` });
@@ -278,6 +281,8 @@ Deno.test("inspect tells what a checkpoint is and needs", async () => {
   assert.equal(found.cacheBytes, 2 * 4 * 6 * 384 * 256);
   assert.ok(found.weightBytes.int8 < found.weightBytes.f16);
   assert.match(drafter.out, /diffusion drafter, causal, with a Markov head/);
+  assert.match(drafter.out, /^tokenizer +in the folder or beside it$/m);
+  assert.match(fed.out, /^tokenizer +Cannot load tokenizer ".*": there is no /m);
   assert.match(fed.out, /diffusion drafter, fed by its target's blocks 1, 0, with a Markov head/);
   assert.equal(unfit.code, 1);
   assert.match(

@@ -10,6 +10,7 @@
 
 import { CudaDriver } from "../../ffi/driver.ts";
 import { table } from "../../src/cli/terminal.ts";
+import { readOptions } from "../arguments.ts";
 import { kernels } from "./kernels.ts";
 import { prefills, products } from "./products.ts";
 import { draftPass, plainSpeed, rounds, targetPasses, WatchedBackend } from "./models.ts";
@@ -27,7 +28,7 @@ const BANDWIDTHS: readonly (readonly [name: string, bandwidth: number])[] = [
   ["A100", 1.555e12],
 ];
 
-const smoke = Deno.args.includes("--smoke");
+const { smoke = false } = readOptions({ smoke: { type: "boolean" } });
 const report: Report = {
   date: new Date().toISOString().slice(0, 10),
   gpu: null,

@@ -13,6 +13,7 @@
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { describeMachine } from "../../src/cli/machine.ts";
 import { embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
+import { readOptions } from "../arguments.ts";
 import { type PeerReport, type PeerRow, type PeerTable, toldClosely, where, writeReport } from "../report.ts";
 import { writeGguf } from "./gguf.ts";
 import { lines } from "./lines.ts";
@@ -25,6 +26,8 @@ const ROUNDS = 5;
 /** Turns before those, until compilers have seen what is hot. */
 const WARM_UP = 3;
 const THREADS = navigator.hardwareConcurrency;
+
+const options = readOptions({ write: { type: "boolean" }, generation: { type: "string" } });
 
 /** An engine that takes orders. */
 interface Peer {
@@ -196,8 +199,8 @@ const tables: PeerTable[] = [];
 for (const model of ["pair", "124M"] as const) {
   for (const dtype of ["f32", "int8"] as const) tables.push(await measure(model, dtype));
 }
-const machine = toldClosely(describeMachine(""));
+const machine = toldClosely(describeMachine(""), options.generation);
 const report: PeerReport = { date: new Date().toISOString().slice(0, 10), machine, tables };
 const text = markdown(report);
 console.log(text);
-if (Deno.args.includes("--write")) await writeReport("peers", machine, report, text);
+if (options.write) await writeReport("peers", machine, report, text);

@@ -124,9 +124,11 @@ const OPTIONS = {
   ),
   drafter: {
     value: "NAME",
-    help: `a folder, owner/name, ${
-      embeddedDrafters.join(", ")
-    }, ngram, or none; compare takes several, as in sedd,ngram`,
+    help:
+      `a folder, owner/name, ${embeddedDrafters.join(", ")}, ngram, or none; compare takes several, as in ` +
+      `sedd,ngram (default: none with a --target, else ${
+        embeddedDrafters[0]
+      }; compare and demo: all of those named)`,
     expected: "a folder, a name, or none",
     parse: (text: string, previous: string[] = []) =>
       text.split(",").every((name) => name !== "") ? [...previous, ...text.split(",")] : undefined,
@@ -138,8 +140,11 @@ const OPTIONS = {
   threads: count("threads of the CPU (default: its cores); the text does not depend on it"),
   rule: ruleOption,
   gamma: GAMMA,
-  steps: count("T, denoising steps per draft of a diffusion drafter (default: 1)"),
-  order: choice("which masks a denoising step opens (default: left-to-right)", revealOrders),
+  steps: count("T, denoising steps per draft of a diffusion drafter, γ at most (default: 1)"),
+  order: choice(
+    "which masks a denoising step opens, where there are several (default: left-to-right)",
+    revealOrders,
+  ),
   "draft-context": count(
     "the most tokens of the text a diffusion drafter sees (default: what suits an embedded one, else all)",
   ),

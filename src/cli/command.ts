@@ -62,7 +62,7 @@ const PERMISSIONS = [
   '  --allow-env="HF_*,XDG_CACHE_HOME,HOME" to find models by name, in a cache that may be read (--allow-read=CACHE);',
   '  --allow-net="huggingface.co,*.huggingface.co,*.hf.co" --allow-write=CACHE',
   "                                         to fetch those that are not there;",
-  "  --allow-sys=cpus,osRelease             only lets compare and demo name the machine",
+  "  --allow-sys=cpus,osRelease             only lets compare, demo and doctor name the machine",
   "  --allow-ffi                            lets the program use an NVIDIA GPU; it loads the driver's library, and cuBLAS",
 ];
 
@@ -71,7 +71,7 @@ const EXIT_CODES = [
   "Exit codes:",
   "    0  done",
   "    1  failed; one line on standard error says why",
-  "    2  the command line was not understood; nothing was done",
+  "    2  the command line was not understood, or asks for what cannot be; nothing was generated",
   "  130  interrupted by Ctrl-C (SIGINT)",
   "  141  whoever read the output closed it, as head does",
   "  143  terminated (SIGTERM)",
@@ -206,7 +206,9 @@ export function requireUse(engine: Engine, options: GenerateOptions): void {
   const unused = first.filter((name) => others.every((names) => names.includes(name)));
   if (unused.length === 0) return;
   const flags = unused.map((name) => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`);
-  const whose = drafters.length > 0 ? `drafting with ${drafters.join(", ")}` : "plain decoding";
+  const whose = drafters.length > 0
+    ? `drafting with ${drafters.join(", ")}`
+    : "plain decoding, without a --drafter,";
   throw new UsageError(`${whose} has no use for ${flags.join(", ")}`);
 }
 

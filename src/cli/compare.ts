@@ -165,6 +165,11 @@ function render({ machine, settings, rows }: Comparison): string[] {
     `tokens: ${settings.maxTokens} each; ${
       lossy ? "a lossy text does not have" : "every text has"
     } the target's law`,
+    ...(Object.keys(settings.options).length > 0
+      ? [
+        `Options: ${JSON.stringify(settings.options).slice(1, -1).replaceAll('"', "").replaceAll(",", ", ")}`,
+      ]
+      : []),
     [
       machine.cpu,
       `${machine.cores} cores`,

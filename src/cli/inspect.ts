@@ -15,12 +15,11 @@ import { type LoadedModel, loadModel } from "../model/load.ts";
 import type { CausalModel, DiffusionModel, ModelShape } from "../model/model.ts";
 import { Plan, withoutMatrices } from "../model/plan.ts";
 import { needsTarget } from "../model/sedd_loading.ts";
-import { CheckpointError } from "../model/weights.ts";
 import { embeddedDrafter, embeddedDrafters, embeddedTarget } from "../pair.ts";
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
 import { showDownloads } from "./downloads.ts";
-import { megabytes, table } from "./terminal.ts";
+import { megabytes, printable, table } from "./terminal.ts";
 
 /** What `inspect --json` prints. */
 interface Inspection extends ModelShape {
@@ -34,6 +33,8 @@ interface Inspection extends ModelShape {
   readonly storedBytes: number;
   /** Whether there is a tokenizer in the folder or beside it. */
   readonly tokenizer: boolean;
+  /** Why there is none, or none that can be used; null if there is. */
+  readonly tokenizerProblem: string | null;
   /** Bytes of weights on the device, by how they are held. */
   readonly weightBytes: Readonly<Record<Dtype, number>>;
   /** Bytes of keys and values of a text that fills the context. */
@@ -59,6 +60,7 @@ export const inspect: Command = {
     if (words.length > 1) throw new UsageError(`${words.length} words are given, expected one FOLDER`);
     const locate = (name: string) => locateModel(name, { onDownload: showDownloads(err) });
     const [word] = words;
+    if (word === "") throw new UsageError("the FOLDER is empty");
     const folder = word === undefined
       ? embeddedTarget()
       : embeddedDrafter(word)?.folder ?? await locate(word);
@@ -79,6 +81,8 @@ async function examine(checkpoint: Checkpoint, targetFolder: string | URL): Prom
   const loaded = await loadUnread(checkpoint, plan, target);
   const { shape } = loaded.model;
   const tensors = checkpoint.tensors();
+  // a model does without one: whatever is wrong with it, the rest can be told
+  const problem = await loadTokenizer(checkpoint.origin).then(() => null, (error: Error) => error.message);
   return {
     folder: checkpoint.origin,
     architecture: loaded.kind === "diffusion" ? "sedd" : String(checkpoint.config.model_type),
@@ -86,7 +90,8 @@ async function examine(checkpoint: Checkpoint, targetFolder: string | URL): Prom
     ...shape,
     parameters: tensors.reduce((sum, tensor) => sum + tensor.shape.reduce((product, n) => product * n, 1), 0),
     storedBytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0),
-    tokenizer: await hasTokenizer(checkpoint.origin),
+    tokenizer: problem === null,
+    tokenizerProblem: problem,
     weightBytes: {
       f32: plan.bytesAs("f32"),
       f16: plan.bytesAs("f16"),
@@ -120,16 +125,6 @@ function describeDrafter({ prefixAttention, hiddenLayers, hasMarkovHead }: Diffu
   return `a diffusion drafter, ${prefix}${hasMarkovHead ? ", with a Markov head" : ""}`;
 }
 
-async function hasTokenizer(folder: string): Promise<boolean> {
-  try {
-    await loadTokenizer(folder);
-    return true;
-  } catch (error) {
-    if (error instanceof CheckpointError) return false;
-    throw error;
-  }
-}
-
 function render(found: Inspection): string[] {
   const dtypes = [...new Set(found.tensors.map(({ dtype }) => dtype))];
   const weights = Object.entries(found.weightBytes).map(([dtype, bytes]) =>
@@ -139,9 +134,10 @@ function render(found: Inspection): string[] {
     ["folder", found.folder],
     ["architecture", `${found.architecture}: ${found.use}`],
     ["size", `${found.layers} layers, width ${found.width}, ${found.heads} heads`],
+    ["vocabulary", `${found.vocabSize} tokens`],
     [
-      "vocabulary",
-      `${found.vocabSize} tokens; ${found.tokenizer ? "a" : "no"} tokenizer in the folder or beside it`,
+      "tokenizer",
+      found.tokenizerProblem === null ? "in the folder or beside it" : printable(found.tokenizerProblem),
     ],
     ["context", `${found.contextLength} tokens`],
     ["parameters", `${found.parameters} in ${found.tensors.length} tensors`],

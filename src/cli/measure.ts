@@ -39,7 +39,10 @@ export interface Row {
   readonly method: string;
   /** The drafter as it was named; null for plain decoding. */
   readonly drafter: string | null;
-  /** γ, the longest draft; 0 for plain decoding; `auto` where it was chosen for each round. */
+  /**
+   * γ as asked for, or the longest draft where each drafter has its own; 0 for plain decoding; `auto` where it was
+   * chosen for each round.
+   */
   readonly gamma: number | "auto";
   /** γ on average, a plain step counted as 0. */
   readonly meanGamma: number;
@@ -86,6 +89,8 @@ export interface Comparison {
     readonly maxTokens: number;
     /** The first seed, in decimal. */
     readonly seed: string;
+    /** How else to generate, as asked for; the rest were defaults. */
+    readonly options: Omit<GenerateOptions, "seed" | "maxTokens">;
   };
   /** What: plain decoding first. */
   readonly rows: readonly Row[];
@@ -109,7 +114,8 @@ export async function measure(
   { prompts, repetitions, maxTokens, options, gammas }: CompareSettings,
   progress: (text: string) => void,
 ): Promise<Comparison> {
-  const seed = BigInt(options.seed ?? SEED);
+  const { seed: first = SEED, maxTokens: _, ...others } = options;
+  const seed = BigInt(first);
   const method = (drafter: string | null, gamma = options.gamma): Method => ({
     drafter,
     // a text that stops early would be timed on fewer tokens than the others
@@ -157,9 +163,14 @@ export async function measure(
   const { device, draftDevice } = engine;
   return {
     machine: describeMachine(device === draftDevice ? device : `${device}, drafts on ${draftDevice}`),
-    settings: { prompts, repetitions, maxTokens, seed: String(seed) },
+    settings: { prompts, repetitions, maxTokens, seed: String(seed), options: given(others) },
     rows: methods.map((method, i) => toRow(labels[i], method, plainSpeed)),
   };
+}
+
+/** Options without those that are not given. */
+function given<T extends object>(options: T): T {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
 }
 
 /** Options without those that the drafter they name has no use for. */
@@ -191,7 +202,7 @@ function toRow(method: string, { drafter, options, runs, equalsPlain }: Method, 
   return {
     method,
     drafter,
-    gamma: drafter !== null && options.gamma === "auto" ? "auto" : longest,
+    gamma: drafter === null ? 0 : options.gamma ?? longest,
     meanGamma: drafted / rounds,
     plainShare: sum((run) => run.plainRounds) / rounds,
     rule: runs[0].rule,

@@ -10,6 +10,7 @@
 import assert from "node:assert/strict";
 import { CudaDriver } from "../../ffi/driver.ts";
 import { loadEngine } from "../../mod.ts";
+import { readOptions } from "../../bench/arguments.ts";
 import { gpt2, noiseWeights, published, tiny } from "../../bench/shapes.ts";
 import type { Dtype } from "../../src/backend/backend.ts";
 import { createCudaBackend, type CudaBackend } from "../../src/backend/cuda/backend.ts";
@@ -31,7 +32,7 @@ const COARSE = { name: "gpt-neo-tiny", dtype: "bf16", tolerance: 1.5e-2 };
 /** Why something was left out. */
 class Skipped extends Error {}
 
-const smoke = Deno.args.includes("--smoke");
+const { smoke = false } = readOptions({ smoke: { type: "boolean" } });
 const halves: readonly Dtype[] = smoke ? ["f16"] : ["f16", "bf16"];
 
 /** What is checked: what it is called, and how; it tells what it saw. */

@@ -12,6 +12,7 @@
 
 import { loadEngine } from "../../mod.ts";
 import { type Device, isDevice } from "../../src/backend/mod.ts";
+import { refuse } from "../../bench/arguments.ts";
 import { fixture } from "../helpers.ts";
 
 /** What a process holds after a cycle. */
@@ -75,11 +76,9 @@ export async function cycles(
 
 if (import.meta.main) {
   const count = Number(Deno.args[0] ?? 1000), device = Deno.args[1] ?? "wasm";
-  if (!isDevice(device)) throw new TypeError(`Cannot run cycles: "${device}" is no device`);
+  if (!isDevice(device)) refuse(`Cannot run cycles: "${device}" is no device`);
   if (!(Number.isInteger(count) && count >= 2)) {
-    throw new RangeError(
-      `Cannot run cycles: their number is ${Deno.args[0]}, expected an integer of at least 2`,
-    );
+    refuse(`Cannot run cycles: their number is ${Deno.args[0]}, expected an integer of at least 2`);
   }
   const all = await cycles(count, (cycle, { rss, heap, workers }) => {
     if (cycle % Math.ceil(count / 20) === 0) {

@@ -12,7 +12,7 @@
  */
 
 import assert from "node:assert/strict";
-import { parseArgs } from "node:util";
+import { readOptions } from "../../bench/arguments.ts";
 import { type GenerateOptions, loadEngine } from "../../mod.ts";
 import { createBackend } from "../../src/backend/create.ts";
 import { usable } from "../../src/cli/measure.ts";
@@ -206,8 +206,10 @@ function chiSquare(counts: readonly number[]): number {
 }
 
 if (import.meta.main) {
-  const { values } = parseArgs({
-    options: { rounds: { type: "string" }, minutes: { type: "string" }, seed: { type: "string" } },
+  const values = readOptions({
+    rounds: { type: "string" },
+    minutes: { type: "string" },
+    seed: { type: "string" },
   });
   const most = Number(values.rounds ?? Infinity),
     end = performance.now() + Number(values.minutes ?? 10) * 60e3;
