@@ -23,7 +23,7 @@ const DRAFTERS: ReadonlyMap<string, EmbeddedSettings & { readonly folder: string
   ["sedd-target", { folder: "drafter-sedd-target", gamma: 2 }],
   ["sedd-causal", { folder: "drafter-sedd-causal", gamma: 3, draftContext: 32 }],
   ["sedd", { folder: "drafter-sedd", gamma: 1, draftContext: 8 }],
-  ["gpt2", { folder: "drafter-gpt2", gamma: 2 }],
+  ["gpt2", { folder: "drafter-gpt2", gamma: 3 }],
 ]);
 
 /** Names of the embedded drafters. */
