@@ -11,7 +11,7 @@ import { type TensorData, writeSafetensors } from "../fixtures/write_safetensors
 import type { Backend } from "../src/backend/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { createWasmBackend } from "../src/backend/wasm/backend.ts";
-import { Checkpoint } from "../src/hub/checkpoint.ts";
+import { Checkpoint, openCheckpoint } from "../src/hub/checkpoint.ts";
 import { fileSource, memorySource, toPath } from "../src/hub/files.ts";
 import { Safetensors } from "../src/hub/safetensors.ts";
 import { CheckpointError } from "../src/model/weights.ts";
@@ -60,6 +60,23 @@ export function tensorsOf(checkpoint: Checkpoint): Promise<TensorData[]> {
       return { name, dtype: "F32", shape, data: await checkpoint.read(name, shape) };
     }),
   );
+}
+
+/** A checkpoint of the fixtures with some fields of its configuration and some tensors replaced. */
+export async function altered(
+  name: string,
+  fields: Record<string, unknown>,
+  tensors: (all: TensorData[]) => TensorData[] = (all) => all,
+) {
+  using checkpoint = await openCheckpoint(fixture(`parity/${name}`));
+  const config: Record<string, unknown> = { ...checkpoint.config };
+  for (const [path, value] of Object.entries(fields)) {
+    const [outer, inner] = path.split(".");
+    config[outer] = inner === undefined
+      ? value
+      : { ...config[outer] as Record<string, unknown>, [inner]: value };
+  }
+  return await checkpointOf(config, tensors(await tensorsOf(checkpoint)));
 }
 
 /**
