@@ -30,6 +30,16 @@ export function bits(value: number): number {
   return word[0];
 }
 
+/** Words of the control block of so many threads. */
+function controlWords(threads: number): number {
+  return Control.thread + threads * Control.threadWords;
+}
+
+/** Where a thread's part of a job stands. */
+function partOf(thread: number): number {
+  return Control.thread + thread * Control.threadWords + Control.part;
+}
+
 /** The threads of one backend. Use {@linkcode startPool}. */
 export class Pool {
   /** How many threads work, the main one included. */
@@ -39,6 +49,8 @@ export class Pool {
   #control: Int32Array;
   #job: Uint32Array;
   #main: Thread | undefined;
+  /** Chunks done by all threads, counted without end. */
+  #done = 0;
   readonly #sharing: Sharing = new Sharing();
 
   /** @param control address of the control block */
@@ -46,8 +58,8 @@ export class Pool {
     this.threads = workers.length + 1;
     this.#heap = heap;
     this.#workers = workers;
-    this.#control = new Int32Array(heap.memory.buffer, control, Control.words);
-    this.#job = new Uint32Array(heap.memory.buffer, control + Control.job * 4, Control.words - Control.job);
+    this.#control = new Int32Array(heap.memory.buffer, control, controlWords(this.threads));
+    this.#job = new Uint32Array(heap.memory.buffer, control + Control.job * 4, Control.thread - Control.job);
     this.#main = main;
   }
 
@@ -70,16 +82,11 @@ export class Pool {
    * @param job the kernel's struct, word by word: addresses, counts, and f32 as {@linkcode bits}
    * @param units how many independent units it has
    * @param work operations of one unit, to decide whether sharing pays
-   * @throws {Error} if a kernel failed on any thread
+   * @throws {Error} if the kernel failed on any thread, or one has before
    */
   run(kernel: Kernel, job: readonly number[], units: number, work: number): void {
     const control = this.#control, main = this.#main!, index = kernelNames.indexOf(kernel);
-    const chunks = Math.min(
-      Math.floor(units * work / MINIMUM_WORK),
-      units,
-      this.threads * CHUNKS_PER_THREAD,
-      4095,
-    );
+    const chunks = Math.min(Math.floor(units * work / MINIMUM_WORK), units, this.threads * CHUNKS_PER_THREAD);
     if (this.threads === 1 || chunks <= 1) {
       this.#job.set(job);
       main.run(index, 0, units);
@@ -91,40 +98,51 @@ export class Pool {
       this.#sharing.end(units * work, false);
       return;
     }
-    const epoch = (control[Control.epoch] + 1) | 0, tag = epoch << 12;
-    // shut, so that a late thread of the previous job cannot claim while the words below change
-    Atomics.store(control, Control.claim, tag | 0xfff);
     this.#job.set(job);
     control[Control.kernel] = index;
     control[Control.units] = units;
     control[Control.chunks] = chunks;
-    Atomics.store(control, Control.done, 0);
-    Atomics.store(control, Control.claim, tag);
-    Atomics.store(control, Control.epoch, epoch);
-    if (Atomics.load(control, Control.sleepers) > 0) Atomics.notify(control, Control.epoch);
+    for (let thread = this.threads - 1; thread >= 0; thread--) { // those first that take a while to notice
+      const begin = Math.floor(thread * chunks / this.threads);
+      const end = Math.floor((thread + 1) * chunks / this.threads);
+      Atomics.store(control, partOf(thread), begin << 16 | end);
+    }
+    if (Atomics.load(control, Control.sleepers) > 0) {
+      for (let thread = 1; thread < this.threads; thread++) Atomics.notify(control, partOf(thread));
+    }
     const began = performance.now();
-    main.drain(epoch);
-    let spins = 0, drained = 0;
-    for (;;) {
-      const done = Atomics.load(control, Control.done);
-      if (done === chunks) break;
-      if (++spins <= SPINS) continue;
+    const cause = main.drain();
+    this.#done = (this.#done + chunks) | 0;
+    let drained = 0;
+    for (let spins = 0; this.#counted() !== this.#done; spins++) {
+      if (spins < SPINS) continue;
       if (drained === 0) drained = performance.now();
-      Atomics.wait(control, Control.done, done, 1);
+      Atomics.store(control, Control.waiting, 1);
+      if (this.#counted() !== this.#done) Atomics.wait(control, Control.waiting, 1, 1);
+      Atomics.store(control, Control.waiting, 0);
     }
     // where all goes well, the wait is for a part of what each thread has done
     const late = drained > 0 && performance.now() - drained > drained - began;
     this.#sharing.end(units * work, late);
-    if (control[Control.failures] > 0) {
-      throw new Error(`Cannot run ${kernel}: the kernel failed on a worker thread`);
+    if (control[Control.failures] > 0) throw new Error(`Cannot run ${kernel}: the kernel failed`, { cause });
+  }
+
+  /** What the threads have done, added up. */
+  #counted(): number {
+    let sum = 0;
+    for (let thread = 0; thread < this.threads; thread++) {
+      sum += Atomics.load(this.#control, partOf(thread) - Control.part + Control.done);
     }
+    return sum | 0;
   }
 
   /** Ends the workers and lets go of the memory. */
   dispose(): void {
     Atomics.store(this.#control, Control.stop, 1);
-    Atomics.add(this.#control, Control.epoch, 1);
-    Atomics.notify(this.#control, Control.epoch);
+    for (let thread = 1; thread < this.threads; thread++) {
+      Atomics.store(this.#control, partOf(thread), -1); // nothing to claim, and unlike what one sleeps on
+      Atomics.notify(this.#control, partOf(thread));
+    }
     for (const worker of this.#workers) worker.terminate();
     this.#control = new Int32Array();
     this.#job = new Uint32Array();
@@ -137,7 +155,7 @@ export class Pool {
  * @throws {Error} if one does not start
  */
 export async function startPool(heap: Heap, module: WebAssembly.Module, threads: number): Promise<Pool> {
-  const control = heap.allocateZeroed(Control.words * 4);
+  const control = heap.allocateZeroed(controlWords(threads) * 4);
   const stacks = heap.allocate(STACK * (threads - 1));
   const setup = (thread: number): ThreadSetup => ({
     module,
@@ -146,6 +164,7 @@ export async function startPool(heap: Heap, module: WebAssembly.Module, threads:
     kernels: kernelNames,
     control,
     thread,
+    threads,
     stack: thread === 0 ? undefined : stacks + thread * STACK,
   });
   const main = joinThreads(setup(0));

@@ -3,41 +3,44 @@
  * nothing outside of themselves, so that their very text can be the source of a blob worker: no file to find, no
  * permission to ask for, nothing a bundler must know.
  *
- * Jobs travel through a block of the shared memory, 32-bit words at the indices below. A job is `chunks` pieces
- * that threads claim one at a time, so a thread that the system has put aside delays nobody; one that was asleep
- * need not even come.
+ * Jobs travel through a block of the shared memory, 32-bit words at the indices below. A job is a number of chunks,
+ * and each thread is given the same part of them every time: what it reads may still be in its cache, and only it
+ * writes where it notes how far it is. Whoever is done with its own part helps the others, so a thread that the
+ * system has put aside delays nobody; one that was asleep need not even come.
  *
  * @module
  */
 
 /** Word indices into the control block; those that different threads write are on cache lines of their own. */
 export const Control = {
-  /** Number of the current job. Threads sleep on it. */
-  epoch: 0,
   /** How many threads sleep. */
-  sleepers: 1,
+  sleepers: 0,
   /** 1: threads should end. */
-  stop: 2,
-  /** Number of threads whose kernel trapped. */
-  failures: 3,
-  /** Low 20 bits of the job's number, then 12 bits: the next chunk. One word, so that a claim cannot be stale. */
-  claim: 16,
-  /** Chunks done. The main thread sleeps on it. */
-  done: 32,
-  /** This word and all that follow are written while `claim` is shut. Index of the kernel. */
-  kernel: 48,
+  stop: 1,
+  /** Number of chunks whose kernel trapped. */
+  failures: 2,
+  /** 1: the main thread sleeps on this word. */
+  waiting: 16,
+  /** This word and all that follow, up to `thread`, are written while there is nothing to claim. Index of the kernel. */
+  kernel: 32,
   /** Number of units. */
-  units: 49,
-  /** Number of chunks, fewer than 4096, as even as can be. */
-  chunks: 50,
+  units: 33,
+  /** Number of chunks, fewer than 65536, as even as can be. */
+  chunks: 34,
   /** Address of the threads' scratch memory. */
-  scratch: 51,
+  scratch: 35,
   /** Bytes of scratch for each thread. */
-  scratchSize: 52,
+  scratchSize: 36,
   /** The struct that the kernel reads. */
-  job: 64,
-  /** Words in all. */
-  words: 128,
+  job: 48,
+  /** The words of the first thread; those of the others follow. */
+  thread: 112,
+  /** Of a thread's words: the next chunk of its part, 16 bits, and where that ends. It sleeps on it. */
+  part: 0,
+  /** Of a thread's words: the chunks it has done, counted without end. */
+  done: 16,
+  /** How many words a thread has. */
+  threadWords: 32,
 } as const;
 
 /** The kernels in the order of their numbers. */
@@ -69,21 +72,25 @@ export interface ThreadSetup {
   readonly control: number;
   /** Which thread this is; 0 is the main one. */
   readonly thread: number;
+  /** How many there are. */
+  readonly threads: number;
   /** End of this thread's stack; absent: the one the module came with. */
   readonly stack?: number | undefined;
 }
 
-/** The kernels as one thread has them. A kernel that traps throws a `WebAssembly.RuntimeError`. */
+/** The kernels as one thread has them. */
 export interface Thread {
-  /** Does units [begin, end) of the job that stands in the control block. */
+  /** Does units [begin, end) of the job that stands in the control block. A kernel that traps throws. */
   run(kernel: number, begin: number, end: number): void;
-  /** Claims and does chunks of job number `epoch` until none is left. */
-  drain(epoch: number): void;
+  /** Whether there is something left of its own part. */
+  called(): boolean;
+  /** Claims and does chunks, of its own part first, until none is left; what one failed with, if one did. */
+  drain(): unknown;
 }
 
 /** Instantiates the kernels for this thread. */
 export function joinThreads(setup: ThreadSetup): Thread {
-  const { module, memory, layout, kernels, thread } = setup;
+  const { module, memory, layout, kernels, thread, threads } = setup;
   const imports: Record<string, Record<string, WebAssembly.ImportValue>> = {};
   for (const { module: from, name, kind } of WebAssembly.Module.imports(module)) {
     // by name alone: publishing may rename the modules that imports come from
@@ -94,8 +101,9 @@ export function joinThreads(setup: ThreadSetup): Thread {
   if (setup.stack !== undefined) (exports.__stack_pointer as WebAssembly.Global).value = setup.stack;
   type Kernel = (job: number, begin: number, end: number, scratch: number) => void;
   const functions = kernels.map((name) => exports[name] as Kernel);
-  const control = new Int32Array(memory.buffer, setup.control, layout.words);
+  const control = new Int32Array(memory.buffer, setup.control, layout.thread + threads * layout.threadWords);
   const job = setup.control + layout.job * 4;
+  const own = layout.thread + thread * layout.threadWords;
 
   // V8 puts a kernel's spilled vectors wherever the stack happens to stand, to 8 bytes. Called this way, past five
   // words more than the kernel takes, fewer of them straddle cache lines: passes of 2 to 4 rows take some 5 % less
@@ -107,26 +115,34 @@ export function joinThreads(setup: ThreadSetup): Thread {
     Reflect.apply(functions[kernel], undefined, given);
   };
 
-  const drain = (epoch: number) => {
-    for (;;) {
-      const claim = Atomics.load(control, layout.claim);
-      if ((claim ^ (epoch << 12)) >>> 12 !== 0) return;
-      const chunk = claim & 0xfff, chunks = control[layout.chunks];
-      if (chunk >= chunks) return;
-      // succeeds only while `chunks` belongs to this job: `claim` is shut before the words of the next are written
-      if (Atomics.compareExchange(control, layout.claim, claim, claim + 1) !== claim) continue;
-      const begin = (n: number) => Math.floor(n * control[layout.units] / chunks); // the first unit of chunk n
-      try {
-        run(control[layout.kernel], begin(chunk), begin(chunk + 1));
-      } catch (error) {
-        Atomics.add(control, layout.failures, 1);
-        throw error;
-      } finally {
-        if (Atomics.add(control, layout.done, 1) + 1 === chunks) Atomics.notify(control, layout.done);
+  const left = (part: number) => part >>> 16 < (part & 0xffff);
+  const called = () => left(Atomics.load(control, own + layout.part));
+  const drain = () => {
+    let fault: unknown;
+    for (let i = 0; i < threads; i++) {
+      const at = layout.thread + (thread + i) % threads * layout.threadWords + layout.part;
+      for (;;) {
+        const part = Atomics.load(control, at);
+        if (!left(part)) break;
+        // what is claimed is of the job at hand, however old `part` is: no other begins before all of it is done
+        if (Atomics.compareExchange(control, at, part, part + 0x10000) !== part) continue;
+        const chunk = part >>> 16, chunks = control[layout.chunks];
+        const begin = (n: number) => Math.floor(n * control[layout.units] / chunks); // the first unit of chunk n
+        try {
+          run(control[layout.kernel], begin(chunk), begin(chunk + 1));
+        } catch (error) {
+          fault ??= error;
+          Atomics.add(control, layout.failures, 1);
+        }
+        Atomics.add(control, own + layout.done, 1);
+        if (thread > 0 && Atomics.load(control, layout.waiting) === 1) {
+          Atomics.notify(control, layout.waiting);
+        }
       }
     }
+    return fault;
   };
-  return { run, drain };
+  return { run, called, drain };
 }
 
 /** The body of a resident worker. It is sent a {@linkcode ThreadSetup}, answers `ready` or a message of failure. */
@@ -146,24 +162,18 @@ export function resident(join: typeof joinThreads): void {
       scope.postMessage(String(error));
       return;
     }
-    const control = new Int32Array(data.memory.buffer, data.control, layout.words);
-    let seen = Atomics.load(control, layout.epoch);
+    const own = layout.thread + data.thread * layout.threadWords + layout.part;
+    const control = new Int32Array(data.memory.buffer, data.control, own + 1);
     scope.postMessage("ready");
-    for (let spins = 0;;) {
-      const epoch = Atomics.load(control, layout.epoch);
-      if (Atomics.load(control, layout.stop) !== 0) break;
-      if (epoch !== seen) {
-        seen = epoch;
+    for (let spins = 0; Atomics.load(control, layout.stop) === 0;) {
+      if (thread.called()) {
         spins = 0;
-        try {
-          thread.drain(epoch);
-        } catch {
-          break; // counted as a failure, which the main thread reports
-        }
+        thread.drain(); // of a failure the main thread hears
       } else if (++spins > 40000) { // some 250 µs: longer than the sampler takes between two passes
         spins = 0;
         Atomics.add(control, layout.sleepers, 1);
-        Atomics.wait(control, layout.epoch, seen);
+        const part = Atomics.load(control, own);
+        if (!thread.called()) Atomics.wait(control, own, part);
         Atomics.sub(control, layout.sleepers, 1);
       }
     }
