@@ -24,6 +24,7 @@ import {
   best,
   chosenOverBest,
   type CpuReport,
+  drafterWeights,
   table,
   toldClosely,
   where,
@@ -71,7 +72,7 @@ async function run(): Promise<CpuReport> {
   kernels.push(await hostile(engine));
   tell("the embedded pair, its target as f16");
   kernels.push(await halves());
-  return { date: new Date().toISOString().slice(0, 10), kernels, pair };
+  return { date: new Date().toISOString().slice(0, 10), weights: drafterWeights(), kernels, pair };
 }
 
 function perPosition(row: Row): string {

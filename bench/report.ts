@@ -2,14 +2,16 @@
  * What `deno task bench` and `deno task bench:peers` find, as text: a report for each processor, and the README's
  * figures, which are made of all of them. Measuring is not its matter.
  *
- * `deno run --allow-read=bench/reports,README.md --allow-write=README.md bench/report.ts` puts the figures into the
+ * `deno run --allow-read=bench/reports,README.md,fixtures/pair --allow-write=README.md bench/report.ts` puts the figures into the
  * README anew; with `--check` it writes nothing and fails if they are not those of the reports.
  *
  * @module
  */
 
+import { createHash } from "node:crypto";
 import type { Comparison, Row } from "../src/cli/measure.ts";
 import type { Machine } from "../src/cli/machine.ts";
+import { embeddedDrafter, embeddedDrafters } from "../src/pair.ts";
 import { readOptions } from "./arguments.ts";
 import type { Figure, Section } from "./kernels.ts";
 
@@ -17,6 +19,8 @@ import type { Figure, Section } from "./kernels.ts";
 export interface CpuReport {
   /** Day of the run. */
   readonly date: string;
+  /** What tells the weights of each drafter from those it had at other times, see {@linkcode drafterWeights}. */
+  readonly weights: Readonly<Record<string, string>>;
   readonly kernels: readonly Section[];
   /** Plain decoding and each drafter at each γ: one run, or one for each γ. */
   readonly pair: readonly Comparison[];
@@ -46,6 +50,8 @@ export interface PeerTable {
 export interface PeerReport {
   /** Day of the run. */
   readonly date: string;
+  /** As in {@linkcode CpuReport}. */
+  readonly weights: Readonly<Record<string, string>>;
   readonly machine: Machine;
   readonly tables: readonly PeerTable[];
 }
@@ -147,16 +153,30 @@ function label(title: string, what: string): string {
   return `${short}: ${told}`;
 }
 
+/** A hash of each embedded drafter as it is now. */
+export function drafterWeights(): Record<string, string> {
+  return Object.fromEntries(embeddedDrafters.map((name) => {
+    const { folder } = embeddedDrafter(name)!, hash = createHash("sha256");
+    for (const file of ["config.json", "model.safetensors.gz"]) {
+      hash.update(Deno.readFileSync(new URL(file, folder)));
+    }
+    return [name, hash.digest("hex").slice(0, 16)];
+  }));
+}
+
+/** Whether drafters are still what they were in a report: of one whose weights have changed it says nothing any more. */
+type UpToDate = (report: CpuReport | PeerReport, drafter: string) => boolean;
+
 /** What drafting wins on the embedded pair, then the figures that have an aim; a column for each processor. */
-function cpuFigures(): string {
+function cpuFigures(upToDate: UpToDate): string {
   const reports = kept<CpuReport>("cpu");
   const machines = reports.map(({ name, report }) => link(name, report.pair[0].machine));
-  const drafters = [
-    ...new Set(reports.flatMap(({ report }) => report.pair[0].rows.flatMap(({ drafter }) => drafter ?? []))),
-  ];
+  const drafters = embeddedDrafters;
+  const recent = reports.filter(({ report }) => drafters.some((drafter) => upToDate(report, drafter)));
   const bestRows = drafters.map((drafter) => [
     drafter,
-    ...reports.map(({ report }) => {
+    ...recent.map(({ report }) => {
+      if (!upToDate(report, drafter)) return "";
       const { speedup, gamma, meanAcceptanceLength } = best(report.pair, drafter);
       return `${speedup.toFixed(2)} × (γ ${gamma}, τ ${meanAcceptanceLength.toFixed(2)})`;
     }),
@@ -164,13 +184,17 @@ function cpuFigures(): string {
   const chosenRows = drafters.map((drafter) => [
     `γ chosen round by round / the best fixed γ or plain decoding: ${drafter}`,
     "≥ 0.95 ×",
-    ...reports.map(({ report }) => `${chosenOverBest(report.pair, drafter).toFixed(2)} ×`),
+    ...reports.map(({ report }) =>
+      upToDate(report, drafter) ? `${chosenOverBest(report.pair, drafter).toFixed(2)} ×` : ""
+    ),
   ]);
   const aims = new Map<string, string>(); // of each label
   const figures = reports.map(({ report }) => {
     const found = new Map<string, string>();
     for (const { title, figures } of report.kernels) {
       for (const figure of figures.filter(({ aim, told }) => told || aim !== undefined)) {
+        const drafter = drafters.find((name) => new RegExp(`^${name}[: ]`).test(figure.what));
+        if (drafter !== undefined && !upToDate(report, drafter)) continue;
         const name = label(title, figure.what);
         if (!aims.has(name)) aims.set(name, figure.aim ?? "");
         found.set(name, amount(figure));
@@ -183,9 +207,12 @@ function cpuFigures(): string {
   ) => [name, aim, ...figures.map((found) => found.get(name) ?? "")]);
   return [
     ...table(
-      ["each drafter at its best γ / plain decoding", ...machines],
       [
-        ["run", ...reports.map(({ report }) => `${report.date}, ${report.pair[0].machine.cores} cores`)],
+        "each drafter at its best γ / plain decoding",
+        ...recent.map(({ name, report }) => link(name, report.pair[0].machine)),
+      ],
+      [
+        ["run", ...recent.map(({ report }) => `${report.date}, ${report.pair[0].machine.cores} cores`)],
         ...bestRows,
       ],
     ),
@@ -199,7 +226,7 @@ function cpuFigures(): string {
 }
 
 /** How many times as fast as each peer, a column for each processor. */
-function peerFigures(): string {
+function peerFigures(upToDate: UpToDate): string {
   const reports = kept<PeerReport>("peers");
   const speed = (row: PeerRow) => 1 / row.ms["one token"];
   const rows = reports[0].report.tables.flatMap(({ title, rows }) =>
@@ -231,10 +258,9 @@ function peerFigures(): string {
           reports[0].report.tables[0].title
         }: speculative decoding at temperature 1, against the fastest peer`,
         ...reports.map(({ report }) => {
-          const { engine } = fastest(report);
-          return `${(speed(fastest(report)) / rival(report)).toFixed(2)} × (${
-            engine.replace("specdiff + ", "")
-          })`;
+          const drafter = fastest(report).engine.replace("specdiff + ", "");
+          if (!upToDate(report, drafter)) return "";
+          return `${(speed(fastest(report)) / rival(report)).toFixed(2)} × (${drafter})`;
         }),
       ],
     ],
@@ -243,7 +269,12 @@ function peerFigures(): string {
 
 /** The README with the figures of all reports between its markers. */
 function withFigures(readme: string): string {
-  const parts = { "deno task bench:report": cpuFigures(), "deno task bench:peers --write": peerFigures() };
+  const now = drafterWeights();
+  const upToDate: UpToDate = ({ weights }, drafter) => weights[drafter] === now[drafter];
+  const parts = {
+    "deno task bench:report": cpuFigures(upToDate),
+    "deno task bench:peers --write": peerFigures(upToDate),
+  };
   for (const [command, text] of Object.entries(parts)) {
     const begin = `<!-- figures: ${command} -->`, end = "<!-- /figures -->";
     const from = readme.indexOf(begin), to = readme.indexOf(end, from);

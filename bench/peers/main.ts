@@ -14,7 +14,15 @@ import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { describeMachine } from "../../src/cli/machine.ts";
 import { embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
 import { readOptions } from "../arguments.ts";
-import { type PeerReport, type PeerRow, type PeerTable, toldClosely, where, writeReport } from "../report.ts";
+import {
+  drafterWeights,
+  type PeerReport,
+  type PeerRow,
+  type PeerTable,
+  toldClosely,
+  where,
+  writeReport,
+} from "../report.ts";
 import { writeGguf } from "./gguf.ts";
 import { lines } from "./lines.ts";
 import { llamaBench } from "./llama.ts";
@@ -200,7 +208,8 @@ for (const model of ["pair", "124M"] as const) {
   for (const dtype of ["f32", "int8"] as const) tables.push(await measure(model, dtype));
 }
 const machine = toldClosely(describeMachine(""), options.generation);
-const report: PeerReport = { date: new Date().toISOString().slice(0, 10), machine, tables };
+const date = new Date().toISOString().slice(0, 10);
+const report: PeerReport = { date, weights: drafterWeights(), machine, tables };
 const text = markdown(report);
 console.log(text);
 if (options.write) await writeReport("peers", machine, report, text);
