@@ -9,7 +9,16 @@ import assert from "node:assert/strict";
 import { createWasmBackend } from "../src/backend/wasm/backend.ts";
 import { relaxed, reservedPages } from "../src/backend/wasm/kernels.generated.ts";
 import { Heap } from "../src/backend/wasm/memory.ts";
-import { startPool } from "../src/backend/wasm/pool.ts";
+import { type Pool, startPool } from "../src/backend/wasm/pool.ts";
+import { Control } from "../src/backend/wasm/worker.ts";
+
+/** A pool, and 1 MiB to read. */
+async function openPool(threads: number): Promise<{ heap: Heap; pool: Pool; data: number }> {
+  const heap = new Heap(reservedPages), module = await WebAssembly.compile(Uint8Array.fromBase64(relaxed));
+  const pool = await startPool(heap, module, threads);
+  pool.reserveScratch(4096);
+  return { heap, pool, data: heap.allocateZeroed(16 * 65536) };
+}
 
 for (const threads of [2, 3, 7]) {
   Deno.test(`${threads} threads: each chunk of a job is done once, of thousands of jobs in a row`, async () => {
@@ -37,18 +46,45 @@ for (const threads of [2, 3, 7]) {
   });
 }
 
-Deno.test("a kernel that fails is an error, on whichever threads, and nobody waits for it", async () => {
-  const heap = new Heap(reservedPages), bytes = Uint8Array.fromBase64(relaxed);
-  const pool = await startPool(heap, await WebAssembly.compile(bytes), 3);
+Deno.test("other threads do their share, and come when they were asleep", async () => {
+  const { pool, data, heap } = await openPool(3);
   try {
-    pool.reserveScratch(4096);
-    const data = heap.allocateZeroed(16 * 65536);
+    const counters = [1, 2].map((thread) => Control.thread + thread * Control.threadWords + Control.done);
+    const control = new Int32Array(heap.memory.buffer, reservedPages * 65536); // what a pool allocates first
+    const done = () => counters.map((at) => control[at]);
+    for (let asleep = 0; asleep < 2; asleep++) {
+      const before = done();
+      // how soon they come is the system's matter, but not whether
+      for (let tries = 0; done().some((count, i) => count === before[i]); tries++) {
+        assert.ok(tries < 200_000);
+        pool.run("probe_read", [data], 16, 1e6);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 20)); // by then they sleep
+    }
+  } finally {
+    pool.dispose();
+  }
+});
+
+Deno.test("a pool can be disposed of whatever its threads are about to do", async () => {
+  for (let i = 0; i < 40; i++) {
+    const { pool, data } = await openPool(2);
+    pool.run("probe_read", [data], 16, 1e6);
+    // threads look for work for some 250 µs and then fall asleep: about then
+    for (const end = performance.now() + i / 100; performance.now() < end;);
+    pool.dispose();
+  }
+});
+
+Deno.test("a kernel that fails is an error, on whichever threads, and nobody waits for it", async () => {
+  const { heap, pool, data } = await openPool(3);
+  try {
     const read = (address: number) => pool.run("probe_read", [address], 16, 1e6);
     read(data);
     const beyond = heap.memory.buffer.byteLength - 65536; // the first unit is within the memory, the others are not
     assert.throws(() => read(beyond), /^Error: Cannot run probe_read: the kernel failed$/);
-    // what it wrote cannot be trusted any more
-    assert.throws(() => read(data), /^Error: Cannot run probe_read: the kernel failed$/);
+    // what it left cannot be trusted any more
+    assert.throws(() => read(data), /^Error: Cannot run probe_read: a kernel has failed before$/);
   } finally {
     pool.dispose();
   }

@@ -19,7 +19,7 @@ const STACK = 65536;
 const CHUNKS_PER_THREAD = 4;
 /** Multiply-adds or like operations below which another thread is not worth waking: some 2 µs of them. */
 const MINIMUM_WORK = 50_000;
-/** Looks at the others' progress before sleeping: some 25 µs of them. */
+/** Looks at another thread's progress before sleeping: some 25 µs of them. */
 const SPINS = 4000;
 
 const float = new Float32Array(1), word = new Uint32Array(float.buffer);
@@ -38,6 +38,15 @@ function controlWords(threads: number): number {
 /** Where a thread's part of a job stands. */
 function partOf(thread: number): number {
   return Control.thread + thread * Control.threadWords + Control.part;
+}
+
+/** Tells the threads to end: one that sleeps does not even hear that it is terminated. */
+function stop(control: Int32Array, threads: number): void {
+  Atomics.store(control, Control.stop, 1);
+  for (let thread = 1; thread < threads; thread++) {
+    Atomics.store(control, partOf(thread), -1); // nothing to claim, and not what one sleeps on
+    Atomics.notify(control, partOf(thread));
+  }
 }
 
 /** The threads of one backend. Use {@linkcode startPool}. */
@@ -82,39 +91,34 @@ export class Pool {
    * @param job the kernel's struct, word by word: addresses, counts, and f32 as {@linkcode bits}
    * @param units how many independent units it has
    * @param work operations of one unit, to decide whether sharing pays
-   * @throws {Error} if the kernel failed on any thread, or one has before
+   * @throws {Error} if the kernel failed on any thread, or one has failed before: what it left is not to be trusted
    */
   run(kernel: Kernel, job: readonly number[], units: number, work: number): void {
-    const control = this.#control, main = this.#main!, index = kernelNames.indexOf(kernel);
+    const control = this.#control, main = this.#main!;
     const chunks = Math.min(Math.floor(units * work / MINIMUM_WORK), units, this.threads * CHUNKS_PER_THREAD);
-    if (this.threads === 1 || chunks <= 1) {
-      this.#job.set(job);
-      main.run(index, 0, units);
-      return;
-    }
+    if (control[Control.failures] > 0) throw new Error(`Cannot run ${kernel}: a kernel has failed before`);
+    this.#job.set(job);
+    if (this.threads === 1 || chunks <= 1) return this.#alone(kernel, units);
     if (!this.#sharing.begin()) {
-      this.#job.set(job);
-      main.run(index, 0, units);
+      this.#alone(kernel, units);
       this.#sharing.end(units * work, false);
       return;
     }
-    this.#job.set(job);
-    control[Control.kernel] = index;
+    control[Control.kernel] = kernelNames.indexOf(kernel);
     control[Control.units] = units;
     control[Control.chunks] = chunks;
     for (let thread = this.threads - 1; thread >= 0; thread--) { // those first that take a while to notice
-      const begin = Math.floor(thread * chunks / this.threads);
-      const end = Math.floor((thread + 1) * chunks / this.threads);
+      const begin = Math.ceil(thread * chunks / this.threads);
+      const end = Math.ceil((thread + 1) * chunks / this.threads);
+      if (begin === end) continue;
       Atomics.store(control, partOf(thread), begin << 16 | end);
-    }
-    if (Atomics.load(control, Control.sleepers) > 0) {
-      for (let thread = 1; thread < this.threads; thread++) Atomics.notify(control, partOf(thread));
+      if (thread > 0 && Atomics.load(control, Control.sleepers) > 0) Atomics.notify(control, partOf(thread));
     }
     const began = performance.now();
     const cause = main.drain();
     this.#done = (this.#done + chunks) | 0;
     let drained = 0;
-    for (let spins = 0; this.#counted() !== this.#done; spins++) {
+    for (let spins = 0; this.#counted() !== this.#done; spins += this.threads) {
       if (spins < SPINS) continue;
       if (drained === 0) drained = performance.now();
       Atomics.store(control, Control.waiting, 1);
@@ -124,7 +128,17 @@ export class Pool {
     // where all goes well, the wait is for a part of what each thread has done
     const late = drained > 0 && performance.now() - drained > drained - began;
     this.#sharing.end(units * work, late);
-    if (control[Control.failures] > 0) throw new Error(`Cannot run ${kernel}: the kernel failed`, { cause });
+    if (control[Control.failures] > 0) throw failed(kernel, cause);
+  }
+
+  /** Does all of a job on this thread. */
+  #alone(kernel: Kernel, units: number): void {
+    try {
+      this.#main!.run(kernelNames.indexOf(kernel), 0, units);
+    } catch (cause) {
+      Atomics.add(this.#control, Control.failures, 1);
+      throw failed(kernel, cause);
+    }
   }
 
   /** What the threads have done, added up. */
@@ -138,11 +152,7 @@ export class Pool {
 
   /** Ends the workers and lets go of the memory. */
   dispose(): void {
-    Atomics.store(this.#control, Control.stop, 1);
-    for (let thread = 1; thread < this.threads; thread++) {
-      Atomics.store(this.#control, partOf(thread), -1); // nothing to claim, and unlike what one sleeps on
-      Atomics.notify(this.#control, partOf(thread));
-    }
+    stop(this.#control, this.threads);
     for (const worker of this.#workers) worker.terminate();
     this.#control = new Int32Array();
     this.#job = new Uint32Array();
@@ -179,10 +189,15 @@ export async function startPool(heap: Heap, module: WebAssembly.Module, threads:
     }
     await Promise.all(starts);
   } catch (error) {
+    stop(new Int32Array(heap.memory.buffer, control, controlWords(threads)), threads);
     for (const worker of workers) worker.terminate();
     throw error;
   }
   return new Pool(heap, control, main, workers);
+}
+
+function failed(kernel: Kernel, cause: unknown): Error {
+  return new Error(`Cannot run ${kernel}: the kernel failed`, { cause });
 }
 
 /** Sends a worker its setup and waits for its answer. */

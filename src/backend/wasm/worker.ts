@@ -3,9 +3,9 @@
  * nothing outside of themselves, so that their very text can be the source of a blob worker: no file to find, no
  * permission to ask for, nothing a bundler must know.
  *
- * Jobs travel through a block of the shared memory, 32-bit words at the indices below. A job is a number of chunks,
- * and each thread is given the same part of them every time: what it reads may still be in its cache, and only it
- * writes where it notes how far it is. Whoever is done with its own part helps the others, so a thread that the
+ * Jobs travel through a block of the shared memory, 32-bit words at the indices below. A job is a number of chunks, of
+ * which each thread has a part, the same one when the job comes again: what it reads may still be in its cache, and
+ * threads seldom write to the same place. Whoever is done with its own part helps the others, so a thread that the
  * system has put aside delays nobody; one that was asleep need not even come.
  *
  * @module
@@ -19,7 +19,7 @@ export const Control = {
   stop: 1,
   /** Number of chunks whose kernel trapped. */
   failures: 2,
-  /** 1: the main thread sleeps on this word. */
+  /** 1: the main thread sleeps, on this word. */
   waiting: 16,
   /** This word and all that follow, up to `thread`, are written while there is nothing to claim. Index of the kernel. */
   kernel: 32,
@@ -34,7 +34,7 @@ export const Control = {
   /** The struct that the kernel reads. */
   job: 48,
   /** The words of the first thread; those of the others follow. */
-  thread: 112,
+  thread: 128,
   /** Of a thread's words: the next chunk of its part, 16 bits, and where that ends. It sleeps on it. */
   part: 0,
   /** Of a thread's words: the chunks it has done, counted without end. */
@@ -84,6 +84,8 @@ export interface Thread {
   run(kernel: number, begin: number, end: number): void;
   /** Whether there is something left of its own part. */
   called(): boolean;
+  /** Waits until its part changes or threads should end, unless there is something left of it or they should. */
+  sleep(): void;
   /** Claims and does chunks, of its own part first, until none is left; what one failed with, if one did. */
   drain(): unknown;
 }
@@ -103,7 +105,8 @@ export function joinThreads(setup: ThreadSetup): Thread {
   const functions = kernels.map((name) => exports[name] as Kernel);
   const control = new Int32Array(memory.buffer, setup.control, layout.thread + threads * layout.threadWords);
   const job = setup.control + layout.job * 4;
-  const own = layout.thread + thread * layout.threadWords;
+  const own = layout.thread + thread * layout.threadWords + layout.part;
+  const ownDone = own - layout.part + layout.done;
 
   // V8 puts a kernel's spilled vectors wherever the stack happens to stand, to 8 bytes. Called this way, past five
   // words more than the kernel takes, fewer of them straddle cache lines: passes of 2 to 4 rows take some 5 % less
@@ -116,7 +119,14 @@ export function joinThreads(setup: ThreadSetup): Thread {
   };
 
   const left = (part: number) => part >>> 16 < (part & 0xffff);
-  const called = () => left(Atomics.load(control, own + layout.part));
+  const called = () => left(Atomics.load(control, own));
+  const sleep = () => {
+    Atomics.add(control, layout.sleepers, 1);
+    const part = Atomics.load(control, own);
+    // in this order: threads are told to end before their parts change for the last time
+    if (!left(part) && Atomics.load(control, layout.stop) === 0) Atomics.wait(control, own, part);
+    Atomics.sub(control, layout.sleepers, 1);
+  };
   const drain = () => {
     let fault: unknown;
     for (let i = 0; i < threads; i++) {
@@ -134,15 +144,16 @@ export function joinThreads(setup: ThreadSetup): Thread {
           fault ??= error;
           Atomics.add(control, layout.failures, 1);
         }
-        Atomics.add(control, own + layout.done, 1);
-        if (thread > 0 && Atomics.load(control, layout.waiting) === 1) {
+        Atomics.add(control, ownDone, 1);
+        if (Atomics.load(control, layout.waiting) === 1) {
+          Atomics.store(control, layout.waiting, 0);
           Atomics.notify(control, layout.waiting);
         }
       }
     }
     return fault;
   };
-  return { run, called, drain };
+  return { run, called, sleep, drain };
 }
 
 /** The body of a resident worker. It is sent a {@linkcode ThreadSetup}, answers `ready` or a message of failure. */
@@ -162,8 +173,7 @@ export function resident(join: typeof joinThreads): void {
       scope.postMessage(String(error));
       return;
     }
-    const own = layout.thread + data.thread * layout.threadWords + layout.part;
-    const control = new Int32Array(data.memory.buffer, data.control, own + 1);
+    const control = new Int32Array(data.memory.buffer, data.control, layout.stop + 1);
     scope.postMessage("ready");
     for (let spins = 0; Atomics.load(control, layout.stop) === 0;) {
       if (thread.called()) {
@@ -171,10 +181,7 @@ export function resident(join: typeof joinThreads): void {
         thread.drain(); // of a failure the main thread hears
       } else if (++spins > 40000) { // some 250 µs: longer than the sampler takes between two passes
         spins = 0;
-        Atomics.add(control, layout.sleepers, 1);
-        const part = Atomics.load(control, own);
-        if (!thread.called()) Atomics.wait(control, own, part);
-        Atomics.sub(control, layout.sleepers, 1);
+        thread.sleep();
       }
     }
     scope.close();
