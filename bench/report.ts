@@ -193,10 +193,10 @@ function cpuFigures(upToDate: UpToDate): string {
     const found = new Map<string, string>();
     for (const { title, figures } of report.kernels) {
       for (const figure of figures.filter(({ aim, told }) => told || aim !== undefined)) {
-        const drafter = drafters.find((name) => new RegExp(`^${name}[: ]`).test(figure.what));
-        if (drafter !== undefined && !upToDate(report, drafter)) continue;
         const name = label(title, figure.what);
         if (!aims.has(name)) aims.set(name, figure.aim ?? "");
+        const drafter = drafters.find((name) => new RegExp(`^${name}[: ]`).test(figure.what));
+        if (drafter !== undefined && !upToDate(report, drafter)) continue;
         found.set(name, amount(figure));
       }
     }
