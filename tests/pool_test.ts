@@ -10,7 +10,7 @@ import { createWasmBackend } from "../src/backend/wasm/backend.ts";
 import { relaxed, reservedPages } from "../src/backend/wasm/kernels.generated.ts";
 import { Heap } from "../src/backend/wasm/memory.ts";
 import { type Pool, startPool } from "../src/backend/wasm/pool.ts";
-import { Control } from "../src/backend/wasm/worker.ts";
+import { Control, joinThreads, kernelNames } from "../src/backend/wasm/worker.ts";
 
 /** A pool, and 1 MiB to read. */
 async function openPool(threads: number): Promise<{ heap: Heap; pool: Pool; data: number }> {
@@ -64,6 +64,33 @@ Deno.test("other threads do their share, and come when they were asleep", async 
   } finally {
     pool.dispose();
   }
+});
+
+Deno.test("a thread that is about to sleep does not, if it is called or told to end", async () => {
+  const heap = new Heap(reservedPages),
+    address = heap.allocateZeroed((Control.thread + 2 * Control.threadWords) * 4);
+  const thread = joinThreads({
+    module: await WebAssembly.compile(Uint8Array.fromBase64(relaxed)),
+    memory: heap.memory,
+    layout: Control,
+    kernels: kernelNames,
+    control: address,
+    thread: 1,
+    threads: 2,
+    trial: heap.allocateZeroed(Control.trialBytes),
+  });
+  const control = new Int32Array(heap.memory.buffer, address);
+  const part = Control.thread + Control.threadWords + Control.part;
+  control[part] = 4 << 16 | 8;
+  assert.ok(thread.called());
+  thread.sleep(); // or this never ends
+  control[part] = 8 << 16 | 8;
+  assert.ok(!thread.called());
+  control[Control.stop] = 1;
+  control[part] = -1;
+  assert.ok(!thread.called());
+  thread.sleep();
+  assert.equal(control[Control.sleepers], 0);
 });
 
 Deno.test("a pool can be disposed of whatever its threads are about to do", async () => {
