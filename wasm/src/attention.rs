@@ -84,13 +84,17 @@ pub unsafe extern "C" fn append(job: &Attention, begin: usize, end: usize, _scra
     }
 }
 
-/// Attends. Unit: a block of rows of a head, blocks of one head side by side. Scratch: block × (capacity + D + 8)
-/// f32 and 32 bytes to align.
+/// Attends. Unit: a block of rows of a head, blocks of one head side by side. Where all rows are one block, it appends
+/// their keys and values too; several have been given them before. Scratch: block × (capacity + D + 8) f32 and 32 bytes
+/// to align.
 #[no_mangle]
 pub unsafe extern "C" fn attend(job: &Attention, begin: usize, end: usize, scratch: *mut u8) {
     let blocks = job.rows.div_ceil(job.block);
     for unit in begin..end {
         let (head, first) = (unit / blocks, unit % blocks * job.block);
+        if blocks == 1 {
+            append(job, head, head + 1, scratch);
+        }
         let rows = job.block.min(job.rows - first);
         attend_block(job, head, first, rows, scratch);
     }

@@ -226,7 +226,8 @@ class WasmBackend implements Backend {
     const block = Math.min(rows, ATTENTION_BLOCK);
     const to = this.#own(WasmActivation, out).address, from = this.#own(WasmActivation, qkv).address;
     const job = this.#attentionJob(to, from, rows, cache.length, options);
-    this.#pool.run("append", job, heads, rows * size * 4);
+    // one block appends by itself: a job less in every pass of few rows
+    if (block < rows) this.#pool.run("append", job, heads, rows * size * 4);
     // scores [block, end padded to panels], then queries or their mixed values [block, size padded]
     this.#pool.reserveScratch(block * (end + 16 + size + 8) * 4);
     // beside the multiplications a key has its share of a softmax, which costs more than they do
