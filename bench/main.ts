@@ -93,7 +93,8 @@ function markdown({ date, kernels, pair }: CpuReport): string {
     "",
     ...table(
       [
-        "embedded pair, temperature 1, f32 target, `ordered`",
+        "embedded pair, temperature 1, f32 target",
+        "rule",
         "best γ",
         "against plain",
         "τ",
@@ -101,6 +102,7 @@ function markdown({ date, kernels, pair }: CpuReport): string {
       ],
       embeddedDrafters.map((name) => best(pair, name)).map((row) => [
         row.method,
+        `\`${row.rule}\``,
         String(row.gamma),
         `${row.speedup.toFixed(2)} ×`,
         row.meanAcceptanceLength.toFixed(2),

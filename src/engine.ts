@@ -9,7 +9,7 @@
 
 import type { Backend, Dtype, Sampling } from "./backend/backend.ts";
 import { createBackend, type Device, isOn } from "./backend/create.ts";
-import type { Rule } from "./decode/acceptance.ts";
+import { isExact, type Rule } from "./decode/acceptance.ts";
 import { type CostProfile, GammaController, measureCosts } from "./decode/controller.ts";
 import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
 import { autoregress } from "./decode/autoregressive.ts";
@@ -36,6 +36,8 @@ import { watchedWeights, type WatchOptions } from "./watched_weights.ts";
 
 /** γ unless told otherwise: what pays on a CPU is short (see the README's figures). */
 const DEFAULT_GAMMA = 4;
+/** The rule, likewise: exact for every order of revealing. */
+const DEFAULT_RULE: Rule = "ordered";
 
 /** What {@linkcode loadEngine} loads, where it runs, and what goes on meanwhile. */
 export interface EngineOptions extends WatchOptions {
@@ -86,7 +88,10 @@ export interface EngineOptions extends WatchOptions {
 export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   /** Which of the engine's drafters, by the name it was loaded under; `null`: plain decoding. @default the first */
   readonly drafter?: string | null | undefined;
-  /** The acceptance rule. @default {"ordered"} */
+  /**
+   * The acceptance rule.
+   * @default what suits an embedded drafter, where it is exact for drafts as these options make them; else `ordered`
+   */
   readonly rule?: Rule | undefined;
   /**
    * γ, tokens drafted per round; `auto`: chosen for each round by the times that rounds take on this machine and
@@ -181,6 +186,8 @@ interface LoadedDrafter {
   readonly costs: Map<string, CostProfile>;
   /** γ, unless told otherwise. */
   readonly gamma: number;
+  /** The rule, likewise, where it is exact. */
+  readonly rule: Rule;
   create(options: DiffusionDrafterOptions): Drafter;
   dispose(): void;
 }
@@ -300,7 +307,7 @@ export class Engine implements Disposable {
     using target = new ModelTarget(this.target, this.#backend);
     using drafter = loaded?.create(options);
     const { temperature, topK, topP } = options;
-    const rule = options.rule ?? "ordered";
+    const rule = drafter && chooseRule(options, loaded!, drafter);
     const random = new PhiloxSource(options.seed);
     const stopTokens = options.stopTokens ?? this.#stopTokens;
     const settings = {
@@ -310,17 +317,18 @@ export class Engine implements Disposable {
       stopTokens,
       signal: options.signal,
     };
-    const rounds = drafter === undefined
+    const rounds = drafter === undefined || rule === undefined
       ? autoregress(target, tokens, settings)
       : speculate(target, drafter, tokens, {
         ...settings,
         rule,
-        gamma: await chooseGamma(options, loaded!, target, drafter),
+        gamma: await chooseGamma(options, loaded!, target, drafter, rule),
       });
     const collector = new StatisticsCollector({
       promptTokens: tokens.length,
       seed: random.seed,
-      ...(drafter === undefined ? {} : { drafter, rule }),
+      drafter,
+      rule,
     });
 
     const all: Piece[] = [];
@@ -433,16 +441,22 @@ export class Engine implements Disposable {
   }
 }
 
+/** The rule asked for, or the one that suits the drafter and is exact for what it drafts. */
+function chooseRule(options: GenerateOptions, { rule }: LoadedDrafter, drafter: Drafter): Rule {
+  return options.rule ?? (isExact(rule, drafter.leftToRight) ? rule : DEFAULT_RULE);
+}
+
 /** γ as asked for, or who decides it. */
 async function chooseGamma(
   options: GenerateOptions,
   { gamma, costs }: LoadedDrafter,
   target: Target,
   drafter: Drafter,
+  rule: Rule,
 ): Promise<number | GammaController> {
   if (options.gamma !== "auto") return options.gamma ?? gamma;
   if (options.costs !== undefined) return new GammaController(options.costs);
-  const { rule = "ordered", temperature, topK, topP, signal } = options;
+  const { temperature, topK, topP, signal } = options;
   const drafting = DIFFUSION_OPTIONS.map((name) => options[name]);
   const key = JSON.stringify([rule, temperature, topK, topP, ...drafting]);
   let profile = costs.get(key);
@@ -497,6 +511,7 @@ async function loadDrafter(
     return {
       unused: DIFFUSION_OPTIONS,
       gamma: DEFAULT_GAMMA,
+      rule: DEFAULT_RULE,
       costs: new Map(),
       create: () => new NgramDrafter(vocabSize),
       dispose: () => {},
@@ -518,6 +533,7 @@ async function loadDrafter(
   return {
     unused: unusedBy(loaded),
     gamma: embedded?.gamma ?? DEFAULT_GAMMA,
+    rule: embedded?.rule ?? DEFAULT_RULE,
     costs: new Map(),
     create: loaded.kind === "diffusion"
       ? (options) => {

@@ -5,12 +5,16 @@
  * @module
  */
 
+import type { Rule } from "./decode/acceptance.ts";
+
 /** With what an embedded drafter was fastest on two cores (`deno task bench`, see the README). */
 export interface EmbeddedSettings {
   /** γ */
   readonly gamma: number;
   /** The most tokens of the text it sees: more hardly raises acceptance, and costs. */
   readonly draftContext?: number | undefined;
+  /** The rule, where it is not `ordered`. */
+  readonly rule?: Rule | undefined;
 }
 
 /** An embedded drafter. */
@@ -20,10 +24,10 @@ export interface EmbeddedDrafter extends EmbeddedSettings {
 }
 
 const DRAFTERS: ReadonlyMap<string, EmbeddedSettings & { readonly folder: string }> = new Map([
-  ["sedd-target", { folder: "drafter-sedd-target", gamma: 2 }],
-  ["sedd-causal", { folder: "drafter-sedd-causal", gamma: 3, draftContext: 32 }],
+  ["sedd-target", { folder: "drafter-sedd-target", gamma: 2, rule: "block" }],
+  ["sedd-causal", { folder: "drafter-sedd-causal", gamma: 3, draftContext: 32, rule: "block" }],
   ["sedd", { folder: "drafter-sedd", gamma: 1, draftContext: 8 }],
-  ["gpt2", { folder: "drafter-gpt2", gamma: 3 }],
+  ["gpt2", { folder: "drafter-gpt2", gamma: 3, rule: "block" }],
 ]);
 
 /** Names of the embedded drafters. */

@@ -260,6 +260,20 @@ Deno.test("the text ends where the context does, for every drafter", () =>
     await assert.rejects(engine.generate(new Array(contextLength).fill(5)), /fills|has no room/);
   }));
 
+Deno.test("a drafter's own rule is used where it is exact, unless another is asked for", () =>
+  withEngine(async (engine) => {
+    const ruleOf = async (options: GenerateOptions) =>
+      (await engine.generate(PROMPT, { ...options, maxTokens: 4 })).stats.rule;
+    for (const drafter of ["sedd-target", "sedd-causal", "gpt2"]) {
+      assert.equal(await ruleOf({ drafter }), "block");
+      assert.equal(await ruleOf({ drafter, rule: "ratio" }), "ratio");
+    }
+    for (const drafter of ["sedd", "ngram"]) assert.equal(await ruleOf({ drafter }), "ordered");
+    const anyOrder = { steps: 2, order: "random" } as const;
+    assert.equal(await ruleOf({ drafter: "sedd-causal", ...anyOrder }), "ordered");
+    assert.equal(await ruleOf({ drafter: null }), "none");
+  }));
+
 Deno.test("combinations that are not exact are refused, but for paper, which is labelled", () =>
   withEngine(async (engine) => {
     const anyOrder = {

@@ -8,6 +8,7 @@
 import type { Dtype } from "../../src/backend/backend.ts";
 import { describeMachine, type Machine } from "../../src/cli/machine.ts";
 import { type Engine, loadEngine } from "../../src/engine.ts";
+import type { Rule } from "../../src/decode/acceptance.ts";
 import { encodeText } from "../../src/hub/tokenizer.ts";
 import { type Measurement, measureMethods, type Method } from "./measure.ts";
 import { CLASSICAL_GAMMA, targets, type TargetTitle, type Task, type TaskName } from "./paper.ts";
@@ -135,17 +136,20 @@ export async function runTarget(
 
 const PLAIN: Method = { title: "plain", options: { drafter: null } };
 
+/** The paper's own test where that is exact, for all alike. */
+const RULE: Rule = "ordered";
+
 /** The rows of Tables 1 and 3: the paper's, the same with γ chosen, and the paper's own test. */
 function tableMethods({ classical, diffusion }: Models, { gamma }: Task): Method[] {
   return [
     PLAIN,
     ...(classical === undefined ? [] : [{
       title: `classical, ${classical}`,
-      options: { drafter: classical, gamma: CLASSICAL_GAMMA },
+      options: { drafter: classical, gamma: CLASSICAL_GAMMA, rule: RULE },
     }]),
     ...diffusion.flatMap((drafter): Method[] => [
-      { title: `diffusion, ${drafter}`, options: { drafter, gamma, steps: 1 } },
-      { title: `diffusion, ${drafter}, γ chosen`, options: { drafter, gamma: "auto", steps: 1 } },
+      { title: `diffusion, ${drafter}`, options: { drafter, gamma, steps: 1, rule: RULE } },
+      { title: `diffusion, ${drafter}, γ chosen`, options: { drafter, gamma: "auto", steps: 1, rule: RULE } },
     ]),
     ...diffusion.slice(0, 1).map((drafter): Method => ({
       title: `diffusion, ${drafter}, the paper's test`,
@@ -159,7 +163,7 @@ function gridMethods(drafter: string, { gammas, steps }: Effort): Method[] {
     // no more steps are made than there are tokens
     steps.filter((T) => T <= gamma).map((T): Method => ({
       title: `γ = ${gamma}, T = ${T}`,
-      options: { drafter, gamma, steps: T },
+      options: { drafter, gamma, steps: T, rule: RULE },
     }))
   );
   return [PLAIN, ...cells];

@@ -115,7 +115,10 @@ function deviceOption(help: string): Option<Device> {
 }
 
 const dtypes: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
-const ruleOption: Option<Rule> = choice("acceptance rule (default: ordered; paper is lossy)", rules);
+const ruleOption: Option<Rule> = choice(
+  "acceptance rule (default: block for embedded drafters that draft left to right, else ordered; paper is lossy)",
+  rules,
+);
 
 const OPTIONS = {
   target: text(
