@@ -45,9 +45,21 @@ unsafe fn dots(job: &Probe, steps: usize, scratch: *mut v128, dot: impl Fn(v128,
     v128_store(scratch, acc.into_iter().flatten().fold(a[0], |x, y| i32x4_add(x, y)));
 }
 
-/// Unit: reading 64 KiB, in four places at once, as the memory likes best.
+/// Unit: reading 64 KiB, one cache line after the other.
 #[no_mangle]
 pub unsafe extern "C" fn probe_read(job: &Probe, begin: usize, end: usize, scratch: *mut v128) {
+    let mut acc = [i32x4_splat(0); 8];
+    let mut data = job.data.add(begin * 4096);
+    for _ in 0..(end - begin) * 4096 / 8 {
+        acc = core::array::from_fn(|i| i32x4_add(acc[i], v128_load(data.add(i))));
+        data = data.add(8);
+    }
+    v128_store(scratch, acc.into_iter().fold(i32x4_splat(0), |x, y| i32x4_add(x, y)));
+}
+
+/// The same in four places at once, which some memories like better.
+#[no_mangle]
+pub unsafe extern "C" fn probe_read_places(job: &Probe, begin: usize, end: usize, scratch: *mut v128) {
     let mut acc = [[i32x4_splat(0); 4]; 4];
     for unit in begin..end {
         let mut places: [*const v128; 4] = core::array::from_fn(|i| job.data.add(unit * 4096 + i * 1024));

@@ -59,6 +59,7 @@ export const kernelNames = [
   "probe_madd",
   "probe_dot",
   "probe_read",
+  "probe_read_places",
 ] as const;
 
 /** What a thread needs to take part. */
