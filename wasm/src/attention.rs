@@ -122,7 +122,8 @@ unsafe fn attend_block(job: &Attention, head: usize, first: usize, rows: usize, 
         queries = rotated;
     }
     let keys = Panels { data: job.keys.add(offset + begin * size) as *const u8, stride: size * 32, step: 32 };
-    multiply::<Loose>(scores, queries, rows, keys, panels, size);
+    // a pass reads all weights between one visit and the next
+    multiply::<Loose>(scores, queries, rows, keys, panels, size, true);
 
     let mut totals = [0f32; MAX_BLOCK];
     for (r, total) in totals.iter_mut().enumerate().take(rows) {
@@ -134,7 +135,7 @@ unsafe fn attend_block(job: &Attention, head: usize, first: usize, rows: usize, 
     let wide = size.div_ceil(8);
     let mixed = Rows { data: spare, stride: wide * 32 };
     let values = Panels { data: job.values.add(offset + begin * size) as *const u8, stride: 32, step: size * 4 };
-    multiply::<Loose>(mixed, scores, rows, values, wide, end - begin);
+    multiply::<Loose>(mixed, scores, rows, values, wide, end - begin, true);
     for (r, total) in totals.iter().enumerate().take(rows) {
         let out = job.out.add(((first + r) * job.heads + head) * size);
         for d in (0..size).step_by(4) {

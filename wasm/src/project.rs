@@ -33,6 +33,8 @@ pub struct Project {
     format: usize,
     /// What follows: 0 nothing, 1 GELU, 2 adding to out instead of replacing it.
     then: usize,
+    /// 1: the weights are in no cache, and a group of them fits into the nearest.
+    cold: usize,
 }
 
 /// Unit: a group of panels, 48 columns of out. Scratch: rows × 192 bytes, then a group as f32.
@@ -59,9 +61,9 @@ unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *m
             let wide =
                 Panels { data: scratch.add(job.rows * raw.stride), stride: job.steps * F32::STEP, step: F32::STEP };
             (0..GROUP).for_each(|p| widen::<F>(wide.from(p).data as *mut u8, w.from(p).data, job.steps));
-            multiply::<F32>(raw, x, job.rows, wide, GROUP, job.steps);
+            multiply::<F32>(raw, x, job.rows, wide, GROUP, job.steps, false);
         } else {
-            multiply::<F>(raw, x, job.rows, w, GROUP, job.steps);
+            multiply::<F>(raw, x, job.rows, w, GROUP, job.steps, job.cold == 1);
         }
         finish(job, raw, g * GROUP_COLUMNS);
     }

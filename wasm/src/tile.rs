@@ -251,7 +251,24 @@ unsafe fn tile<F: Format, const M: usize, const P: usize>(out: Rows, x: Rows, w:
     }
 }
 
+/// Has panels come from memory to the nearest cache: nothing but loads, one of each cache line, are so many under way at
+/// once as a tile's never are among its multiplications.
+#[inline(never)]
+unsafe fn fetch(w: Panels, panels: usize, steps: usize) {
+    let (steps_a_line, panels_a_line) = ((64 / w.step).max(1), (64 / w.stride).max(1));
+    let mut seen = i32x4_splat(0);
+    for p in (0..panels).step_by(panels_a_line) {
+        let mut w = w.from(p);
+        for _ in (0..steps).step_by(steps_a_line) {
+            seen = v128_or(seen, v128_load(w.data as *const v128));
+            w = w.after(steps_a_line);
+        }
+    }
+    core::hint::black_box(seen);
+}
+
 /// M rows, all panels: those of a matrix by the group, loose ones by four, then, if there are some left, one by one.
+/// `cold` ones are fetched first.
 #[inline(always)]
 unsafe fn row_tile<F: Format, const M: usize>(
     out: Rows,
@@ -259,16 +276,21 @@ unsafe fn row_tile<F: Format, const M: usize>(
     w: Panels,
     panels: usize,
     steps: usize,
+    cold: bool,
 ) {
-    if F::GROUPED {
-        for p in (0..panels).step_by(GROUP) {
-            tile::<F, M, GROUP>(out.from(0, p * 8), x, w.from(p), steps);
+    let side_by_side = if F::GROUPED { GROUP } else { 4 };
+    let whole = panels / side_by_side * side_by_side;
+    for p in (0..whole).step_by(side_by_side) {
+        if cold {
+            fetch(w.from(p), side_by_side, steps);
         }
-    } else {
-        let whole = panels / 4 * 4;
-        for p in (0..whole).step_by(4) {
+        if F::GROUPED {
+            tile::<F, M, GROUP>(out.from(0, p * 8), x, w.from(p), steps);
+        } else {
             tile::<F, M, 4>(out.from(0, p * 8), x, w.from(p), steps);
         }
+    }
+    if !F::GROUPED {
         for p in whole..panels {
             tile::<F, M, 1>(out.from(0, p * 8), x, w.from(p), steps);
         }
@@ -281,18 +303,28 @@ unsafe fn row_tile<F: Format, const M: usize>(
 /// Tiles are as wide as they are because memory is read at its full rate only from several places at once, and because
 /// a vector of x is then loaded and spread once for many panels. That their accumulators exceed x86's 16 registers
 /// costs less than that gains, up to four rows.
+///
+/// Panels that are `cold`, and few enough for the nearest cache, are worth fetching before they are multiplied.
 #[inline(never)]
-pub unsafe fn multiply<F: Format>(out: Rows, x: Rows, rows: usize, w: Panels, panels: usize, steps: usize) {
+pub unsafe fn multiply<F: Format>(
+    out: Rows,
+    x: Rows,
+    rows: usize,
+    w: Panels,
+    panels: usize,
+    steps: usize,
+    cold: bool,
+) {
     let tiles = rows.div_ceil(TILE_ROWS);
     for t in 0..tiles {
         // as even as can be: a tile of one row has too few accumulators to hide their latency
         let (first, last) = (rows * t / tiles, rows * (t + 1) / tiles);
-        let (out, x) = (out.from(first, 0), x.from(first, 0));
+        let (out, x, cold) = (out.from(first, 0), x.from(first, 0), cold && t == 0);
         match last - first {
-            1 => row_tile::<F, 1>(out, x, w, panels, steps),
-            2 => row_tile::<F, 2>(out, x, w, panels, steps),
-            3 => row_tile::<F, 3>(out, x, w, panels, steps),
-            _ => row_tile::<F, TILE_ROWS>(out, x, w, panels, steps),
+            1 => row_tile::<F, 1>(out, x, w, panels, steps, cold),
+            2 => row_tile::<F, 2>(out, x, w, panels, steps, cold),
+            3 => row_tile::<F, 3>(out, x, w, panels, steps, cold),
+            _ => row_tile::<F, TILE_ROWS>(out, x, w, panels, steps, cold),
         }
     }
 }

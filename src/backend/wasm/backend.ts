@@ -50,6 +50,9 @@ export interface WasmOptions {
 /** More threads than any machine's cores help nobody, and each takes megabytes before it does anything. */
 const MAX_THREADS = 1024;
 
+/** With more than this in memory, little of a matrix is left in a cache from one pass to the next. */
+const CACHED_BYTES = 2 ** 25;
+
 /** Rows of one head that attend together: as many as share the keys while those are near. At most 24. */
 const ATTENTION_BLOCK = 24;
 
@@ -329,6 +332,7 @@ class WasmBackend implements Backend {
       matrix.outputs * 4,
       formats[dtype],
       flags,
+      quantised && this.#heap.used > CACHED_BYTES ? 1 : 0,
     ];
     // raw sums of a group of columns, and a group widened to f32
     this.#pool.reserveScratch((rows + inputs) * GROUP_COLUMNS * 4);

@@ -203,7 +203,7 @@ function placeTrial(heap: Heap, address: number): number {
   const rows = 4, inputs = 124, outputs = 48;
   const scratch = address + Control.trialScratch, x = scratch + rows * outputs * 4;
   const out = x + rows * inputs * 4, weights = out + rows * outputs * 4;
-  const job = [out, x, weights, 0, 0, 0, 0, 0, rows, outputs, inputs, inputs * 4, outputs * 4, 0, 0];
+  const job = [out, x, weights, 0, 0, 0, 0, 0, rows, outputs, inputs, inputs * 4, outputs * 4, 0, 0, 0];
   new Uint32Array(heap.memory.buffer, address, job.length).set(job);
   return address;
 }

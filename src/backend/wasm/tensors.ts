@@ -268,8 +268,9 @@ export class WasmCache extends Block implements Cache {
   /** Empty. */
   constructor(heap: Heap, { layers, width, capacity, halfHeads }: CacheOptions) {
     const padded = Math.ceil(capacity / 8) * 8;
-    // the last values are read as part of a panel of 8, which may reach beyond them
-    super(heap, layers * 2 * padded * width * 4 + 32, "a cache");
+    // the last values are read as part of a panel of 8, which may reach beyond them; what no row sees has no weight,
+    // whatever it is
+    super(heap, layers * 2 * padded * width * 4 + 32, "a cache", false);
     this.layers = layers;
     this.width = width;
     this.capacity = capacity;
