@@ -18,8 +18,8 @@ const DRAFTER = "sedd-target", TOKENS = 128, REPETITIONS = 5;
 /** Plain decoding and drafting with each, taking turns. */
 export async function halves(): Promise<Section> {
   const { gamma } = embeddedDrafter(DRAFTER)!;
-  using f32 = await loadEngine({ drafter: DRAFTER });
-  using f16 = await loadEngine({ drafter: DRAFTER, dtype: "f16" });
+  using f32 = await loadEngine({ drafter: DRAFTER, dtype: "f32" });
+  using f16 = await loadEngine({ drafter: DRAFTER });
   const speeds: Record<"plain" | "drafted", [number, number][]> = { plain: [], drafted: [] }; // f32, f16
   for (let seed = 0; seed <= REPETITIONS; seed++) {
     for (const prompt of PROMPTS) {

@@ -41,7 +41,9 @@ function targetPasses(target: CausalModel): Section {
   const pass = modelPasses(target, cache, context);
   const time = medians(101, { 1: pass(1), 2: pass(2), 3: pass(3), 4: pass(4), 8: pass(8) });
   return {
-    title: `embedded target, ${(target.bytes / 1e6).toFixed(0)} MB as f32, context ${context}`,
+    title: `embedded target, ${
+      (target.bytes / 1e6).toFixed(0)
+    } MB as ${target.embedding.dtype}, context ${context}`,
     figures: ([2, 3, 4, 8] as const).map((rows) => ({
       what: `${rows}-row pass / one-token pass`,
       value: time[rows] / time[1],
@@ -70,9 +72,15 @@ async function run(): Promise<CpuReport> {
   const pair = [{ ...comparison, machine: toldClosely(comparison.machine, options.generation) }];
   tell("the embedded pair, nothing accepted");
   kernels.push(await hostile(engine));
-  tell("the embedded pair, its target as f16");
+  tell("the embedded pair, its target as f16 and as f32");
   kernels.push(await halves());
-  return { date: new Date().toISOString().slice(0, 10), weights: drafterWeights(), kernels, pair };
+  return {
+    date: new Date().toISOString().slice(0, 10),
+    weights: drafterWeights(),
+    kernels,
+    dtype: engine.target.embedding.dtype,
+    pair,
+  };
 }
 
 function perPosition(row: Row): string {
@@ -80,7 +88,7 @@ function perPosition(row: Row): string {
 }
 
 /** Markdown: the machine, the pair, the kernels. */
-function markdown({ date, kernels, pair }: CpuReport): string {
+function markdown({ date, kernels, dtype, pair }: CpuReport): string {
   const { machine } = pair[0];
   const each = (gamma: Row["gamma"], name: string): string => {
     const row = pair[0].rows.find((row) => row.drafter === name && row.gamma === gamma)!;
@@ -93,7 +101,7 @@ function markdown({ date, kernels, pair }: CpuReport): string {
     "",
     ...table(
       [
-        "embedded pair, temperature 1, f32 target",
+        `embedded pair, temperature 1, target held as ${dtype}`,
         "rule",
         "best γ",
         "against plain",

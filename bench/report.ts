@@ -9,6 +9,7 @@
  */
 
 import { createHash } from "node:crypto";
+import type { Dtype } from "../src/backend/backend.ts";
 import type { Comparison, Row } from "../src/cli/measure.ts";
 import type { Machine } from "../src/cli/machine.ts";
 import { embeddedDrafter, embeddedDrafters } from "../src/pair.ts";
@@ -22,6 +23,8 @@ export interface CpuReport {
   /** What tells the weights of each drafter from those it had at other times, see {@linkcode drafterWeights}. */
   readonly weights: Readonly<Record<string, string>>;
   readonly kernels: readonly Section[];
+  /** How the target of the pair was held. */
+  readonly dtype: Dtype;
   /** Plain decoding and each drafter at each γ: one run, or one for each γ. */
   readonly pair: readonly Comparison[];
 }
@@ -212,7 +215,12 @@ function cpuFigures(upToDate: UpToDate): string {
         ...recent.map(({ name, report }) => link(name, report.pair[0].machine)),
       ],
       [
-        ["run", ...recent.map(({ report }) => `${report.date}, ${report.pair[0].machine.cores} cores`)],
+        [
+          "run",
+          ...recent.map(({ report: { date, pair, dtype } }) =>
+            `${date}, ${pair[0].machine.cores} cores, target held as ${dtype}`
+          ),
+        ],
         ...bestRows,
       ],
     ),

@@ -22,7 +22,7 @@ import { NgramDrafter } from "./decode/ngram_drafter.ts";
 import { PhiloxSource } from "./decode/random.ts";
 import { type Score, scoreTokens } from "./decode/score.ts";
 import { speculate } from "./decode/speculative.ts";
-import { openCheckpoint } from "./hub/checkpoint.ts";
+import { type Checkpoint, openCheckpoint } from "./hub/checkpoint.ts";
 import { toPath } from "./hub/files.ts";
 import { locateModel } from "./hub/models.ts";
 import type { HubOptions } from "./hub/options.ts";
@@ -66,8 +66,8 @@ export interface EngineOptions extends WatchOptions {
    */
   readonly draftDevice?: Device | undefined;
   /**
-   * How the target's weights are held. Anything but the checkpoint's own precision is another target.
-   * @default {"f32"}
+   * How the target's weights are held. Fewer bits than the checkpoint has make another target of it.
+   * @default as the checkpoint has them: f16 or bf16 where all of its matrices are stored so, else f32
    */
   readonly dtype?: Dtype | undefined;
   /**
@@ -496,7 +496,17 @@ async function load(
   watch: WatchOptions,
 ): Promise<LoadedModel> {
   using checkpoint = await openCheckpoint(folder);
-  return await loadModel(watchedWeights(checkpoint, watch), backend, options);
+  const dtype = options.dtype ?? ownDtype(checkpoint);
+  return await loadModel(watchedWeights(checkpoint, watch), backend, { ...options, dtype });
+}
+
+/** The dtype that holds each matrix of a checkpoint as it is, in no more memory than need be. */
+function ownDtype(checkpoint: Checkpoint): Dtype {
+  const stored = new Set(
+    checkpoint.tensors().filter(({ shape }) => shape.length === 2).map(({ dtype }) => dtype),
+  );
+  if (stored.size !== 1) return "f32";
+  return stored.has("F16") ? "f16" : stored.has("BF16") ? "bf16" : "f32";
 }
 
 async function loadDrafter(

@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { type Engine, type GenerateOptions, loadEngine, type LoadProgress } from "../mod.ts";
+import { type TensorData, writeSafetensors } from "../fixtures/write_safetensors.ts";
 import { createBackend } from "../src/backend/create.ts";
 import { type Rule, rules } from "../src/decode/acceptance.ts";
 import {
@@ -391,6 +392,39 @@ Deno.test("a target without a tokenizer takes token ids, and says what it lacks 
     name: "RangeError",
     message: "Cannot decode: prompt token 1 is 97, expected an integer in [0, 97)",
   });
+});
+
+Deno.test("a target is held as all of its matrices are stored, unless another dtype is asked for", async () => {
+  using embedded = await loadEngine({ drafter: null, threads: 1 });
+  assert.equal(embedded.target.embedding.dtype, "f16");
+  const folder = await Deno.makeTempDir();
+  try {
+    using checkpoint = await openCheckpoint(fixture("parity/gpt2-tiny"));
+    await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(checkpoint.config));
+    const tensors = await tensorsOf(checkpoint);
+    const matrices = tensors.filter(({ shape }) => shape.length === 2);
+    // the upper half of an f32 is a bf16; vectors stay as they are
+    const halves = ({ name, shape, data }: TensorData): TensorData => {
+      const values = data as Float32Array, words = new Uint32Array(values.buffer);
+      return { name, shape, dtype: "BF16", data: Uint16Array.from(words, (word) => word >>> 16) };
+    };
+    const cases = [["f32", 0], ["bf16", matrices.length], ["f32", matrices.length - 1]] as const;
+    for (const [expected, count] of cases) {
+      const few = new Set(matrices.slice(0, count));
+      const stored = tensors.map((tensor) => few.has(tensor) ? halves(tensor) : tensor);
+      await Deno.writeFile(`${folder}/model.safetensors`, writeSafetensors(stored));
+      using engine = await loadEngine({ target: folder, device: "reference" });
+      assert.equal(
+        engine.target.embedding.dtype,
+        expected,
+        `${count} of ${matrices.length} matrices in bf16`,
+      );
+    }
+    using engine = await loadEngine({ target: folder, device: "reference", dtype: "int8" });
+    assert.equal(engine.target.embedding.dtype, "int8");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 });
 
 Deno.test("the end of a text is not held back, and of a draft that a stop string cuts only what is left counts", async () => {

@@ -113,7 +113,7 @@ async function ownRunner(weights: Weights, dtype: Dtype, threads: number): Promi
 
 /** The whole engine: a drafter and the target's law at temperature 1, a new text each time. */
 async function speculating(drafter: string, threads: number): Promise<Runner> {
-  const engine = await loadEngine({ drafter, threads });
+  const engine = await loadEngine({ drafter, threads, dtype: "f32" });
   let seed = 0;
   return {
     async generate(count) {

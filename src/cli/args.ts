@@ -138,7 +138,7 @@ const OPTIONS = {
   },
   device: deviceOption("where to compute (default: auto, the fastest present)"),
   "draft-device": deviceOption("where the drafters compute (default: auto, where the target does)"),
-  dtype: choice("how the target's weights are held (default: f32)", dtypes),
+  dtype: choice("how the target's weights are held (default: as its checkpoint has them)", dtypes),
   "drafter-dtype": choice("how the drafters' weights are held (default: int8; on a GPU f16)", dtypes),
   threads: count("threads of the CPU (default: its cores); the text does not depend on it"),
   rule: ruleOption,

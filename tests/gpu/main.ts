@@ -115,7 +115,7 @@ const checks: readonly (readonly [name: string, run: () => Promise<string>])[] =
     using device = new CudaDriver().device(0);
     let settled = 0;
     for (let cycle = 0; cycle < cycles; cycle++) {
-      using engine = await loadEngine({ ...SMALL_PAIR, device: "cuda" });
+      using engine = await loadEngine({ ...SMALL_PAIR, device: "cuda", dtype: "f32" });
       await engine.generate([3, 1, 4], { maxTokens: 4, seed: 1 });
       engine[Symbol.dispose]();
       if (cycle === cycles >> 1) settled = device.memory().free;
