@@ -4,6 +4,9 @@
  * reports that a kernel spills registers, or that a kernel of the hot path keeps anything in local memory. With
  * `--check` it writes nothing and fails if the generated module does not belong to the sources; that needs no nvcc.
  *
+ * The compiler must be of CUDA 12: every driver from 525 on loads its machine code, while that of CUDA 13, and what
+ * newer ones compress, needs a driver from 580 on (NVIDIA, CUDA Compatibility).
+ *
  * Usage: `deno run --allow-read --allow-write --allow-run=nvcc --allow-env=TMPDIR ffi/build.ts [--check]`.
  *
  * @module
@@ -22,7 +25,7 @@ const cold = ["rotation"];
 const flags = [
   "-std=c++17",
   "-fmad=false",
-  "--compress-mode=size",
+  "-Xfatbin=-compress-all",
   "-Xptxas=-v",
   ...[
     "compute_80,code=sm_80",
@@ -61,6 +64,15 @@ function parseReport(report: string): Resources[] {
   });
 }
 
+/** @throws {Error} if the compiler is not of CUDA 12 */
+function checkCompiler(): void {
+  const { stdout } = new Deno.Command("nvcc", { args: ["--version"] }).outputSync();
+  const release = /release (\d+)\.\d+/.exec(new TextDecoder().decode(stdout));
+  if (release?.[1] !== "12") {
+    throw new Error(`Cannot compile the kernels: nvcc is of ${release?.[0] ?? "no release"}, expected 12`);
+  }
+}
+
 /** Compiles one source; the fatbin, after its report has been checked. */
 function compile(source: string): Uint8Array {
   const target = Deno.makeTempFileSync({ suffix: ".fatbin" });
@@ -90,6 +102,7 @@ if (Deno.args.includes("--check")) {
     Deno.exit(1);
   }
 } else {
+  checkCompiler();
   const images = sources.map((source) => `  ${source}: "${compile(source).toBase64()}",\n`);
   Deno.writeTextFileSync(
     generated,

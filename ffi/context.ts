@@ -21,6 +21,7 @@ const HINTS: Readonly<Record<number, string>> = {
   46: "another program uses the device exclusively",
   100: "no GPU is visible: see nvidia-smi and CUDA_VISIBLE_DEVICES",
   101: "there is no device of this number",
+  200: NEWER_DRIVER,
   209: NEWER_DRIVER,
   218: NEWER_DRIVER,
   222: NEWER_DRIVER,

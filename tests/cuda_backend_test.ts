@@ -261,6 +261,17 @@ function appended(backend: CudaBackend, halves: boolean): void {
   assertSame(run(first), run(0), "the last rows");
 }
 
+test("heads that are too large for the device's shared memory are refused", (backend) => {
+  const width = 512;
+  using cache = backend.cache({ layers: 1, width, capacity: 8 });
+  using qkv = backend.activation(1, 3 * width), out = backend.activation(1, width);
+  const options = { cache, layer: 0, heads: 1, scale: 1, causalRows: 1 };
+  assert.throws(() => backend.attention(out, qkv, options), {
+    name: "RangeError",
+    message: /^Cannot attend: heads of 512 entries take 332032 bytes of shared memory, expected at most \d+$/,
+  });
+});
+
 test("a pass that is repeated is one launch, until memory is given back", async (backend) => {
   using checkpoint = await openCheckpoint(fixture("parity/gpt2-bf16"));
   const loaded = await loadModel(checkpoint, backend, { dtype: "bf16" });

@@ -363,14 +363,14 @@ SD_INLINE void attention_half(const Attention& a) {
 }
 
 // Grid (H, R / TILE, chunks or 1); chunks beyond the length, which is known on the device only, end at once.
-#define ATTENTION_HALF(STEPS)                                                                                        \
-  SD_KERNEL(THREADS, attention_half_##STEPS, float* out, const float* qkv, uint4* keys, uint4* values,               \
+#define ATTENTION_HALF(STEPS, BLOCKS)                                                                                \
+  SD_KERNEL_FOR(THREADS, BLOCKS, attention_half_##STEPS, float* out, const float* qkv, uint4* keys, uint4* values,   \
             const int* length, const float* rotation, float* partials, float2* seen, unsigned* arrivals,             \
             int appended, int size, int capacity, int rows, int causal_rows, int window, float scale) {              \
     attention_half<STEPS>({out, qkv, keys, values, length, rotation, partials, seen, arrivals, appended, size,       \
                            capacity, rows, causal_rows, window, scale});                                             \
   }
-ATTENTION_HALF(1)
-ATTENTION_HALF(2)
-ATTENTION_HALF(4)
-ATTENTION_HALF(8)
+ATTENTION_HALF(1, 3)
+ATTENTION_HALF(2, 3)
+ATTENTION_HALF(4, 3)
+ATTENTION_HALF(8, 2)

@@ -22,6 +22,10 @@ struct Bf16 {};
 // Parameters are pointers and scalars.
 #define SD_KERNEL(threads, name, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
 
+// The same, with registers for so many blocks at once on a multiprocessor.
+#define SD_KERNEL_FOR(threads, blocks, name, ...) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
+
 // An array in shared memory, 16-byte aligned.
 #define SD_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 

@@ -49,6 +49,7 @@ using std::max, std::min;
   extern "C" void name(__VA_ARGS__); \
   static const emulator::Registration name##_registration(#name, threads, name); \
   extern "C" void name(__VA_ARGS__)
+#define SD_KERNEL_FOR(threads, blocks, name, ...) SD_KERNEL(threads, name, __VA_ARGS__)
 #define SD_SHARED(type, name, count) \
   static emulator::Shared<type, count> name##_shared; \
   type(&name)[count] = name##_shared.enter()

@@ -52,7 +52,14 @@ export function attend(on: Launcher, out: Activation, qkv: Activation, options: 
   }
   const rows = qkv.rows, size = cache.width / heads, tiles = Math.ceil(rows / TILE);
   const chunks = rows > SPLIT_ROWS ? 1 : Math.ceil(launchedKeys(cache, rows) / CHUNK);
-  const floats = CHUNK * (2 * size + 1) + TILE * (2 * size + CHUNK);
+  const floats = CHUNK * (2 * size + 1) + TILE * (2 * size + CHUNK), shared = dynamicShared(on.device);
+  if (floats * 4 > shared) {
+    throw new RangeError(
+      `Cannot attend: heads of ${size} entries take ${
+        floats * 4
+      } bytes of shared memory, expected at most ${shared}`,
+    );
+  }
   on.queue.stream.launch(
     on.kernels.attention,
     {

@@ -108,7 +108,7 @@ export class Block {
     this.queue = queue;
     this.#what = what;
     this.#memory = queue.device.allocate(bytes);
-    queue.stream.fill(this.#memory.pointer, 0, zeros / 4);
+    if (zeros > 0) queue.stream.fill(this.#memory.pointer, 0, zeros / 4); // what the driver makes of none is not told
   }
 
   /**
