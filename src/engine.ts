@@ -98,6 +98,7 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
    * by what was accepted of late, down to none where drafting does not pay. The text has the target's law either
    * way, but times differ from run to run: with `auto`, the same seed gives the same text only under `coupled` and
    * `match`, at temperature 0, or with `costs`. The first text with `auto` waits until rounds have been timed.
+   * What was accepted bears on the next texts' γ, so that those of one engine must not share a seed.
    * @default what suits an embedded drafter, 4 with any other
    */
   readonly gamma?: number | "auto" | undefined;

@@ -7,11 +7,12 @@ import type { DraftRequest } from "../src/decode/drafter.ts";
 import { NgramDrafter } from "../src/decode/ngram_drafter.ts";
 import { propose } from "../src/decode/propose.ts";
 import { PhiloxSource, Purpose } from "../src/decode/random.ts";
+import { speculate } from "../src/decode/speculative.ts";
 import { reveal } from "../src/decode/reveal.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadModel } from "../src/model/load.ts";
 import { fixture } from "./helpers.ts";
-import { randomTable, ToyDiffusionModel } from "./toy.ts";
+import { randomTable, ToyDiffusionModel, ToyPair } from "./toy.ts";
 
 function request(tokens: number[], gamma: number): DraftRequest {
   return {
@@ -154,6 +155,21 @@ Deno.test("a hot start keeps what is left of a draft, but for the token after th
   drafter.draft(request(text.slice(0, 10), 4));
   drafter.reset();
   assert.deepEqual([...drafter.draft(request(text, 4)).steps], [0, 0, 0, 0]);
+});
+
+Deno.test("a hot start takes nothing from another text", async () => {
+  const pair = new ToyPair(2), texts: string[] = [];
+  const drafter = pair.markov({ steps: 1, hotStart: true });
+  for (let seed = 0; seed < 100; seed++) {
+    for (const turn of [0, 1]) {
+      const tokens: number[] = [];
+      const rounds = speculate(pair.target, drafter, [0, 1, 0], { seed, gamma: 3, maxTokens: 4 });
+      for await (const round of rounds) tokens.push(...round.tokens);
+      if (turn === 0) texts.push(String(tokens));
+      else assert.equal(String(tokens), texts.at(-1), `seed ${seed}: the same text again`);
+    }
+  }
+  assert.ok(new Set(texts).size > 10);
 });
 
 Deno.test("a step that opens no mask costs the next no pass, unless the noise level changes", () => {

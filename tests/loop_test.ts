@@ -228,6 +228,29 @@ Deno.test("timers run while a loop computes, however it is awaited", async () =>
   });
 });
 
+Deno.test("two texts at once on one target, or with one drafter, are refused, and the first is not disturbed", async () => {
+  const prompt = [0, 1, 0], options = { seed: 5, maxTokens: 6, gamma: 3 };
+  const read = async (rounds: AsyncIterable<{ readonly tokens: readonly number[] }>) => {
+    const tokens: number[] = [];
+    for await (const round of rounds) tokens.push(...round.tokens);
+    return tokens;
+  };
+  const pair = new ToyPair(1), other = new ToyPair(1);
+  const expected = await read(speculate(pair.target, pair.markov({ steps: 1 }), prompt, options));
+  const drafter = pair.markov({ steps: 1 });
+  for (const target of [pair.target, other.target]) { // the same target, another one
+    const [first, second] = await Promise.allSettled(
+      [pair.target, target].map((target) => read(speculate(target, drafter, prompt, options))),
+    );
+    assert.deepEqual(first, { status: "fulfilled", value: expected });
+    assert.equal(second.status, "rejected");
+    assert.match(
+      String(second.reason),
+      /^Error: Cannot decode: the (target|drafter ".*") is in the middle of /,
+    );
+  }
+});
+
 Deno.test("no noise decides twice in a text", async () => {
   const pair = new ToyPair(1, 5);
   for (const drafter of [pair.diffusion({ steps: 3, order: "random" }), pair.markov({ steps: 1 })]) {

@@ -68,7 +68,8 @@ export interface DiffusionDrafterOptions {
   /** Which masks a step opens. @default {"left-to-right"} */
   readonly order?: RevealOrder | undefined;
   /**
-   * The most tokens of the text the model sees.
+   * The most tokens of the text a bidirectional model sees; of the others, how many keys each layer does, which were
+   * made in sight of earlier ones.
    * @default for a bidirectional model the length it was trained at, less γ; for the others all of the text
    */
   readonly draftContext?: number | undefined;
@@ -126,8 +127,8 @@ export class DiffusionDrafter implements Drafter {
   #contextStart = 0;
   /** Drafts since nothing was taken from earlier ones. */
   #draftsSinceRefresh = 0;
-  /** The last draft and where it began, for a hot start. */
-  #last: { start: number; tokens: Int32Array } | undefined;
+  /** The last draft and the text it was for, for a hot start. */
+  #last: { text: Int32Array; tokens: Int32Array } | undefined;
 
   /**
    * Drafts on the backend that `model` was loaded on.
@@ -220,7 +221,7 @@ export class DiffusionDrafter implements Drafter {
     const draft = new Int32Array(gamma).fill(mask);
     const revealedAt = new Int32Array(gamma);
     this.#q.resize(gamma);
-    if (this.#hotStart) this.#seed(draft, revealedAt, start);
+    if (this.#hotStart) this.#seed(draft, revealedAt, text);
     this.#placeContext(text, gamma);
 
     let passes = 0;
@@ -270,7 +271,7 @@ export class DiffusionDrafter implements Drafter {
       for (const j of open) revealedAt[j] = step;
       changed = open.length > 0;
     }
-    if (this.#hotStart) this.#last = { start, tokens: draft };
+    if (this.#hotStart) this.#last = { text: text.slice(), tokens: draft };
     return { tokens: draft, steps: revealedAt, passes };
   }
 
@@ -417,10 +418,14 @@ export class DiffusionDrafter implements Drafter {
     return this.#sigma === "schedule" ? logLinearSigma(1 - step / steps) : this.#sigma;
   }
 
-  /** Fills in what an earlier draft proposed for positions beyond the committed text. */
-  #seed(draft: Int32Array, revealedAt: Int32Array, start: number): void {
+  /**
+   * Fills in what an earlier draft proposed for positions beyond the committed text, if that goes on with the text of
+   * the draft: of another one it may have been drawn by the very noise that draws now.
+   */
+  #seed(draft: Int32Array, revealedAt: Int32Array, text: Int32Array): void {
     if (this.#last === undefined) return;
-    const { start: from, tokens } = this.#last;
+    const { text: before, tokens } = this.#last, start = text.length, from = before.length;
+    if (start <= from || before.some((token, i) => token !== text[i])) return;
     // what followed the rejected token is drafted anew: with it, a round would stand or fall with a stale token
     for (let j = 1; j < draft.length; j++) {
       const left = start + j - from;
@@ -436,7 +441,12 @@ export class DiffusionDrafter implements Drafter {
     const { capacity } = this.#text.cache;
     if (length <= capacity) return;
     this.#text.cache[Symbol.dispose]();
-    this.#text = new CachedText(this.#model.newCache(Math.max(length, 2 * capacity)));
+    try {
+      this.#text = new CachedText(this.#model.newCache(Math.max(length, 2 * capacity)));
+    } catch (error) {
+      this.#text = new CachedText(this.#model.newCache(capacity)); // there was room for that
+      throw error;
+    }
   }
 
   /** Forgets the text. */

@@ -97,7 +97,7 @@ export interface DraftRequest {
   readonly hidden?: readonly Activation[] | undefined;
 }
 
-/** A draft of n ≤ γ tokens, for the positions that follow the committed text. */
+/** A draft of n ≤ γ tokens, for the positions that follow the committed text. Its laws are valid until the drafter's next. */
 export interface Draft {
   /** [n] */
   readonly tokens: Int32Array;

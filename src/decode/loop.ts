@@ -90,6 +90,29 @@ export interface StepRequest {
   readonly sampling: Sampling;
 }
 
+/** Targets and drafters in the middle of a round. */
+const inUse = new WeakSet<object>();
+
+/**
+ * Does what a target or a drafter must not do for two texts at once, for each would find the other's laws.
+ *
+ * @param what it is, for people
+ * @throws {Error} if it is in use
+ */
+export async function holding<T>(held: object, what: string, body: () => T | Promise<T>): Promise<T> {
+  if (inUse.has(held)) {
+    throw new Error(
+      `Cannot decode: ${what} is in the middle of another text's round, expected one for each text that is decoded at once`,
+    );
+  }
+  inUse.add(held);
+  try {
+    return await body();
+  } finally {
+    inUse.delete(held);
+  }
+}
+
 /**
  * Rounds until the text ends. However it is left, at its end, by an error or by the consumer's `break`, the
  * target then holds a prefix of the committed text and can be used again.
@@ -98,6 +121,7 @@ export interface StepRequest {
  * from a pass that is timed as decoding.
  *
  * @param step finds the tokens of one round
+ * @throws {Error} if the target is in the middle of a round of another text
  * @throws {RangeError} if the prompt is empty, fills the context or holds a token outside the vocabulary, or
  * `maxTokens` is not a positive integer
  * @throws {LogitsError} if a model computes what is no number; the message says which, and after how many tokens
@@ -120,7 +144,11 @@ export async function* decode(
     signal?.throwIfAborted();
     let prefillMs = 0;
     if (length > 1) {
-      await target.score(text.subarray(0, length - 1), 1, sampling, signal);
+      await holding(
+        target,
+        "the target",
+        () => target.score(text.subarray(0, length - 1), 1, sampling, signal),
+      );
       seen = length - 1;
       prefillMs = performance.now() - turn;
     }
@@ -128,7 +156,8 @@ export async function* decode(
       const began = performance.now();
       turn = await takeTurns(turn);
       signal?.throwIfAborted();
-      const found = await step({ text: text.subarray(0, length), room: limit - length, random, sampling });
+      const request = { text: text.subarray(0, length), room: limit - length, random, sampling };
+      const found = await holding(target, "the target", () => step(request));
       const tokens = [...found.draft.subarray(0, found.accepted), found.token];
       const stop = tokens.findIndex((token) => stops.has(token));
       if (stop >= 0) tokens.length = stop + 1;
@@ -157,7 +186,7 @@ export async function* decode(
     if (!(error instanceof LogitsError)) throw error;
     throw new LogitsError(error.fault, `decode after ${length} tokens`);
   } finally {
-    target.truncate(seen);
+    if (!inUse.has(target)) target.truncate(seen); // or it is another text's now
   }
 }
 

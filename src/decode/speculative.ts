@@ -10,7 +10,7 @@
 import type { Sampling } from "../backend/backend.ts";
 import { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
 import { type Drafter, type DraftRequest, isOnDevice, NO_DRAFT, type Target } from "./drafter.ts";
-import { decode, type DecodeOptions, type Round, type Step, type StepRequest } from "./loop.ts";
+import { decode, type DecodeOptions, holding, type Round, type Step, type StepRequest } from "./loop.ts";
 
 /**
  * Decides how long each draft is. It is asked before anything of a round is drawn and told of the round when it is
@@ -42,6 +42,7 @@ export interface SpeculateOptions extends DecodeOptions {
  * {@linkcode isExact} accepts; the others are refused, except `paper`, which is there to be compared with.
  *
  * @param prompt token ids, at least one
+ * @throws {Error} if target or drafter are in the middle of a round of another text
  * @throws {TypeError} if the rule is unknown, or would not be exact for this drafter, or the drafter asks for
  * hidden states of a target that gives none
  * @throws {RangeError} if the vocabularies differ, `gamma` is not a non-negative integer, and as
@@ -59,7 +60,11 @@ export function speculate(
     const most = room - 1; // a round emits one token more than it accepts
     const asked = typeof gamma === "number" ? gamma : gamma.next(most);
     const settings = { text, random, sampling, rule, draftSampling };
-    const step = await draftAndVerify(target, drafter, Math.min(asked, most), settings);
+    const step = await holding(
+      drafter,
+      `the drafter "${drafter.name}"`,
+      () => draftAndVerify(target, drafter, Math.min(asked, most), settings),
+    );
     if (typeof gamma !== "number") gamma.observe(step);
     return step;
   };
