@@ -293,7 +293,7 @@ export class Engine implements Disposable {
    * @throws {CheckpointError} if the target came without a tokenizer, and the prompt or a stop string is text
    * @throws {RangeError} if the prompt is empty or fills the context, or an option is out of range
    * @throws {TypeError} if the rule would not be exact for the drafter, the drafter was not loaded or has no use for an
-   * option, or there are costs without `gamma: "auto"`
+   * option, there are costs without `gamma: "auto"`, or the tokenizer's tokens are not the target's
    */
   async *stream(
     prompt: string | ArrayLike<number>,
@@ -310,7 +310,7 @@ export class Engine implements Disposable {
     const { temperature, topK, topP } = options;
     const rule = drafter && chooseRule(options, loaded!, drafter);
     const random = new PhiloxSource(options.seed);
-    const stopTokens = options.stopTokens ?? this.#stopTokens;
+    const stopTokens = this.#checkedStopTokens(options.stopTokens) ?? this.#stopTokens;
     const settings = {
       sampling: { temperature, topK, topP },
       random,
@@ -398,7 +398,37 @@ export class Engine implements Disposable {
   }
 
   #tokensOf(text: string | ArrayLike<number>): number[] {
-    return typeof text === "string" ? encodeText(this.tokenizer, text) : Array.from(text);
+    if (typeof text !== "string") return Array.from(text);
+    const { contextLength, vocabSize } = this.target.shape;
+    // of a text that is far too long the beginning tells, and millions of characters would keep the event loop waiting
+    for (let length = 16 * contextLength; length < text.length; length *= 2) {
+      if (encodeText(this.tokenizer, text.slice(0, length)).length > 2 * contextLength) {
+        throw new RangeError(
+          `Cannot use a text of ${text.length} characters: it has more than ${
+            2 * contextLength
+          } tokens, and the ` +
+            `target's context is ${contextLength}`,
+        );
+      }
+    }
+    const tokens = encodeText(this.tokenizer, text);
+    const foreign = tokens.find((token) => token >= vocabSize);
+    if (foreign !== undefined) {
+      throw new TypeError(
+        `Cannot use the tokenizer: it made token ${foreign} of the text, expected one below the target's ${vocabSize}; ` +
+          "it is another model's",
+      );
+    }
+    return tokens;
+  }
+
+  #checkedStopTokens(tokens: readonly number[] | undefined): readonly number[] | undefined {
+    const { vocabSize } = this.target.shape;
+    const wrong = tokens?.find((token) => !(Number.isInteger(token) && token >= 0 && token < vocabSize));
+    if (wrong === undefined) return tokens;
+    throw new RangeError(
+      `Cannot decode: a stop token is ${wrong}, expected an integer in [0, ${vocabSize})`,
+    );
   }
 
   /** The drafter asked for, if it can do all that is asked; none for plain decoding. */

@@ -13,9 +13,12 @@ export class TextStops {
   /**
    * @param stops strings that end the text; they are not part of it
    * @throws {RangeError} if one is empty
+   * @throws {TypeError} if one is no string
    */
   constructor(stops: readonly string[]) {
-    if (stops.some((stop) => stop.length === 0)) {
+    const wrong = stops.find((stop) => typeof stop !== "string");
+    if (wrong !== undefined) throw new TypeError(`Cannot stop at ${String(wrong)}: expected a string`);
+    if (stops.includes("")) {
       throw new RangeError("Cannot stop at an empty string: expected at least one character");
     }
     this.#stops = stops;

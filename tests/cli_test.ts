@@ -79,6 +79,8 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
     ["models", "pull"],
     ["models", "rm", "--json", "owner/name"],
     ["models", "list", "owner/name"],
+    ["models", "pull", "owner/name", "gpt2"],
+    ["models", "rm", "owner/name", "./owner/name"],
     ["generate"], // the input is empty
     ["compare", PROMPT, ""],
     ["compare", "-", "-"],
@@ -245,11 +247,15 @@ Deno.test("--show-draft colours what --color or a terminal allows; statistics go
 });
 
 Deno.test("score prints logarithms that the perplexity agrees with", async () => {
-  const [ids, plain, bare] = await Promise.all([
+  const [ids, plain, bare, one, oneAsJson] = await Promise.all([
     run(["score", "--tokens", "5,6,7,8", "--json"]),
     run(["score", "-"], `${PROMPT}\n`),
     run(["score", "--target", "fixtures/parity/gpt2-bare", "--tokens", "1,2,3"]), // has no tokenizer
+    run(["score", "--tokens", "5"]),
+    run(["score", "--tokens", "5", "--json"]),
   ]);
+  assert.match(one.out, /\nno perplexity: there is no token but the first\n$/);
+  assert.equal(JSON.parse(oneAsJson.out).perplexity, null);
   assert.deepEqual([ids.code, ids.err, plain.code, bare.code], [0, "", 0, 0]);
   const { tokens, logprobs, perplexity, ...rest } = JSON.parse(ids.out);
   assert.deepEqual(rest, {});
@@ -287,7 +293,7 @@ Deno.test("inspect tells what a checkpoint is and needs", async () => {
   assert.equal(unfit.code, 1);
   assert.match(
     unfit.err,
-    /"specdiff\.target_width" of config\.json is 32, expected the target's width 384$/m,
+    /"specdiff\.target_width" of config\.json is 32, expected the width 384 of the target that it is loaded with$/m,
   );
 });
 

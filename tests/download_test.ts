@@ -425,6 +425,23 @@ Deno.test("the token goes to the endpoint, and does not follow a redirect to ano
     assert(hub.requests.every(({ headers }) => headers.get("authorization") === "Bearer hf_secret"));
   }));
 
+Deno.test("a token that can be none is refused without a request, and is not shown", () =>
+  withHub(MODEL, async (hub, options) => {
+    for (const token of ["hf_secret\nhf_secret", "hf secret", "hf_secrét"]) {
+      await assert.rejects(pullModel("owner/name", { ...options, token }), (error: Error) => {
+        assert.match(
+          error.message,
+          /^Cannot use the hub: the token in the option token has spaces, line ends or/,
+        );
+        assert.doesNotMatch(error.message, /secr/);
+        return true;
+      });
+    }
+    assert.equal(hub.requests.length, 0);
+    await pullModel("owner/name", { ...options, token: " hf_x\n" });
+    assert.equal(hub.requests[0].headers.get("authorization"), "Bearer hf_x");
+  }));
+
 Deno.test("models are listed and removed, one revision or all, and other revisions keep their content", () =>
   withHub(MODEL, async (hub, options) => {
     await pullModel("owner/name", options);

@@ -4,7 +4,7 @@
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { type Engine, type GenerateOptions, loadEngine, type LoadProgress } from "../mod.ts";
+import { type Engine, type GenerateOptions, loadEngine, type LoadProgress, type Tokenizer } from "../mod.ts";
 import { type TensorData, writeSafetensors } from "../fixtures/write_safetensors.ts";
 import { createBackend } from "../src/backend/create.ts";
 import { type Rule, rules } from "../src/decode/acceptance.ts";
@@ -237,6 +237,13 @@ Deno.test("a stop token ends the text inside a draft and is not part of it", () 
       assert.equal(text, engine.tokenizer.decode(tokens.slice(0, -1)));
       assert.equal(stats.finishReason, "stop");
     }
+    for (const wrong of [-1, 1.5, NaN, engine.target.shape.vocabSize]) {
+      await assert.rejects(engine.generate(PROMPT, { stopTokens: [1, wrong] }), {
+        name: "RangeError",
+        message:
+          `Cannot decode: a stop token is ${wrong}, expected an integer in [0, ${engine.target.shape.vocabSize})`,
+      });
+    }
   }));
 
 Deno.test("the text ends where the context does, for every drafter", () =>
@@ -394,6 +401,39 @@ Deno.test("a target without a tokenizer takes token ids, and says what it lacks 
   });
 });
 
+Deno.test("a text that is far too long, or in tokens of another model, is refused before anything is computed", async () => {
+  using pair = await loadEngine({ drafter: null, threads: 1 });
+  let most = 0;
+  const encode: Tokenizer["encode"] = (text, options) => {
+    most = Math.max(most, text.length);
+    return pair.tokenizer.encode(text, options);
+  };
+  const tokenizer = { encode, decode: pair.tokenizer.decode };
+  using engine = await loadEngine({ tokenizer, drafter: null, threads: 1 });
+  const text = "It was a dark night. ".repeat(10_000), context = engine.target.shape.contextLength;
+  for (const refused of [engine.generate(text), engine.score(text)]) {
+    await assert.rejects(refused, {
+      name: "RangeError",
+      message:
+        `Cannot use a text of 210000 characters: it has more than ${2 * context} tokens, and the target's ` +
+        `context is ${context}`,
+    });
+  }
+  assert.equal(most, 16 * context);
+  // few tokens may be many letters
+  const long = { encode: (text: string) => Array(Math.ceil(text.length / 200)).fill(5), decode: () => "" };
+  using patient = await loadEngine({ tokenizer: long, drafter: null, threads: 1 });
+  assert.equal((await patient.score(".".repeat(40_000))).tokens.length, 200);
+
+  const foreign = { encode: () => [3, 97], decode: () => "" };
+  using other = await loadEngine({ target: fixture("parity/gpt2-bare/"), tokenizer: foreign, threads: 1 });
+  await assert.rejects(other.generate("text"), {
+    name: "TypeError",
+    message:
+      /^Cannot use the tokenizer: it made token 97 of the text, expected one below the target's 97; it is /,
+  });
+});
+
 Deno.test("a target is held as all of its matrices are stored, unless another dtype is asked for", async () => {
   using embedded = await loadEngine({ drafter: null, threads: 1 });
   assert.equal(embedded.target.embedding.dtype, "f16");
@@ -501,7 +541,7 @@ Deno.test("score gives the log-probability of each token and the perplexity", ()
     assert.ok(rest.every((logprob) => logprob < 0));
     const mean = rest.reduce((sum, logprob) => sum + logprob, 0) / rest.length;
     assert.ok(Math.abs(perplexity - Math.exp(-mean)) < 1e-9 * perplexity);
-    assert.deepEqual(await engine.score([5]), { tokens: [5], logprobs: [null], perplexity: 1 });
+    assert.deepEqual(await engine.score([5]), { tokens: [5], logprobs: [null], perplexity: NaN });
     // in pieces, and yet as if each were all there is
     const long = Array.from({ length: 100 }, (_, i) => 300 + 7 * i % 1000);
     const whole = await engine.score(long);
@@ -554,6 +594,6 @@ Deno.test("a drafter that its target feeds is loaded with it, and follows the op
   }
   await assert.rejects(loadEngine({ drafter: [folder("sedd-target-tiny")] }), {
     name: "CheckpointError",
-    message: /expected the target's width 384$/,
+    message: /expected the width 384 of the target that it is loaded with$/,
   });
 });

@@ -6,6 +6,7 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { gzipSync } from "node:zlib";
 import { type TensorData, writeRaw, writeSafetensors } from "../fixtures/write_safetensors.ts";
 import { Checkpoint, openCheckpoint, TRANSPOSED_BYTES } from "../src/hub/checkpoint.ts";
@@ -363,6 +364,7 @@ Deno.test("JSON that is ambiguous, nested without end or no text is refused", ()
 
 Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
   const index = (map: string) => ({ "a.safetensors": SMALL, "model.safetensors.index.json": map });
+  const POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
   const shard = (file: string) => index(`{"weight_map": {"x": ${JSON.stringify(file)}}}`);
   const cases: [Record<string, string | Uint8Array>, RegExp][] = [
     [{ "config.json": "" }, /config.json": it is not valid JSON/],
@@ -377,6 +379,11 @@ Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
       { "model.safetensors.gz": gzipSync(SMALL).subarray(0, 60) },
       /model.safetensors.gz": it is not a whole gzip file/,
     ],
+    [
+      { "model.safetensors": POINTER },
+      /model.safetensors": it is a pointer of Git LFS, .* run git lfs pull in/,
+    ],
+    [{ "pytorch_model.bin": POINTER }, /pytorch_model.bin": it is a pointer of Git LFS/],
     [{ "model.safetensors.gz": SMALL }, /model.safetensors.gz": it is not a whole gzip file/],
     [index("{}"), /index.json": it has no "weight_map" object$/],
     [
@@ -407,6 +414,17 @@ Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
       (folder) => assert.rejects(openCheckpoint(folder), failure(message)),
     );
   }
+  for (const url of ["https://example.org/gpt2", new URL("https://example.org/gpt2")]) {
+    await assert.rejects(openCheckpoint(url), {
+      name: "TypeError",
+      message:
+        /^Cannot load "https:\/\/example.org\/gpt2": it is no place on this machine, expected a path, or/,
+    });
+  }
+  await withFolder({ "model.safetensors": SMALL, "config.json": "{}" }, async (folder) => {
+    using checkpoint = await openCheckpoint(pathToFileURL(folder).href);
+    assert.equal(checkpoint.origin, folder);
+  });
   await withFolder({ "model.safetensors": SMALL }, async (folder) => {
     await assert.rejects(openCheckpoint(folder), failure(/it has no file "config.json"$/));
     await assert.rejects(

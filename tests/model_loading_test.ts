@@ -162,7 +162,11 @@ Deno.test("a drafter that takes parts of its target is refused without it, and w
       undefined,
       /shares" of config\.json is .*, expected a target to be given with it$/,
     ],
-    [of({}), wide, /"specdiff\.target_width" of config\.json is 32, expected the target's width 64$/],
+    [
+      of({}),
+      wide,
+      /"specdiff\.target_width" of config\.json is 32, expected the width 64 of the target that it is loaded with$/,
+    ],
     [
       of({ target_layers: [2] }),
       target,

@@ -151,6 +151,9 @@ Deno.test("installed from a registry, library, command line and workers need to 
       const flags = Object.entries({ ...MODELS, seed: 7, "max-tokens": 12, gamma: 3, rule: "coupled" })
         .flatMap(([name, value]) => [`--${name}`, String(value)]);
       assert.deepEqual(await deno(cli, "generate", ...flags, PROMPT), { code: 0, out: `${text}\n`, err: "" });
+      const inspected = await deno(cli, "inspect", MODELS.target);
+      assert.deepEqual([inspected.code, inspected.err], [0, ""]);
+      assert.match(inspected.out, /^folder +.*\narchitecture +gpt2/);
       assert.equal((await deno(cli, "--version")).out, `specdiff ${config.version}\n`);
     });
   }));

@@ -38,6 +38,10 @@ Deno.test("TextStops without stop strings lets everything through at once", () =
   assert.deepEqual(new TextStops([]).push("anything"), { text: "anything", stopped: false });
 });
 
-Deno.test("TextStops refuses an empty stop string", () => {
+Deno.test("TextStops refuses an empty stop string, and what is no string", () => {
   assert.throws(() => new TextStops(["a", ""]), RangeError);
+  assert.throws(() => new TextStops(["a", 3 as unknown as string]), {
+    name: "TypeError",
+    message: "Cannot stop at 3: expected a string",
+  });
 });

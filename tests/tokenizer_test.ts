@@ -203,7 +203,10 @@ Deno.test("loadTokenizer: from a file, its folder, or a folder beside it", async
       join(folder, "model"),
       /^Cannot load tokenizer ".*model": there is no ".*model\/tokenizer.json" or "/,
     );
-    await refused(join(folder, "x.json"), /there is no ".*x.json"; put it there, or use token ids$/);
+    await refused(
+      join(folder, "x.json"),
+      /there is no ".*x.json"; put it there: only token ids can do without$/,
+    );
     for (
       const [content, message] of [["{", /is not valid JSON/], ["[]", /is not a JSON object$/], [
         "{}",
@@ -236,6 +239,7 @@ Deno.test("loadTokenizer: what the library would take, and trip over later, is r
   });
   const cases: [object, RegExp][] = [
     [{ ...sound, model: 3 }, /"model" is 3, expected an object$/],
+    [{ ...sound, model: { ...model, type: "Foo" } }, /"model.type" is "Foo", expected BPE or WordPiece$/],
     [
       { ...sound, model: { ...model, vocab: [["a", 0]] } },
       /"model.vocab" is \[\["a",0\]\], expected an object of/,

@@ -34,7 +34,7 @@ export class LogitsError extends RangeError {
  */
 export function checkSampling(sampling: Sampling): void {
   const { temperature = 1, topK = 0, topP = 1 } = sampling;
-  if (!(temperature >= 0 && temperature < Infinity)) {
+  if (!(Number.isFinite(temperature) && temperature >= 0)) {
     throw new RangeError(
       `Cannot make a distribution: temperature is ${temperature}, expected a finite number of at least 0`,
     );
@@ -42,7 +42,7 @@ export function checkSampling(sampling: Sampling): void {
   if (!(Number.isInteger(topK) && topK >= 0)) {
     throw new RangeError(`Cannot make a distribution: topK is ${topK}, expected an integer of at least 0`);
   }
-  if (!(topP > 0 && topP <= 1)) {
+  if (!(Number.isFinite(topP) && topP > 0 && topP <= 1)) {
     throw new RangeError(`Cannot make a distribution: topP is ${topP}, expected a number within (0, 1]`);
   }
 }

@@ -71,7 +71,7 @@ const EXIT_CODES = [
   "Exit codes:",
   "    0  done",
   "    1  failed; one line on standard error says why",
-  "    2  the command line was not understood, or asks for what cannot be; nothing was generated",
+  "    2  the command line was not understood, or has an option that nothing would use; nothing was generated",
   "  130  interrupted by Ctrl-C (SIGINT)",
   "  141  whoever read the output closed it, as head does",
   "  143  terminated (SIGTERM)",

@@ -162,7 +162,7 @@ function render({ machine, settings, rows }: Comparison): string[] {
     "τ: tokens per round; accepted: share of the tokens drafted at positions 1, 2, …;",
     "ms/round: in the drafter + in the target; = plain: the text under coupled is that of plain decoding",
     `Prompts: ${settings.prompts.length}; seeds: ${settings.repetitions}, from ${settings.seed}; ` +
-    `tokens: ${settings.maxTokens} each; ${
+    `tokens: at most ${settings.maxTokens} each; ${
       lossy ? "a lossy text does not have" : "every text has"
     } the target's law`,
     ...(Object.keys(settings.options).length > 0

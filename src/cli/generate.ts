@@ -81,7 +81,7 @@ export async function show(
     return id;
   };
   if (draft) {
-    err.line(legend(err));
+    if (options.drafter !== null && engine.drafters.length > 0) err.line(legend(err));
     // to a person the text continues the prompt; elsewhere it stands alone
     if (out.isTerminal) {
       out.write(out.styled("dim", typeof prompt === "string" ? safe(prompt) : `${prompt.join(",")},`));
@@ -115,12 +115,15 @@ function legend(output: Output): string {
 
 /** Statistics in one line. */
 export function describe(stats: Statistics): string {
-  const speed = `${stats.tokens} tokens, ${stats.tokensPerSecond.toFixed(1)} tokens/s`;
+  const ended = stats.finishReason === "context" ? " up to the end of the context" : "";
+  const speed = `${stats.tokens} tokens${ended}, ${stats.tokensPerSecond.toFixed(1)} tokens/s`;
   if (stats.rule === "none") return `${speed}, plain decoding, seed ${stats.seed}`;
   return [
     speed,
     `τ ${stats.meanAcceptanceLength.toFixed(2)} tokens per round`,
-    `accepted at positions 1, 2, …: ${positions(stats.acceptanceRatePerPosition)}`,
+    stats.draftTokens === 0
+      ? "nothing drafted"
+      : `accepted at positions 1, 2, …: ${positions(stats.acceptanceRatePerPosition)}`,
     `${stats.drafter}`,
     `γ ${stats.meanGamma.toFixed(1)} on average`,
     `${stats.plainRounds} of ${stats.rounds} rounds without a draft`,

@@ -65,19 +65,21 @@ export const inspect: Command = {
       ? embeddedTarget()
       : embeddedDrafter(word)?.folder ?? await locate(word);
     using checkpoint = await openCheckpoint(folder);
-    if (values.target !== undefined && !needsTarget(checkpoint)) {
+    const partial = needsTarget(checkpoint);
+    if (values.target !== undefined && !partial) {
       throw new UsageError("--target is given, and the checkpoint is made of no target's parts");
     }
-    const target = values.target === undefined ? embeddedTarget() : await locate(values.target);
+    const target = !partial
+      ? undefined
+      : await loadTarget(values.target === undefined ? embeddedTarget() : await locate(values.target));
     const inspection = await examine(checkpoint, target);
     if (values.json) out.line(JSON.stringify(inspection, null, 2));
     else for (const line of render(inspection)) out.line(line);
   },
 };
 
-async function examine(checkpoint: Checkpoint, targetFolder: string | URL): Promise<Inspection> {
+async function examine(checkpoint: Checkpoint, target: CausalModel | undefined): Promise<Inspection> {
   const plan = new Plan();
-  const target = needsTarget(checkpoint) ? await loadTarget(targetFolder) : undefined;
   const loaded = await loadUnread(checkpoint, plan, target);
   const { shape } = loaded.model;
   const tensors = checkpoint.tensors();

@@ -5,10 +5,11 @@
  */
 
 import { listModels, pullModel, removeModel } from "../hub/models.ts";
+import { parseModelName } from "../hub/names.ts";
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
 import { showDownloads } from "./downloads.ts";
-import { megabytes, type Output, table, type Terminal } from "./terminal.ts";
+import { megabytes, table, type Terminal } from "./terminal.ts";
 
 /** The command. */
 export const models: Command = {
@@ -30,7 +31,7 @@ export const models: Command = {
     switch (action) {
       case "list":
         if (names.length > 0) throw new UsageError(`models list takes no names, found ${names.length}`);
-        return await list(values.json ?? false, terminal.out);
+        return await list(values.json ?? false, terminal);
       case "pull":
         return await each(names, terminal, async (name) => {
           return await pullModel(name, { onDownload: showDownloads(terminal.err) });
@@ -49,9 +50,10 @@ export const models: Command = {
   },
 };
 
-async function list(json: boolean, out: Output): Promise<void> {
+async function list(json: boolean, { out, err }: Terminal): Promise<void> {
   const found = await listModels();
   if (json) return out.line(JSON.stringify(found, null, 2));
+  if (found.length === 0) return err.line("There is no model in the cache");
   const rows = found.map(({ model, commit, revisions, bytes, complete }) => [
     model,
     revisions.join(", "),
@@ -69,5 +71,9 @@ async function each(
   act: (name: string) => Promise<string>,
 ): Promise<void> {
   if (names.length === 0) throw new UsageError("no name is given, expected owner/name[@revision]");
+  const wrong = names.find((name) => parseModelName(name) === undefined);
+  if (wrong !== undefined) {
+    throw new UsageError(`"${wrong}" is no model's name, expected owner/name[@revision]`);
+  }
   for (const name of names) out.line(await act(name));
 }

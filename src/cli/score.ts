@@ -16,7 +16,7 @@ export const score: Command = {
   details: [
     "Logarithms are natural, at temperature 1; the first token has none, since nothing is left of it.",
     'Without TEXT, or with "-", it is read from standard input, and a newline at its end is dropped.',
-    "--json prints {tokens, logprobs, perplexity}, where logprobs[0] is null.",
+    "--json prints {tokens, logprobs, perplexity}, where logprobs[0] is null, and so is the perplexity of one token.",
   ],
   options: ["tokens", "target", "device", "dtype", "threads", "json"],
   examples: ['score "It was a dark and stormy night"', "score --target ./gpt2 --tokens 464,3290,318 --json"],
@@ -36,6 +36,10 @@ export const score: Command = {
     ]);
     for (const line of table([["token", "id", "logprob"], ...rows], 1)) terminal.out.line(line);
     const scored = result.tokens.length - 1; // all but the first
-    terminal.out.line(`perplexity ${result.perplexity.toPrecision(5)} over ${scored} tokens`);
+    terminal.out.line(
+      scored === 0
+        ? "no perplexity: there is no token but the first"
+        : `perplexity ${result.perplexity.toPrecision(5)} over ${scored} tokens`,
+    );
   },
 };

@@ -17,7 +17,7 @@ export interface Score {
   readonly tokens: readonly number[];
   /** Natural logarithm of the probability of each token given those left of it, [n]; the first has none. */
   readonly logprobs: readonly (number | null)[];
-  /** exp of minus the mean of `logprobs`; 1 if there is but one token. */
+  /** exp of minus the mean of `logprobs`; NaN if there is but one token, and so no mean. */
   readonly perplexity: number;
 }
 
@@ -61,7 +61,7 @@ export async function scoreTokens(
   return {
     tokens: ids,
     logprobs,
-    perplexity: ids.length > 1 ? Math.exp(-sum / (ids.length - 1)) : 1,
+    perplexity: Math.exp(-sum / (ids.length - 1)),
   };
 }
 

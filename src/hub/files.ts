@@ -62,9 +62,17 @@ export async function fileSource(path: string): Promise<ByteSource> {
   };
 }
 
-/** A path as given, or that of a `file:` URL. */
+/**
+ * A path as given, or that of a `file:` URL.
+ * @throws {TypeError} if it is another URL
+ */
 export function toPath(location: string | URL): string {
-  return location instanceof URL ? fileURLToPath(location) : location;
+  if (typeof location === "string" && !/^[a-z][a-z\d+.-]+:\/\//i.test(location)) return location;
+  const url = URL.parse(location);
+  if (url?.protocol === "file:") return fileURLToPath(url);
+  throw new TypeError(
+    `Cannot load "${location}": it is no place on this machine, expected a path, or the name of a model on a hub as owner/name`,
+  );
 }
 
 /**
@@ -89,6 +97,12 @@ export async function kindOf(path: string): Promise<"file" | "folder" | undefine
     }
   });
   return info?.isDirectory() ? "folder" : info?.isFile() ? "file" : undefined;
+}
+
+/** Whether the permission to read a path is there already, so that looking at it asks nobody. */
+export function mayRead(path: string): boolean {
+  return typeof Deno === "undefined" ||
+    Deno.permissions.querySync({ name: "read", path }).state === "granted";
 }
 
 /** Runs an access to `path`; if it fails, the message says on what, and if it is refused, by whom. */

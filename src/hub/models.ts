@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { ModelCache, namesIn, readShards, SMALL_FILES } from "./cache.ts";
 import { WEIGHT_FILES } from "./checkpoint.ts";
 import { HubClient, HubError } from "./client.ts";
-import { kindOf } from "./files.ts";
+import { kindOf, mayRead } from "./files.ts";
 import { DEFAULT_REVISION, type ModelName, parseModelName } from "./names.ts";
 import { cacheFolder, endpointOf, type HubOptions, isOffline, tokenOf } from "./options.ts";
 
@@ -40,13 +40,20 @@ export interface CachedModel {
 export async function locateModel(place: string | URL, options: HubOptions = {}): Promise<string | URL> {
   const name = typeof place === "string" ? parseModelName(place) : undefined;
   if (name === undefined || await isHere(place as string)) return place;
-  const cache = new ModelCache(cacheFolder(options), name.repository);
-  const revision = name.revision ?? DEFAULT_REVISION;
-  const commit = await cache.commitOf(revision);
-  if (commit !== undefined && await cache.isComplete(commit, !isOffline(options))) {
-    return cache.snapshot(commit);
+  try {
+    const cache = new ModelCache(cacheFolder(options), name.repository);
+    const revision = name.revision ?? DEFAULT_REVISION;
+    const commit = await cache.commitOf(revision);
+    if (commit !== undefined && await cache.isComplete(commit, !isOffline(options))) {
+      return cache.snapshot(commit);
+    }
+    return await fetchModel(name, commit ?? revision, options);
+  } catch (error) {
+    if ((error instanceof HubError || (error as Error).name === "NotCapable") && !mayRead(place as string)) {
+      (error as Error).message += `; if "${place}" is a folder of yours, run with --allow-read="${place}"`;
+    }
+    throw error;
   }
-  return await fetchModel(name, commit ?? revision, options);
 }
 
 /**
@@ -164,12 +171,7 @@ function requireName(text: string): ModelName {
   return name;
 }
 
-/** Whether a folder of that name is here, as far as one may look. */
+/** Whether a folder of that name is here, as far as one may look without asking. */
 async function isHere(path: string): Promise<boolean> {
-  try {
-    return await kindOf(path) === "folder";
-  } catch (error) {
-    if ((error as Error).name === "NotCapable") return false;
-    throw error;
-  }
+  return mayRead(path) && await kindOf(path) === "folder";
 }

@@ -8,7 +8,7 @@
  */
 
 import { join } from "node:path";
-import { kindOf, readText } from "./files.ts";
+import { kindOf, mayRead, readText } from "./files.ts";
 
 /** What is being fetched. */
 export interface DownloadProgress {
@@ -79,18 +79,35 @@ export function isOffline({ offline }: HubOptions): boolean {
   return offline ?? /^(1|true|yes|on)$/i.test(variable("HF_HUB_OFFLINE") ?? "");
 }
 
-/** The token, if there is one. */
+/**
+ * The token, if there is one.
+ * @throws {TypeError} if it is none, as two lines are; the message says where it is from, and not what it is
+ */
 export async function tokenOf({ token }: HubOptions): Promise<string | undefined> {
-  if (token !== undefined) return token ?? undefined;
+  if (token === null) return undefined;
+  if (token !== undefined) return checkToken(token, "the option token");
   const given = variable("HF_TOKEN");
-  if (given !== undefined) return given.trim();
+  if (given !== undefined) return checkToken(given, "HF_TOKEN");
   const path = variable("HF_TOKEN_PATH") ?? join(home(), "token");
+  return checkToken(await tokenIn(path), `"${path}"`);
+}
+
+/** What is in a token's file; nothing where it may not be read: most models are public, and the hub says if not. */
+async function tokenIn(path: string): Promise<string> {
   try {
-    return await kindOf(path) === "file" ? (await readText(path)).trim() || undefined : undefined;
+    return mayRead(path) && await kindOf(path) === "file" ? await readText(path) : "";
   } catch {
-    // it may not be read; most models are public, and who needs the token learns it from the hub's answer
-    return undefined;
+    return "";
   }
+}
+
+function checkToken(text: string, where: string): string | undefined {
+  const token = text.trim();
+  if (token === "") return undefined;
+  if (/^[\x21-\x7e]+$/.test(token)) return token;
+  throw new TypeError(
+    `Cannot use the hub: the token in ${where} has spaces, line ends or letters no token has`,
+  );
 }
 
 /** What the tools around Hugging Face keep for a user. */

@@ -11,7 +11,7 @@ import { brief } from "../model/weights.ts";
 import type { ByteSource } from "./files.ts";
 import type { Span } from "./gzip.ts";
 import { isRecord, parseObject } from "./json.ts";
-import { ELEMENT_BYTES, fault, TensorFile, type TensorInfo } from "./tensor_file.ts";
+import { ELEMENT_BYTES, fault, refusePointer, TensorFile, type TensorInfo } from "./tensor_file.ts";
 
 /**
  * The longest header that is read: some fifty times what the models here have. The reference implementation takes
@@ -70,6 +70,7 @@ async function readHeader(source: ByteSource, path: string): Promise<Map<string,
  */
 export function dataStart(prefix: Uint8Array, path: string): number {
   if (prefix.length < 8) throw fault(path, `the file has ${prefix.length} bytes, expected at least 8`);
+  refusePointer(prefix, path);
   const length = new DataView(prefix.buffer, prefix.byteOffset).getBigUint64(0, true);
   if (length > MAX_HEADER_BYTES) {
     throw fault(path, `the header's length is ${length} bytes, expected at most ${MAX_HEADER_BYTES}`);

@@ -139,3 +139,12 @@ export class TensorFile implements Disposable {
 export function fault(path: string, what: string): CheckpointError {
   return new CheckpointError(`Cannot load checkpoint "${path}": ${what}`);
 }
+
+/**
+ * Throws if a file is what a clone without Git LFS has in its place.
+ * @param head its first 8 bytes
+ */
+export function refusePointer(head: Uint8Array, path: string): void {
+  if (new TextDecoder().decode(head.subarray(0, 8)) !== "version ") return;
+  throw fault(path, "it is a pointer of Git LFS, expected what it points to; run git lfs pull in its folder");
+}

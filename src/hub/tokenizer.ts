@@ -146,7 +146,7 @@ export async function loadTokenizer(location: string | URL): Promise<Tokenizer> 
   throw new CheckpointError(
     `Cannot load tokenizer "${given}": there is no "${
       candidates.join('" or "')
-    }"; put it there, or use token ids`,
+    }"; put it there: only token ids can do without`,
   );
 }
 
@@ -166,7 +166,9 @@ function checkTokenizer(
   };
   const isId = (id: unknown) => Number.isSafeInteger(id) && id as number >= 0;
   expect(isRecord(model), '"model"', model, "an object");
-  const { vocab, merges = [], continuing_subword_prefix: prefix } = model as Record<string, unknown>;
+  const { type, vocab, merges = [], continuing_subword_prefix: prefix } = model as Record<string, unknown>;
+  // older files do not say it
+  expect([undefined, "BPE", "WordPiece"].includes(type as string), '"model.type"', type, "BPE or WordPiece");
   expect(isRecord(vocab), '"model.vocab"', vocab, "an object of tokens with their ids");
   const ids = new Map(Object.entries(vocab as object));
   for (const [token, id] of ids) {

@@ -11,7 +11,7 @@
 
 import type { ByteSource } from "./files.ts";
 import { type PickleFunction, readPickle } from "./pickle.ts";
-import { ELEMENT_BYTES, fault, TensorFile, type TensorInfo } from "./tensor_file.ts";
+import { ELEMENT_BYTES, fault, refusePointer, TensorFile, type TensorInfo } from "./tensor_file.ts";
 import { type Member, readZip } from "./zip.ts";
 
 /** The most bytes of a pickle that are read; one tensor takes about 200. */
@@ -60,8 +60,9 @@ export async function openTorchFile(source: ByteSource, path: string): Promise<T
 }
 
 async function readTensors(source: ByteSource, path: string): Promise<Map<string, TensorInfo>> {
-  const first = new Uint8Array(Math.min(source.size, 2));
+  const first = new Uint8Array(Math.min(source.size, 8));
   await source.read(first, 0);
+  refusePointer(first, path);
   // a pickle of protocol 2 stands where the archive should begin
   if (first[0] === 0x80) {
     throw new RangeError(`it has the format from before PyTorch 1.6; ${conversion(path)}`);

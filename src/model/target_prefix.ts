@@ -41,7 +41,7 @@ export interface PrefixWeights {
 export function targetLayers(specdiff: Config, target: CausalModel | undefined): readonly number[] {
   const { layers: count, width } = expectTarget(specdiff, "prefix_attention", target).shape;
   if (specdiff.size("target_width") !== width) {
-    throw specdiff.fault("target_width", `the target's width ${width}`);
+    throw specdiff.fault("target_width", `the width ${width} of the target that it is loaded with`);
   }
   const layers = specdiff.list("target_layers");
   const known = (layer: unknown): layer is number =>
