@@ -253,14 +253,22 @@ Deno.test("two texts at once on one target, or with one drafter, are refused, an
 
 Deno.test("no noise decides twice in a text", async () => {
   const pair = new ToyPair(1, 5);
-  for (const drafter of [pair.diffusion({ steps: 3, order: "random" }), pair.markov({ steps: 1 })]) {
+  const drafters = [
+    pair.diffusion({ steps: 3, order: "random" }),
+    pair.diffusion({ steps: 3, order: "random", hotStart: true }),
+    pair.markov({ steps: 1 }),
+    pair.fed({ steps: 2 }),
+    pair.autoregressive(),
+  ];
+  for (const drafter of drafters) {
     for (const rule of ["ordered", "ratio", "block", "paper", "match"] as const) {
       if (rule !== "paper" && !isExact(rule, drafter.leftToRight)) continue;
       let decisions = 0;
       // short texts too: where γ shrinks, so does the number of steps
       for (let seed = 0; seed < 20; seed++) {
         const source = new PhiloxSource(seed), used = new Set<string>();
-        const fresh = (...key: (number | undefined)[]) => {
+        const fresh = (purpose: number, position: number, draw = 0) => {
+          const key = [purpose, position, draw];
           assert.ok(!used.has(`${key}`), `${rule}: purpose, position, draw = ${key}`);
           used.add(`${key}`);
           decisions++;
@@ -328,19 +336,22 @@ Deno.test("what does not fit together is refused at the call", () => {
   }
 });
 
-Deno.test("a target is told what a drafter asks of it when the text begins, and not before", async () => {
+Deno.test("a target is told what a drafter asks of it for each round, and not before the text begins", async () => {
   const kept: string[] = [];
   const target = Object.assign(new Counter(), {
     keepHidden: (layers: readonly number[]) => void kept.push(String(layers)),
+    hiddenOf: () => [],
   });
   const reader = Object.assign(new CountingDrafter(), { hiddenLayers: [0, 2] });
-  const first = speculate(target, reader, [0], { maxTokens: 2 });
-  const second = speculate(target, new CountingDrafter(), [0], { maxTokens: 2 });
+  const first = speculate(target, reader, [0, 1], { maxTokens: 8, gamma: 1 });
+  const second = speculate(target, new CountingDrafter(), [0], { maxTokens: 8, gamma: 1 });
   assert.deepEqual(kept, []);
-  await all(first);
-  assert.deepEqual(kept, ["0,2"]);
-  await all(second);
-  assert.deepEqual(kept, ["0,2", ""]);
+  await first.next();
+  assert.deepEqual(kept, ["0,2", "0,2"]); // the prompt, and a round
+  await second.next();
+  await first.next();
+  assert.deepEqual(kept, ["0,2", "0,2", "", "0,2"]);
+  await Promise.all([first.return(), second.return()]);
 });
 
 Deno.test("a drafter that drafts too much is refused", async () => {

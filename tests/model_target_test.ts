@@ -113,9 +113,9 @@ for (const [name, open] of presentBackends()) {
       await tokensOf(target, reader, [...PROMPT, 300], options);
       await tokensOf(target, reader, [5], options);
     }
-    assert.notEqual(target.hidden, undefined);
+    assert.equal((await target.hiddenOf(Int32Array.from(PROMPT))).length, 1);
     await tokensOf(target, new NgramDrafter(model.shape.vocabSize), PROMPT, options);
-    assert.equal(target.hidden, undefined);
+    assert.equal((await target.hiddenOf(Int32Array.from(PROMPT))).length, 0);
     assert.throws(() => target.keepHidden([2]), {
       name: "RangeError",
       message: "Cannot keep hidden states: layer 2 is not in [0, 2)",
@@ -135,7 +135,8 @@ Deno.test("a long prompt is read in pieces, between which others have their turn
   clearInterval(timer);
   assert.ok(turns > 0);
   const pieces = [0, 1, 2].map((j) => laws.row(j).slice());
-  assertSame(target.hidden![0].read(), hiddenOf(model, backend, tokens, [2])[0], "hidden states");
+  const [states] = await target.hiddenOf(tokens);
+  assertSame(states.read(), hiddenOf(model, backend, tokens, [2])[0], "hidden states");
 
   using cache = model.newCache();
   const logits = model.forward(tokens, cache, { headRows: 3 }); // [3, V]

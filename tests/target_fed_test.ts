@@ -13,6 +13,7 @@ import { autoregress } from "../src/decode/autoregressive.ts";
 import { DiffusionDrafter, type DiffusionDrafterOptions } from "../src/decode/diffusion_drafter.ts";
 import type { Draft, Drafter, DraftRequest } from "../src/decode/drafter.ts";
 import { ModelTarget } from "../src/decode/model_target.ts";
+import { NgramDrafter } from "../src/decode/ngram_drafter.ts";
 import { PhiloxSource } from "../src/decode/random.ts";
 import { speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
@@ -147,6 +148,58 @@ Deno.test("greedy and coupled texts of a target-fed drafter are those of plain d
   }
 });
 
+Deno.test("texts that take turns on one target, fed by it or not, are what each is alone", async () => {
+  using backend = await createBackend("wasm");
+  using model = await loadTarget(backend), fed = await loadDrafter(backend, model);
+  using target = new ModelTarget(model, backend);
+  const options = { rule: "block", gamma: 3, maxTokens: 16 } as const;
+  const prompts = [PROMPT, [...PROMPT, 1, 2], PROMPT.slice(0, 2), [3, 3, 3, 3]];
+  const drafterOf = (i: number): Drafter =>
+    i === 3 ? new NgramDrafter(model.shape.vocabSize) : new DiffusionDrafter(fed, backend);
+  const alone: number[][] = [];
+  for (const [i, prompt] of prompts.entries()) {
+    using drafter = drafterOf(i);
+    alone.push(await textOf(target, drafter, prompt, { ...options, seed: i }));
+  }
+  using stack = new DisposableStack();
+  const texts = prompts.map((prompt, i) =>
+    speculate(target, stack.use(drafterOf(i)), prompt, { ...options, seed: i })
+  );
+  const together: number[][] = texts.map(() => []);
+  for (let left = texts.length; left > 0;) {
+    left = texts.length;
+    for (const [i, text] of texts.entries()) {
+      const { value, done } = await text.next();
+      if (done) left--;
+      else together[i].push(...value!.tokens);
+    }
+  }
+  assert.deepEqual(together, alone);
+});
+
+Deno.test("a text that is refused, as another is in the middle of its round, leaves that one's hidden states alone", async () => {
+  using backend = await createBackend("wasm");
+  using model = await loadTarget(backend), fed = await loadDrafter(backend, model);
+  using target = new ModelTarget(model, backend);
+  const options = { seed: 1, gamma: 3, maxTokens: 16 };
+  using drafter = new DiffusionDrafter(fed, backend), other = new DiffusionDrafter(fed, backend);
+  for (
+    const [first, second] of [[drafter, new NgramDrafter(model.shape.vocabSize)], [null, other]] as const
+  ) {
+    const expected = await textOf(target, first, PROMPT, options);
+    const [whole, refused] = await Promise.allSettled([
+      textOf(target, first, PROMPT, options),
+      textOf(target, second, [1, 2, 3], options),
+    ]);
+    assert.deepEqual(whole, { status: "fulfilled", value: expected });
+    assert.equal(refused.status, "rejected");
+    assert.match(
+      String(refused.reason),
+      /^Error: Cannot decode: the target is in the middle of another text's/,
+    );
+  }
+});
+
 Deno.test("a target-fed drafter draws from the model's law after the last token, which the target has not seen", async () => {
   using backend = createReferenceBackend();
   using model = await loadTarget(backend), fed = await loadDrafter(backend, model);
@@ -156,13 +209,13 @@ Deno.test("a target-fed drafter draws from the model's law after the last token,
     seen = text.subarray(0, -1),
     last = text[3],
     mask = fed.shape.vocabSize;
-  await target.score(seen, 1, {});
+  const hidden = await target.hiddenOf(seen); // which it has not been asked about
   const request = { tokens: text, gamma: 2, sampling: {}, random: new PhiloxSource(1), coupled: false };
-  const draft = drafter.draft({ ...request, hidden: target.hidden });
+  const draft = drafter.draft({ ...request, hidden });
   const drawn = [0, 1].map((j) => draft.q!.row(j).slice());
 
   using cache = fed.newCache(), p = backend.activation(2, mask);
-  fed.feed(target.hidden!, cache);
+  fed.feed(hidden, cache);
   const pass = fed.denoise([last, mask, mask], cache, logLinearSigma(1), { cleanRows: 0, head: [1, 2] });
   fed.markovLogits(pass, 0, last);
   fed.markovLogits(pass, 1, draft.tokens[0]);

@@ -35,7 +35,14 @@ async function draftedLaws(there: Backend, here: Backend): Promise<Float32Array>
   for (const length of [3, 5]) { // the second is fed what is new alone
     const text = tokens.subarray(0, length);
     await target.score(text.subarray(0, -1), 1, {});
-    const request = { tokens: text, gamma: 3, sampling: {}, random, coupled: false, hidden: target.hidden };
+    const request = {
+      tokens: text,
+      gamma: 3,
+      sampling: {},
+      random,
+      coupled: false,
+      hidden: await target.hiddenOf(text.subarray(0, -1)),
+    };
     const draft = drafter.draft(request);
     laws.push(...[0, 1, 2].flatMap((j) => [...draft.q!.row(j)]));
   }

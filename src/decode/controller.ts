@@ -18,7 +18,7 @@ import type { Sampling } from "../backend/backend.ts";
 import type { Rule } from "./acceptance.ts";
 import type { Drafter, Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
-import type { Step } from "./loop.ts";
+import { holding, type Step } from "./loop.ts";
 import { PhiloxSource } from "./random.ts";
 import { draftAndVerify, type GammaPolicy } from "./speculative.ts";
 
@@ -165,18 +165,36 @@ function believed(ms: number, expected: number): number {
  * drafter that has nine of ten tokens accepted would gain by it. Target and drafter forget what they held.
  *
  * @param options how the text to come is decoded
+ * @throws {Error} if target or drafter are in the middle of a round of a text
  * @throws the signal's reason, and whatever target and drafter throw
  */
-export async function measureCosts(
+export function measureCosts(
   target: Target,
   drafter: Drafter,
-  options: {
-    readonly rule: Rule;
-    readonly sampling: Sampling;
-    readonly signal?: AbortSignal | undefined;
-  },
+  options: MeasureOptions,
 ): Promise<CostProfile> {
-  const { rule, sampling, signal } = options;
+  return holding(
+    target,
+    "the target",
+    () => holding(drafter, `the drafter "${drafter.name}"`, () => measure(target, drafter, options)),
+  );
+}
+
+/** What {@linkcode measureCosts} is told of the text to come. */
+export interface MeasureOptions {
+  /** How drafts will be tested. */
+  readonly rule: Rule;
+  /** How the laws will be made. */
+  readonly sampling: Sampling;
+  /** Ends the measurement with its reason. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+async function measure(
+  target: Target,
+  drafter: Drafter,
+  { rule, sampling, signal }: MeasureOptions,
+): Promise<CostProfile> {
   // it repeats itself, so that a drafter which looks for repetitions has something to say
   const length = Math.min(MEASURED_CONTEXT, target.contextLength - 1);
   const text = Int32Array.from({ length }, (_, i) => i % Math.min(4, target.vocabSize));

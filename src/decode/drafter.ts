@@ -38,14 +38,17 @@ export interface Target {
   truncate(length: number): void;
   /**
    * Keeps the hidden states of these layers from now on, for a drafter that asks for them by
-   * {@linkcode Drafter.hiddenLayers}; of none: stops. A target without this method has none to give.
+   * {@linkcode Drafter.hiddenLayers}; of none: stops. Said anew for each round, as texts may take turns on one target.
+   * A target without this method, or without {@linkcode hiddenOf}, has none to give.
    */
   keepHidden?(layers: readonly number[]): void;
   /**
-   * The hidden states that are kept: one [n, C] per layer, on the device, where row i belongs to token i of the
-   * text and n is how many tokens were seen and not truncated. Valid until the next {@linkcode score}.
+   * Hidden states of a text, of the layers that are kept: one [n, C] per layer, on the device, where row i belongs to
+   * token i of `tokens`. What the target has not seen of it is computed. Valid until the next {@linkcode score}.
+   *
+   * @param tokens [n], at least one
    */
-  readonly hidden?: readonly Activation[] | undefined;
+  hiddenOf?(tokens: Int32Array): readonly Activation[] | Promise<readonly Activation[]>;
   /**
    * Begins a round whose decisions the target's device makes. A target without this method, or that returns nothing,
    * has its laws read.

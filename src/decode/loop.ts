@@ -121,6 +121,7 @@ export async function holding<T>(held: object, what: string, body: () => T | Pro
  * from a pass that is timed as decoding.
  *
  * @param step finds the tokens of one round
+ * @param hiddenLayers whose outputs the target keeps meanwhile
  * @throws {Error} if the target is in the middle of a round of another text
  * @throws {RangeError} if the prompt is empty, fills the context or holds a token outside the vocabulary, or
  * `maxTokens` is not a positive integer
@@ -131,6 +132,7 @@ export async function* decode(
   prompt: ArrayLike<number>,
   options: DecodeOptions,
   step: (request: StepRequest) => Promise<Step>,
+  hiddenLayers: readonly number[] = [],
 ): AsyncGenerator<Round, void, void> {
   const { sampling = {}, signal, random = new PhiloxSource(options.seed) } = options;
   const stops = new Set(options.stopTokens);
@@ -140,15 +142,16 @@ export async function* decode(
   let length = prompt.length;
   let seen = 0; // how much of the text the target may keep
   let turn = performance.now();
+  const withTarget = <T>(body: () => T | Promise<T>) =>
+    holding(target, "the target", () => {
+      target.keepHidden?.(hiddenLayers); // another text may have had a turn
+      return body();
+    });
   try {
     signal?.throwIfAborted();
     let prefillMs = 0;
     if (length > 1) {
-      await holding(
-        target,
-        "the target",
-        () => target.score(text.subarray(0, length - 1), 1, sampling, signal),
-      );
+      await withTarget(() => target.score(text.subarray(0, length - 1), 1, sampling, signal));
       seen = length - 1;
       prefillMs = performance.now() - turn;
     }
@@ -157,7 +160,7 @@ export async function* decode(
       turn = await takeTurns(turn);
       signal?.throwIfAborted();
       const request = { text: text.subarray(0, length), room: limit - length, random, sampling };
-      const found = await holding(target, "the target", () => step(request));
+      const found = await withTarget(() => step(request));
       const tokens = [...found.draft.subarray(0, found.accepted), found.token];
       const stop = tokens.findIndex((token) => stops.has(token));
       if (stop >= 0) tokens.length = stop + 1;

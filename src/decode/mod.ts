@@ -28,7 +28,7 @@
 export { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
 export { autoregress } from "./autoregressive.ts";
 export { AutoregressiveDrafter } from "./autoregressive_drafter.ts";
-export { CostProfile, GammaController, measureCosts } from "./controller.ts";
+export { CostProfile, GammaController, measureCosts, type MeasureOptions } from "./controller.ts";
 export {
   type ContextCache,
   contextCaches,

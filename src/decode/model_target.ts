@@ -179,12 +179,11 @@ export class ModelTarget implements Target, Disposable {
     if (layers.length > 0) this.truncate(0);
   }
 
-  /** What is kept, [n, C] for each layer, of the n tokens seen; nothing before there are any. */
-  get hidden(): readonly Activation[] | undefined {
-    const { length } = this.#text;
-    return length > 0 && this.#hidden.length > 0
-      ? this.#hidden.map((states) => states.slice(0, length))
-      : undefined;
+  /** What is kept of each token of a text, [n, C] for each layer; of a text that was seen, nothing is computed. */
+  async hiddenOf(tokens: Int32Array): Promise<readonly Activation[]> {
+    const fresh = await this.#catchUp(tokens, 0);
+    if (fresh.length > 0) this.#read(fresh, 1);
+    return this.#hidden.map((states) => states.slice(0, tokens.length));
   }
 
   #freeHidden(): void {

@@ -68,11 +68,7 @@ export function speculate(
     if (typeof gamma !== "number") gamma.observe(step);
     return step;
   };
-  // the target may serve another text first: it is told of this one's drafter when this one begins
-  return (async function* () {
-    target.keepHidden?.(drafter.hiddenLayers ?? []);
-    yield* decode(target, prompt, options, round);
-  })();
+  return decode(target, prompt, options, round, drafter.hiddenLayers);
 }
 
 /** What {@linkcode draftAndVerify} is given. */
@@ -96,8 +92,7 @@ export async function draftAndVerify(
     sampling: draftSampling ?? (rule === "match" ? { temperature: 0 } : sampling),
     random,
     coupled: rule === "coupled",
-    // of a text of one token the target has seen nothing, but may still hold another text
-    hidden: fed && text.length > 1 ? target.hidden : undefined,
+    hidden: fed && text.length > 1 ? await target.hiddenOf?.(text.subarray(0, -1)) : undefined,
   };
   // where the laws are on a device that can decide by itself, they stay there
   const round = random.seed === undefined ? undefined : target.beginOnDevice?.(random.seed, text.length);
@@ -151,10 +146,10 @@ function check(target: Target, drafter: Drafter, gamma: number | GammaPolicy, ru
         `expected the same vocabulary`,
     );
   }
-  if ((drafter.hiddenLayers?.length ?? 0) > 0 && target.keepHidden === undefined) {
+  if ((drafter.hiddenLayers?.length ?? 0) > 0 && !(target.keepHidden && target.hiddenOf)) {
     throw new TypeError(
       `Cannot speculate: "${drafter.name}" asks for hidden states, and the target gives none, expected one with ` +
-        `keepHidden`,
+        `keepHidden and hiddenOf`,
     );
   }
   if (rule !== "paper" && !isExact(rule, drafter.leftToRight)) {
