@@ -50,6 +50,8 @@ export type {
   Vector,
 } from "./src/backend/backend.ts";
 export { BackendUnavailableError, type Device } from "./src/backend/create.ts";
+export { LogitsError } from "./src/backend/distribution.ts";
+export { OutOfMemoryError } from "./src/backend/out_of_memory.ts";
 export type { Rule } from "./src/decode/acceptance.ts";
 export type { ContextCache, DiffusionDrafterOptions } from "./src/decode/diffusion_drafter.ts";
 export type { FinishReason, Origin } from "./src/decode/loop.ts";

@@ -1,8 +1,8 @@
 /**
  * What most people import: models loaded from folders or by name, text out, faster, with the target's law.
  *
- * Deliberately thin: it wires hub, models, drafters and the decoding loops together. Everything it does can
- * be done with the lower entry points (`./backend`, `./model`, `./decode`, `./hub`).
+ * Deliberately thin: it wires hub, models, drafters and the decoding loops together. All but stop strings and what
+ * suits an embedded drafter can be had from the lower entry points (`./backend`, `./model`, `./decode`, `./hub`).
  *
  * @module
  */
@@ -15,7 +15,7 @@ import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
 import { autoregress } from "./decode/autoregressive.ts";
 import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
 import type { Drafter, Target } from "./decode/drafter.ts";
-import type { Origin, Round } from "./decode/loop.ts";
+import { checkRequest, type Origin, type Round } from "./decode/loop.ts";
 import { type Statistics, StatisticsCollector } from "./decode/metrics.ts";
 import { ModelTarget } from "./decode/model_target.ts";
 import { NgramDrafter } from "./decode/ngram_drafter.ts";
@@ -50,7 +50,8 @@ export interface EngineOptions extends WatchOptions {
   /**
    * Drafters to load, the first of which {@linkcode Engine.generate} uses unless told otherwise: a folder or a
    * name as for the target (of a SEDD or of a smaller causal model with the same vocabulary), the name of an
-   * embedded drafter (`sedd-target`, `sedd-causal`, `sedd`, `gpt2`), or `ngram`. `null`: none.
+   * embedded drafter (`sedd-target`, `sedd-causal`, `sedd`, `gpt2`: before a folder of that name, which is `./gpt2`),
+   * or `ngram`. `null`: none.
    * @default `sedd-target` with the embedded target, none with any other
    */
   readonly drafter?: string | URL | readonly (string | URL)[] | null | undefined;
@@ -109,12 +110,12 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
    */
   readonly costs?: readonly number[] | undefined;
   /**
-   * The same seed and options give the same text. In plain decoding and under `coupled` and `match`, a longer
+   * The same seed and options give the same text: an integer, also in decimal as the statistics have it. In plain decoding and under `coupled` and `match`, a longer
    * `maxTokens` goes on with the same text; under other rules its end is drafted otherwise, and may read otherwise. Of
    * any integer, the low 64 bits count.
    * @default a fresh one, reported in the statistics
    */
-  readonly seed?: number | bigint | undefined;
+  readonly seed?: number | bigint | string | undefined;
   /** The most tokens to generate. @default {128} */
   readonly maxTokens?: number | undefined;
   /** A string that ends the text, or several; it is not part of it. */
@@ -184,7 +185,7 @@ interface LoadedDrafter {
   /** Options for which it has no use. */
   readonly unused: readonly (keyof DiffusionDrafterOptions)[];
   /** What rounds cost, by the options that bear on it: measured when first needed. */
-  readonly costs: Map<string, CostProfile>;
+  readonly costs: Map<string, Promise<CostProfile>>;
   /** γ, unless told otherwise. */
   readonly gamma: number;
   /** The rule, likewise, where it is exact. */
@@ -224,7 +225,7 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
     : held.use(await createBackend(draftDevice, { threads }));
   const folder = options.target === undefined
     ? embeddedTarget()
-    : await locateModel(options.target, { signal: options.signal, ...options.hub });
+    : await locateModel(options.target, hubOptions(options));
   const target = await load(folder, backend, { dtype: options.dtype }, options);
   if (target.kind !== "causal") {
     throw new TypeError(
@@ -251,7 +252,8 @@ export class Engine implements Disposable {
   readonly device: string;
   /** What computes drafts, for people. */
   readonly draftDevice: string;
-  readonly #backend: Backend;
+  /** Where the target is, for the layers below: `new ModelTarget(engine.target, engine.backend)`. The engine's own. */
+  readonly backend: Backend;
   readonly #draftBackend: Backend;
   readonly #stopTokens: readonly number[];
   readonly #tokenizer: Tokenizer | Error;
@@ -271,7 +273,7 @@ export class Engine implements Disposable {
     this.drafters = [...drafters.keys()];
     this.device = backend.description;
     this.draftDevice = draftBackend.description;
-    this.#backend = backend;
+    this.backend = backend;
     this.#draftBackend = draftBackend;
     this.#stopTokens = stopTokens;
     this.#loaded = drafters;
@@ -287,7 +289,9 @@ export class Engine implements Disposable {
   }
 
   /**
-   * Generates a text as it comes, one chunk per round of speculation.
+   * Generates a text as it comes, one chunk per round of speculation. The options are read when the first chunk is asked
+   * for. Its caches are freed where it ends: who takes chunks by hand and wants no more of them calls `return()`, as
+   * leaving a `for await` does.
    *
    * @param prompt text, or its tokens, which need no tokenizer
    * @throws {CheckpointError} if the target came without a tokenizer, and the prompt or a stop string is text
@@ -301,16 +305,16 @@ export class Engine implements Disposable {
   ): AsyncGenerator<Chunk, Generation> {
     const loaded = this.#choose(options);
     const tokens = this.#tokensOf(prompt);
-    const stop = typeof options.stop === "string" ? [options.stop] : options.stop ?? [];
+    const stop = typeof options.stop === "string" ? [options.stop] : [...options.stop ?? []];
     const stops = new TextStops(stop);
     const wordless = typeof prompt !== "string" && stop.length === 0 && this.#tokenizer instanceof Error;
     const words = new TextStream(wordless ? WORDLESS : this.tokenizer);
-    using target = new ModelTarget(this.target, this.#backend);
+    using target = new ModelTarget(this.target, this.backend);
     using drafter = loaded?.create(options);
     const { temperature, topK, topP } = options;
     const rule = drafter && chooseRule(options, loaded!, drafter);
     const random = new PhiloxSource(options.seed);
-    const stopTokens = this.#checkedStopTokens(options.stopTokens) ?? this.#stopTokens;
+    const stopTokens = [...options.stopTokens ?? this.#stopTokens];
     const settings = {
       sampling: { temperature, topK, topP },
       random,
@@ -318,6 +322,7 @@ export class Engine implements Disposable {
       stopTokens,
       signal: options.signal,
     };
+    checkRequest(target, tokens, settings); // before anything is measured
     const rounds = drafter === undefined || rule === undefined
       ? autoregress(target, tokens, settings)
       : speculate(target, drafter, tokens, {
@@ -398,7 +403,12 @@ export class Engine implements Disposable {
   }
 
   #tokensOf(text: string | ArrayLike<number>): number[] {
-    if (typeof text !== "string") return Array.from(text);
+    if (typeof text !== "string") {
+      if (!Number.isSafeInteger(text?.length)) {
+        throw new TypeError("Cannot use the text: it is neither a string nor a list of token ids");
+      }
+      return Array.from(text);
+    }
     const { contextLength, vocabSize } = this.target.shape;
     // of a text that is far too long the beginning tells, and millions of characters would keep the event loop waiting
     for (let length = 16 * contextLength; length < text.length; length *= 2) {
@@ -422,15 +432,6 @@ export class Engine implements Disposable {
     return tokens;
   }
 
-  #checkedStopTokens(tokens: readonly number[] | undefined): readonly number[] | undefined {
-    const { vocabSize } = this.target.shape;
-    const wrong = tokens?.find((token) => !(Number.isInteger(token) && token >= 0 && token < vocabSize));
-    if (wrong === undefined) return tokens;
-    throw new RangeError(
-      `Cannot decode: a stop token is ${wrong}, expected an integer in [0, ${vocabSize})`,
-    );
-  }
-
   /** The drafter asked for, if it can do all that is asked; none for plain decoding. */
   #choose(options: GenerateOptions): LoadedDrafter | undefined {
     const { gamma, costs } = options;
@@ -452,7 +453,7 @@ export class Engine implements Disposable {
   #find(options: GenerateOptions): LoadedDrafter | undefined {
     const name = options.drafter === undefined ? this.drafters[0] : options.drafter;
     if (name === null || name === undefined) return undefined;
-    const loaded = this.#loaded.get(name);
+    const loaded = this.#loaded.get(String(name)); // of a URL too
     if (loaded === undefined) {
       throw new TypeError(
         `Cannot draft with "${name}": it was not loaded, expected ${
@@ -468,8 +469,14 @@ export class Engine implements Disposable {
     for (const drafter of this.#loaded.values()) drafter.dispose();
     this.target[Symbol.dispose]();
     this.#draftBackend[Symbol.dispose]();
-    this.#backend[Symbol.dispose]();
+    this.backend[Symbol.dispose]();
   }
+}
+
+/** Options of the hub, where either signal ends a download. */
+function hubOptions({ hub = {}, signal }: EngineOptions): HubOptions {
+  const signals = [signal, hub.signal].filter((signal) => signal !== undefined);
+  return { ...hub, signal: signals.length > 1 ? AbortSignal.any(signals) : signals[0] };
 }
 
 /** The rule asked for, or the one that suits the drafter and is exact for what it drafts. */
@@ -485,17 +492,32 @@ async function chooseGamma(
   drafter: Drafter,
   rule: Rule,
 ): Promise<number | GammaController> {
+  if (typeof options.gamma === "string" && options.gamma !== "auto") {
+    throw new RangeError(
+      `Cannot speculate: gamma is "${options.gamma}", expected a non-negative integer or "auto"`,
+    );
+  }
   if (options.gamma !== "auto") return options.gamma ?? gamma;
   if (options.costs !== undefined) return new GammaController(options.costs);
   const { temperature, topK, topP, signal } = options;
   const drafting = DIFFUSION_OPTIONS.map((name) => options[name]);
   const key = JSON.stringify([rule, temperature, topK, topP, ...drafting]);
-  let profile = costs.get(key);
-  if (profile === undefined) {
-    profile = await measureCosts(target, drafter, { rule, sampling: { temperature, topK, topP }, signal });
-    costs.set(key, profile);
+  for (;;) {
+    // measured for one text while the others wait: in the midst of one another the times would be wrong
+    const others = costs.get(key);
+    if (others === undefined) break;
+    const profile = await others.catch(() => undefined); // that text's signal is not this one's
+    signal?.throwIfAborted();
+    if (profile !== undefined) return new GammaController(profile);
   }
-  return new GammaController(profile);
+  const own = measureCosts(target, drafter, { rule, sampling: { temperature, topK, topP }, signal });
+  costs.set(key, own);
+  try {
+    return new GammaController(await own);
+  } catch (error) {
+    costs.delete(key);
+    throw error;
+  }
 }
 
 function textOf(pieces: readonly Piece[]): string {
@@ -559,7 +581,7 @@ async function loadDrafter(
     };
   }
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
-  const folder = embedded?.folder ?? await locateModel(choice, { signal: options.signal, ...options.hub });
+  const folder = embedded?.folder ?? await locateModel(choice, hubOptions(options));
   const dtype = options.drafterDtype ?? (backend.name === "cuda" ? "f16" : "int8");
   const loaded = await load(folder, backend, { dtype, target, targetBackend, anyOrder: true }, options);
   const { model } = loaded;

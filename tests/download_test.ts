@@ -6,6 +6,7 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { loadEngine } from "../mod.ts";
 import { listModels, locateModel, openCheckpoint, pullModel, removeModel } from "../src/hub/mod.ts";
 import { parseModelName } from "../src/hub/names.ts";
 import type { DownloadProgress } from "../src/hub/options.ts";
@@ -423,6 +424,32 @@ Deno.test("the token goes to the endpoint, and does not follow a redirect to ano
     assert.equal(storage.requests.length, 1);
     assert.equal(storage.requests[0].headers.get("authorization"), null);
     assert(hub.requests.every(({ headers }) => headers.get("authorization") === "Bearer hf_secret"));
+  }));
+
+Deno.test("a time that no timer can wait is refused", () =>
+  withHub(MODEL, async (hub, options) => {
+    for (const timeout of [0, -1, NaN, Infinity, 2 ** 31]) {
+      await assert.rejects(pullModel("owner/name", { ...options, timeout }), {
+        name: "RangeError",
+        message: `Cannot use the hub: its timeout is ${timeout}, expected milliseconds within (0, 2^31)`,
+      });
+    }
+    assert.equal(hub.requests.length, 0);
+  }));
+
+Deno.test("an engine's signal ends a download, whatever the hub's options say of one", () =>
+  withHub(MODEL, async (hub, options) => {
+    hub.misbehave = (_, usual) => ({ ...usual, stop: 0, silent: true });
+    for (const signal of [undefined, new AbortController().signal]) {
+      const stop = new AbortController(), reason = new Error("enough");
+      const loading = loadEngine({
+        target: "owner/name",
+        signal: stop.signal,
+        hub: { ...options, timeout: 60_000, signal },
+      });
+      setTimeout(() => stop.abort(reason), 20);
+      await assert.rejects(loading, (error) => error === reason);
+    }
   }));
 
 Deno.test("a token that can be none is refused without a request, and is not shown", () =>

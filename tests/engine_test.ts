@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import { type Engine, type GenerateOptions, loadEngine, type LoadProgress, type Tokenizer } from "../mod.ts";
 import { type TensorData, writeSafetensors } from "../fixtures/write_safetensors.ts";
 import { createBackend } from "../src/backend/create.ts";
+import { autoregress } from "../src/decode/autoregressive.ts";
 import { type Rule, rules } from "../src/decode/acceptance.ts";
 import {
   DiffusionDrafter,
@@ -100,7 +101,95 @@ Deno.test("the text does not depend on a chosen gamma under coupled and at tempe
     }
     const signal = AbortSignal.abort(new Error("enough"));
     await assert.rejects(engine.generate(PROMPT, { gamma: "auto", topK: 7, signal }), /enough/);
+    await assert.rejects(engine.generate(PROMPT, { gamma: "Auto" as "auto" }), {
+      name: "RangeError",
+      message: 'Cannot speculate: gamma is "Auto", expected a non-negative integer or "auto"',
+    });
   }));
+
+Deno.test("costs are measured for one text while others that need them wait, and again if that one ends early", async () => {
+  using engine = await loadEngine({ drafter: "ngram", threads: 1 });
+  const { forward } = engine.target, lengths: number[] = [];
+  engine.target.forward = (...args: Parameters<CausalModel["forward"]>) => {
+    lengths.push(args[0].length);
+    return forward.apply(engine.target, args);
+  };
+  const texts = (signals: readonly (AbortSignal | undefined)[]) =>
+    Promise.allSettled(
+      signals.map((signal, i) =>
+        engine.generate(PROMPT, { gamma: "auto", rule: "coupled", seed: i, maxTokens: 4, signal, topK: 9 })
+      ),
+    );
+  const prompt = engine.tokenizer.encode(PROMPT).length;
+  const measured = () => lengths.filter((length) => length > prompt + 1).length; // those over the measurement's text
+  const [first, second] = await texts([AbortSignal.timeout(1), undefined]);
+  assert.deepEqual([first.status, second.status], ["rejected", "fulfilled"]);
+  const before = measured();
+  assert.ok(before > 0);
+  await texts([undefined, undefined, undefined]);
+  assert.equal(measured(), before);
+});
+
+Deno.test("options are read when a text begins, and what becomes of them then is nothing to it", async () => {
+  await withEngine(async (engine) => {
+    const stopTokens: number[] = [], stop: string[] = [];
+    const contextCache = { recent: 2, refresh: 3 };
+    const settings = { drafter: "sedd", seed: 3, maxTokens: 24, rule: "coupled" } as const;
+    const expected = await engine.generate(PROMPT, {
+      ...settings,
+      contextCache: { ...contextCache },
+      stopTokens: [],
+    });
+    let text = "";
+    for await (const chunk of engine.stream(PROMPT, { ...settings, stopTokens, stop, contextCache })) {
+      text += chunk.text;
+      stopTokens.push(...expected.tokens);
+      stop.push("e", "a");
+      Object.assign(contextCache, { recent: NaN, refresh: NaN });
+    }
+    assert.equal(text, expected.text);
+  });
+});
+
+Deno.test("prompts and tokenizers of the wrong kind are told apart from empty ones", async () => {
+  await withEngine(async (engine) => {
+    for (const prompt of [Promise.resolve(PROMPT), 5, {}, null]) {
+      await assert.rejects(engine.generate(prompt as unknown as string), {
+        name: "TypeError",
+        message: "Cannot use the text: it is neither a string nor a list of token ids",
+      });
+    }
+  });
+  const tokenizers: [unknown, string][] = [
+    [
+      { encode: () => Promise.resolve([1]), decode: () => "" },
+      "encode gives a Promise, expected an array of ids",
+    ],
+    [
+      { encode: () => ({ input_ids: [1] }), decode: () => "" },
+      "encode gives a Object, expected an array of ids",
+    ],
+    [{ encode: () => [1], decode: () => Promise.resolve("") }, "decode gives a Promise, expected a string"],
+  ];
+  for (const [tokenizer, message] of tokenizers) {
+    using engine = await loadEngine({ drafter: null, threads: 1, tokenizer: tokenizer as Tokenizer });
+    await assert.rejects(engine.generate("text"), {
+      name: "TypeError",
+      message: `Cannot use the tokenizer: its ${message}`,
+    });
+  }
+});
+
+Deno.test("the layers below work on an engine's models", async () => {
+  using engine = await loadEngine({ drafter: null, threads: 1 });
+  using target = new ModelTarget(engine.target, engine.backend);
+  const prompt = [300, 301, 302], tokens: number[] = [];
+  for await (const round of autoregress(target, prompt, { seed: 2, maxTokens: 8 })) {
+    tokens.push(...round.tokens);
+  }
+  const { tokens: expected } = await engine.generate(prompt, { seed: 2, maxTokens: 8, stopTokens: [] });
+  assert.deepEqual(tokens, expected);
+});
 
 Deno.test("a drafter refuses options it has no use for; plain decoding takes all of them", () =>
   withEngine(async (engine) => {
@@ -151,7 +240,7 @@ Deno.test("the same seed gives the same text for any number of threads, another 
 
 Deno.test("of a seed the low 64 bits count, and the statistics tell them", () =>
   withEngine(async (engine) => {
-    const told = async (seed?: number | bigint) => {
+    const told = async (seed?: number | bigint | string) => {
       const { tokens, stats } = await engine.generate(PROMPT, { seed, maxTokens: 12 });
       return { tokens, seed: stats.seed };
     };
@@ -160,10 +249,16 @@ Deno.test("of a seed the low 64 bits count, and the statistics tell them", () =>
     assert.deepEqual(await told(-1), last);
     const fresh = await told();
     assert.deepEqual(await told(BigInt(fresh.seed!)), fresh);
-    for (const seed of [1.5, "7", null]) {
+    assert.deepEqual(await told(fresh.seed), fresh);
+    // a number beyond 2^53 stands for several integers
+    for (
+      const [seed, said] of [[1.5, "1.5"], [2 ** 60, "1152921504606847000"], ["1e3", '"1e3"'], [null, "null"]]
+    ) {
       await assert.rejects(told(seed as number), {
         name: "RangeError",
-        message: `Cannot draw random numbers: the seed is ${seed}, expected an integer`,
+        message:
+          `Cannot draw random numbers: the seed is ${said}, expected an integer, beyond 2^53 as a bigint or in ` +
+          "decimal",
       });
     }
   }));
@@ -253,6 +348,8 @@ Deno.test("the text ends where the context does, for every drafter", () =>
     const plain = await engine.generate(prompt, { drafter: null, seed: 1, maxTokens: 1000 });
     assert.equal(plain.tokens.length, room);
     assert.equal(plain.stats.finishReason, "context");
+    const whole = await engine.generate(prompt, { drafter: null, seed: 1, maxTokens: room });
+    assert.deepEqual([whole.tokens, whole.stats.finishReason], [plain.tokens, "length"]); // nothing asked for lacks
     for (const drafter of ALL) {
       for (const gamma of [3, 40]) {
         const { tokens } = await engine.generate(prompt, {

@@ -362,6 +362,15 @@ Deno.test("JSON that is ambiguous, nested without end or no text is refused", ()
   for (const [text, message] of cases) assert.throws(() => parse(text), failure(message));
 });
 
+Deno.test("bytes in memory are a source that says where it ends", async () => {
+  const source = memorySource(Uint8Array.of(1, 2, 3, 4)), into = new Uint8Array(3);
+  await source.read(into, 1);
+  assert.deepEqual([...into], [2, 3, 4]);
+  for (const position of [2, 100, -1, NaN]) {
+    await assert.rejects(source.read(into, position), { name: "RangeError", message: /there are 4$/ });
+  }
+});
+
 Deno.test("openCheckpoint: what is not a checkpoint, and why", async () => {
   const index = (map: string) => ({ "a.safetensors": SMALL, "model.safetensors.index.json": map });
   const POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";

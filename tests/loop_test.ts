@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { isExact, type Rule } from "../src/decode/acceptance.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { type Distributions, HostDistributions } from "../src/decode/distributions.ts";
-import type { Drafter, DraftRequest, Target } from "../src/decode/drafter.ts";
+import type { Draft, Drafter, DraftRequest, Target } from "../src/decode/drafter.ts";
 import type { Round } from "../src/decode/loop.ts";
 import { StatisticsCollector } from "../src/decode/metrics.ts";
 import { PhiloxSource, type RandomSource } from "../src/decode/random.ts";
@@ -302,6 +302,13 @@ Deno.test("what makes no sense is refused, saying what was expected", async () =
     [decoding([0], { maxTokens: 1.5 }), /maxTokens is 1.5/],
     [decoding([0], { maxTokens: NaN }), /maxTokens is NaN/],
     [decoding([0], { seed: 0.5 }), /0.5/],
+    [decoding([0], { stopTokens: [3, 10] }), /a stop token is 10, expected an integer in \[0, 10\)/],
+    [decoding([0], { stopTokens: [undefined as unknown as number] }), /a stop token is undefined/],
+    [
+      decoding([0], { sampling: { temperature: null as unknown as number } }),
+      /temperature is null, expected/,
+    ],
+    [decoding([0], { sampling: { topP: "1" as unknown as number } }), /topP is 1, expected a number within/],
   ];
   await Promise.all(cases.map(([run, message]) => assert.rejects(run, { name: "RangeError", message })));
 });
@@ -312,8 +319,12 @@ Deno.test("what does not fit together is refused at the call", () => {
   assert.throws(() => speculate(target, drafter, [0], { gamma: 1.5 }), RangeError);
   assert.throws(() => speculate(target, drafter, [0], { gamma: "many" as unknown as number }), {
     name: "RangeError",
-    message: "Cannot speculate: gamma is many, expected a non-negative integer",
+    message: 'Cannot speculate: gamma is "many", expected a non-negative integer',
   });
+  assert.throws(
+    () => speculate(target, drafter, [0], { gamma: { next: () => 1 } as unknown as number }),
+    RangeError,
+  );
   assert.throws(() => speculate(target, drafter, [0], { rule: "typical" as Rule }), {
     name: "TypeError",
     message: /unknown rule "typical", expected one of ordered, ratio/,
@@ -363,6 +374,68 @@ Deno.test("a drafter that drafts too much is refused", async () => {
     all(speculate(new Counter(), greedy, [0], { gamma: 2 })),
     /drafted 3 tokens, expected at most 2/,
   );
+});
+
+Deno.test("a draft that is not what its drafter promised is refused, naming the drafter", async () => {
+  const drafting = async (draft: unknown, options: SpeculateOptions = {}) => {
+    const drafter = Object.assign(new CountingDrafter(), { draft: () => draft as Draft });
+    await all(speculate(new Counter(), drafter, [0], { gamma: 2, maxTokens: 8, ...options }));
+  };
+  const tokens = Int32Array.of(1, 2), steps = new Int32Array(2), passes = 1;
+  const narrow = new HostDistributions([[0, 1, 0], [0, 0, 1]].map((law) => Float64Array.from(law)));
+  const cases: [unknown, SpeculateOptions, RegExp][] = [
+    [
+      { tokens: [1, 2], steps, passes },
+      {},
+      /"counting" drafted arrays of another kind, expected .* Int32Array$/,
+    ],
+    [{ tokens: Uint32Array.of(1, 2), steps, passes }, {}, /drafted arrays of another kind/],
+    [{ tokens, steps: [0, 0], passes }, {}, /drafted arrays of another kind/],
+    [
+      { tokens, steps: new Int32Array(1), passes },
+      {},
+      /drafted 2 tokens in 1 steps, expected a step for each/,
+    ],
+    [{ tokens: Int32Array.of(1, V), steps, passes }, {}, /drafted token 10, expected one in \[0, 10\)$/],
+    [{ tokens: Int32Array.of(1, -1), steps, passes }, { rule: "block" }, /drafted token -1, expected one in/],
+    [
+      { tokens, steps: Int32Array.of(1, 0), passes },
+      { rule: "ratio" },
+      /drafted in the steps 1,0, expected them left to right, as it says of itself$/,
+    ],
+    [{ tokens, steps, passes, q: narrow }, {}, /a law of it has 3 entries, expected the target's 10$/],
+  ];
+  for (const [draft, options, message] of cases) {
+    await assert.rejects(drafting(draft, options), { name: "RangeError", message });
+  }
+  await drafting({ tokens, steps: Int32Array.of(1, 0), passes }, { maxTokens: 3 }); // which ordered takes for what it is
+});
+
+Deno.test("a policy's gamma is looked at before anybody is asked for a draft of that length", async () => {
+  for (const gamma of [NaN, 1.5, -1, "2", undefined]) {
+    const drafter = new CountingDrafter();
+    const policy = { next: () => gamma as number, observe: () => {} };
+    await assert.rejects(all(speculate(new Counter(), drafter, [0], { gamma: policy })), {
+      name: "RangeError",
+      message: `Cannot speculate: the policy's gamma is ${
+        typeof gamma === "string" ? `"${gamma}"` : gamma
+      }, expected a non-negative integer`,
+    });
+    assert.equal(drafter.asked.length, 0);
+  }
+});
+
+Deno.test("a drafter may do with the text that it is given as it likes", async () => {
+  const counting = new CountingDrafter(3);
+  const spoiling: Drafter = Object.assign(new CountingDrafter(), {
+    draft(request: DraftRequest) {
+      const draft = counting.draft(request);
+      request.tokens.fill(0);
+      return draft;
+    },
+  });
+  const rounds = await all(speculate(new Counter(), spoiling, [4, 5], { gamma: 3, maxTokens: 8 }));
+  assert.deepEqual(rounds.flatMap(({ tokens }) => tokens), [6, 7, 8, 9, 0, 1, 2, 3]);
 });
 
 Deno.test("the drafter is told the rule's wishes", async () => {

@@ -29,6 +29,9 @@
  */
 export type Dtype = "f32" | "f16" | "bf16" | "int8";
 
+/** All of them. */
+export const dtypes: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
+
 /** Options of {@linkcode Backend.matrix}. */
 export interface MatrixOptions {
   /** Rows of W. */

@@ -6,22 +6,24 @@
  * @module
  */
 
-import type {
-  AcceptOptions,
-  Activation,
-  AppendOptions,
-  AttentionOptions,
-  Cache,
-  CacheOptions,
-  DrawOptions,
-  EmbedOptions,
-  Matrix,
-  Norm,
-  ProjectOptions,
-  ProjectResidualOptions,
-  Sampling,
-  TokenBuffer,
-  Vector,
+import {
+  type AcceptOptions,
+  type Activation,
+  type AppendOptions,
+  type AttentionOptions,
+  type Cache,
+  type CacheOptions,
+  type DrawOptions,
+  type Dtype,
+  dtypes,
+  type EmbedOptions,
+  type Matrix,
+  type Norm,
+  type ProjectOptions,
+  type ProjectResidualOptions,
+  type Sampling,
+  type TokenBuffer,
+  type Vector,
 } from "./backend.ts";
 import { checkSampling } from "./distribution.ts";
 
@@ -38,6 +40,15 @@ export function checkSizes(doing: string, sizes: Readonly<Record<string, number>
       throw new RangeError(`Cannot ${doing}: ${name} is ${value}, expected a positive integer`);
     }
   }
+}
+
+/**
+ * Throws unless a matrix can be held so.
+ * @throws {TypeError} naming what is allowed
+ */
+export function checkDtype(dtype: Dtype): void {
+  if (dtypes.includes(dtype)) return;
+  throw new TypeError(`Cannot upload a matrix: dtype ${dtype} is not one of ${dtypes.join(", ")}`);
 }
 
 /**

@@ -50,6 +50,7 @@ export {
   isDevice,
 } from "./create.ts";
 export { checkSampling, LogitsError, writeDistribution } from "./distribution.ts";
+export { OutOfMemoryError } from "./out_of_memory.ts";
 export { philox, race, toExponential, toUniform } from "./philox.ts";
 export { createReferenceBackend } from "./reference.ts";
 export { createWasmBackend, type WasmOptions } from "./wasm/backend.ts";

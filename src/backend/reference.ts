@@ -70,7 +70,7 @@ class Resource<T> {
   }
 
   assertAlive(): void {
-    if (this.#data === undefined) throw new Error(`Cannot use a ${this.#kind}: it has been disposed of`);
+    if (this.#data === undefined) throw new Error(`Cannot use the ${this.#kind}: it has been disposed of`);
   }
 
   [Symbol.dispose](): void {

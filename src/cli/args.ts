@@ -7,7 +7,7 @@
  */
 
 import { parseArgs } from "node:util";
-import type { Dtype } from "../backend/backend.ts";
+import { dtypes } from "../backend/backend.ts";
 import { type Device, devices, isDevice } from "../backend/create.ts";
 import { type Rule, rules } from "../decode/acceptance.ts";
 import { contextCaches } from "../decode/diffusion_drafter.ts";
@@ -114,7 +114,6 @@ function deviceOption(help: string): Option<Device> {
   };
 }
 
-const dtypes: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
 const ruleOption: Option<Rule> = choice(
   "acceptance rule (default: block for embedded drafters that draft left to right, else ordered; paper is lossy)",
   rules,

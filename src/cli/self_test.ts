@@ -6,14 +6,15 @@
  * @module
  */
 
-import type {
-  Activation,
-  AttentionOptions,
-  Backend,
-  Cache,
-  Dtype,
-  Matrix,
-  Vector,
+import {
+  type Activation,
+  type AttentionOptions,
+  type Backend,
+  type Cache,
+  type Dtype,
+  dtypes,
+  type Matrix,
+  type Vector,
 } from "../backend/backend.ts";
 import { createReferenceBackend } from "../backend/reference.ts";
 import { rules, testOf, verify } from "../decode/acceptance.ts";
@@ -45,8 +46,6 @@ const MANY = 300;
 /** Rounding of the inputs where a device multiplies 16-bit numbers, and of rows that are quantised. */
 const ALLOWED: Readonly<Record<Dtype, number>> = { f32: 1e-5, f16: 2e-3, bf16: 1e-2, int8: 5e-3 };
 
-const DTYPES: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
-
 /** Numbers of rows, and of inputs, that a GPU has kernels of their own for. */
 const HALF_ROWS = [[1, WIDTH], [12, WIDTH], [24, WIDTH], [48, WIDTH], [1024, WIDTH], [8448, 16]] as const;
 const ROWS: Readonly<Record<Dtype, readonly (readonly [rows: number, inputs: number])[]>> = {
@@ -57,7 +56,7 @@ const ROWS: Readonly<Record<Dtype, readonly (readonly [rows: number, inputs: num
 };
 
 const CASES: readonly Case[] = [
-  ...DTYPES.flatMap((dtype) =>
+  ...dtypes.flatMap((dtype) =>
     ROWS[dtype].map(([rows, inputs]): Case => [
       `project, ${dtype}, ${rows === 1 ? "1 row" : `${rows} rows`}`,
       ALLOWED[dtype],
@@ -85,7 +84,7 @@ const CASES: readonly Case[] = [
       return x.read();
     }],
   ]),
-  ...DTYPES.map((dtype): Case => [`embed, ${dtype}`, 0, async (backend) => {
+  ...dtypes.map((dtype): Case => [`embed, ${dtype}`, 0, async (backend) => {
     const table = await weights(backend, dtype), out = backend.activation(3, WIDTH);
     backend.embed(out, { table, tokens: tokens(backend, [199, 0, 7]), cache: cache(backend) });
     return out.read();

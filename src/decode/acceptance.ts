@@ -73,7 +73,8 @@ export interface Verdict {
  * @param p the target's laws, n + 1 rows
  * @param random decides; `match` and `coupled` ask only for races, the others only for tests and choices
  * @param position absolute position of the first drafted token
- * @throws {RangeError} if a law has no mass or is not a number, or a token was drafted with probability 0
+ * @throws {RangeError} if a law has no mass or is not a number, one of the draft is shorter than the target's, or a
+ * token was drafted with probability 0
  */
 export function verify(
   rule: Rule,
@@ -210,6 +211,11 @@ interface Pair {
 }
 
 function pairAt(p: Law, q: Law | undefined, x: number): Pair {
+  if (q !== undefined && q.length < p.length) {
+    throw new RangeError(
+      `Cannot verify a draft: a law of it has ${q.length} entries, expected the target's ${p.length}`,
+    );
+  }
   return { p, pMass: massOf(p), q, qMass: q === undefined ? 1 : massOf(q), x };
 }
 

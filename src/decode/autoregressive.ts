@@ -13,7 +13,10 @@ import { decode, type DecodeOptions, type Round } from "./loop.ts";
  * one token each.
  *
  * @param prompt token ids, at least one
- * @throws {RangeError} as {@linkcode decode}
+ * @throws {RangeError} if the prompt is empty, fills the context or holds a token outside the vocabulary, as may no
+ * stop token be, or `maxTokens` is not a positive integer
+ * @throws {Error} if the target is in the middle of a round of another text
+ * @throws {LogitsError} if a model computes what is no number; the message says which, and after how many tokens
  */
 export function autoregress(
   target: Target,

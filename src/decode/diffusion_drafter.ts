@@ -164,7 +164,7 @@ export class DiffusionDrafter implements Drafter {
       );
     }
     const { contextCache = "none" } = options;
-    this.#contextCache = typeof contextCache === "string" ? NAMED_CACHES[contextCache] : contextCache;
+    this.#contextCache = typeof contextCache === "string" ? NAMED_CACHES[contextCache] : { ...contextCache };
     if (!isContextCache(this.#contextCache)) {
       throw new RangeError(
         `Cannot make a diffusion drafter: contextCache is ${JSON.stringify(contextCache)}, expected one of ${

@@ -23,7 +23,7 @@ export interface Target {
    * time; what the target has already seen (a common prefix, up to the last {@linkcode truncate}) is not
    * computed again.
    *
-   * @param tokens the committed text followed by the draft
+   * @param tokens the committed text followed by the draft; not to be written to
    * @param rows how many laws, 1 … tokens.length
    * @param signal ends it with the signal's reason, if it makes several passes
    * @throws {RangeError} if `tokens` exceeds the context, or one is outside the vocabulary
@@ -82,7 +82,7 @@ export interface DeviceVerdict extends Verdict {
 
 /** What a drafter is asked for. */
 export interface DraftRequest {
-  /** The committed text, prompt included. */
+  /** The committed text, prompt included: a copy. */
   readonly tokens: Int32Array;
   /** γ, how many tokens to draft; fewer may come back. */
   readonly gamma: number;

@@ -6,7 +6,7 @@
  */
 
 import type { Sampling } from "../backend/backend.ts";
-import { LogitsError } from "../backend/distribution.ts";
+import { checkSampling, LogitsError } from "../backend/distribution.ts";
 import type { Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
 import { PhiloxSource, type RandomSource } from "./random.ts";
@@ -20,7 +20,7 @@ export interface DecodeOptions {
   /** Tokens that end the text; the one found is its last token. @default none */
   readonly stopTokens?: readonly number[] | undefined;
   /** Seed of the random decisions: the same seed, the same text. @default one drawn at random */
-  readonly seed?: number | bigint | undefined;
+  readonly seed?: number | bigint | string | undefined;
   /** Makes the random decisions; overrides `seed`. */
   readonly random?: RandomSource | undefined;
   /** Ends the loop, which then throws the signal's reason. */
@@ -123,8 +123,8 @@ export async function holding<T>(held: object, what: string, body: () => T | Pro
  * @param step finds the tokens of one round
  * @param hiddenLayers whose outputs the target keeps meanwhile
  * @throws {Error} if the target is in the middle of a round of another text
- * @throws {RangeError} if the prompt is empty, fills the context or holds a token outside the vocabulary, or
- * `maxTokens` is not a positive integer
+ * @throws {RangeError} if the prompt is empty, fills the context or holds a token outside the vocabulary, as may no
+ * stop token be, or `maxTokens` is not a positive integer
  * @throws {LogitsError} if a model computes what is no number; the message says which, and after how many tokens
  */
 export async function* decode(
@@ -135,8 +135,9 @@ export async function* decode(
   hiddenLayers: readonly number[] = [],
 ): AsyncGenerator<Round, void, void> {
   const { sampling = {}, signal, random = new PhiloxSource(options.seed) } = options;
-  const stops = new Set(options.stopTokens);
-  const limit = checkedLimit(target, prompt, options.maxTokens);
+  checkRequest(target, prompt, options);
+  const stops = new Set(options.stopTokens), asked = prompt.length + (options.maxTokens ?? Infinity);
+  const limit = Math.min(target.contextLength, asked);
   const text = new Int32Array(limit);
   text.set(prompt);
   let length = prompt.length;
@@ -171,7 +172,7 @@ export async function* decode(
       text.set(tokens, length);
       length += tokens.length;
       if (stop >= 0) finishReason = "stop";
-      else if (length === limit) finishReason = limit === target.contextLength ? "context" : "length";
+      else if (length === limit) finishReason = limit < asked ? "context" : "length";
       yield {
         tokens,
         from: tokens.map((_, j) => j < accepted ? "accepted" : found.origin),
@@ -193,9 +194,20 @@ export async function* decode(
   }
 }
 
-/** The most tokens the text may have in all. */
-function checkedLimit(target: Target, prompt: ArrayLike<number>, maxTokens: number = Infinity): number {
-  const { contextLength, vocabSize } = target;
+/**
+ * Throws unless a text can be decoded so.
+ * @throws {RangeError} as {@linkcode decode}, or if the sampling makes no sense
+ * @throws {TypeError} if the prompt is no list
+ */
+export function checkRequest(
+  { contextLength, vocabSize }: Pick<Target, "contextLength" | "vocabSize">,
+  prompt: ArrayLike<number>,
+  { sampling = {}, maxTokens = Infinity, stopTokens = [] }: DecodeOptions,
+): void {
+  checkSampling(sampling);
+  if (!Number.isSafeInteger(prompt?.length)) {
+    throw new TypeError("Cannot decode: the prompt is no list, expected token ids");
+  }
   if (prompt.length === 0) {
     throw new RangeError("Cannot decode: the prompt is empty, expected at least one token");
   }
@@ -210,12 +222,20 @@ function checkedLimit(target: Target, prompt: ArrayLike<number>, maxTokens: numb
   if (!(maxTokens >= 1 && (Number.isInteger(maxTokens) || maxTokens === Infinity))) {
     throw new RangeError(`Cannot decode: maxTokens is ${maxTokens}, expected a positive integer`);
   }
+  const isId = (token: unknown) =>
+    Number.isInteger(token) && token as number >= 0 && token as number < vocabSize;
   for (let i = 0; i < prompt.length; i++) {
-    if (!(Number.isInteger(prompt[i]) && prompt[i] >= 0 && prompt[i] < vocabSize)) {
+    if (!isId(prompt[i])) {
       throw new RangeError(
         `Cannot decode: prompt token ${i} is ${prompt[i]}, expected an integer in [0, ${vocabSize})`,
       );
     }
   }
-  return Math.min(contextLength, prompt.length + maxTokens);
+  for (const token of stopTokens) {
+    if (!isId(token)) {
+      throw new RangeError(
+        `Cannot decode: a stop token is ${token}, expected an integer in [0, ${vocabSize})`,
+      );
+    }
+  }
 }

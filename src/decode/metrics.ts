@@ -78,9 +78,12 @@ export interface Statistics {
   readonly verifyMs: number;
   /** Milliseconds elsewhere in the loop. */
   readonly otherMs: number;
-  /** Milliseconds in all, but for what the consumer of the stream spent between rounds. */
+  /**
+   * Milliseconds in all, with what other texts computed meanwhile, but for what the consumer of the stream spent between
+   * rounds, and for the measuring of costs before the first text with `gamma: "auto"`.
+   */
   readonly totalMs: number;
-  /** Milliseconds until the first round was done. */
+  /** Milliseconds of the first pass over the prompt and of the first round. */
   readonly timeToFirstTokenMs: number;
   /** tokens per second of totalMs − prefillMs: every emitted token is timed, the prompt is not. */
   readonly tokensPerSecond: number;

@@ -50,12 +50,18 @@ export class PhiloxSource implements RandomSource {
 
   /**
    * A source of the decisions of a seed.
-   * @param seed any integer, of which the low 64 bits count; default: one drawn at random
-   * @throws {RangeError} if `seed` is not an integer
+   * @param seed any integer, of which the low 64 bits count, also in decimal; default: one drawn at random
+   * @throws {RangeError} if `seed` is not an integer, or a number that may stand for several
    */
-  constructor(seed: number | bigint = crypto.getRandomValues(new BigUint64Array(1))[0]) {
-    if (typeof seed !== "bigint" && !Number.isInteger(seed)) {
-      throw new RangeError(`Cannot draw random numbers: the seed is ${seed}, expected an integer`);
+  constructor(seed: number | bigint | string = crypto.getRandomValues(new BigUint64Array(1))[0]) {
+    const whole = typeof seed === "number" ? Number.isSafeInteger(seed) : /^-?\d+$/.test(String(seed));
+    if (!whole) {
+      throw new RangeError(
+        `Cannot draw random numbers: the seed is ${
+          typeof seed === "string" ? JSON.stringify(seed) : seed
+        }, ` +
+          "expected an integer, beyond 2^53 as a bigint or in decimal",
+      );
     }
     this.seed = BigInt.asUintN(64, BigInt(seed));
     this.#low = Number(this.seed & 0xffffffffn);

@@ -9,7 +9,15 @@
 
 import type { Sampling } from "../backend/backend.ts";
 import { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
-import { type Drafter, type DraftRequest, isOnDevice, NO_DRAFT, type Target } from "./drafter.ts";
+import {
+  type DeviceDraft,
+  type Draft,
+  type Drafter,
+  type DraftRequest,
+  isOnDevice,
+  NO_DRAFT,
+  type Target,
+} from "./drafter.ts";
 import { decode, type DecodeOptions, holding, type Round, type Step, type StepRequest } from "./loop.ts";
 
 /**
@@ -46,7 +54,7 @@ export interface SpeculateOptions extends DecodeOptions {
  * @throws {TypeError} if the rule is unknown, or would not be exact for this drafter, or the drafter asks for
  * hidden states of a target that gives none
  * @throws {RangeError} if the vocabularies differ, `gamma` is not a non-negative integer, and as
- * {@linkcode decode}
+ * {@linkcode autoregress}
  */
 export function speculate(
   target: Target,
@@ -59,6 +67,7 @@ export function speculate(
   const round = async ({ text, room, random, sampling }: StepRequest): Promise<Step> => {
     const most = room - 1; // a round emits one token more than it accepts
     const asked = typeof gamma === "number" ? gamma : gamma.next(most);
+    if (!isCount(asked)) throw new RangeError(`Cannot speculate: ${expected("the policy's gamma", asked)}`);
     const settings = { text, random, sampling, rule, draftSampling };
     const step = await holding(
       drafter,
@@ -87,7 +96,7 @@ export async function draftAndVerify(
   const began = performance.now();
   const fed = (drafter.hiddenLayers?.length ?? 0) > 0;
   const request: DraftRequest = {
-    tokens: text,
+    tokens: text.slice(), // the drafter's own, to do with as it likes
     gamma,
     sampling: draftSampling ?? (rule === "match" ? { temperature: 0 } : sampling),
     random,
@@ -98,12 +107,8 @@ export async function draftAndVerify(
   const round = random.seed === undefined ? undefined : target.beginOnDevice?.(random.seed, text.length);
   const onDevice = gamma > 0 && round !== undefined ? drafter.draftOnDevice?.(request, round) : undefined;
   const draft = onDevice ?? (gamma === 0 ? NO_DRAFT : await drafter.draft(request));
+  checkDraft(draft, drafter, gamma, rule);
   const n = draft.steps.length;
-  if (n > gamma) {
-    throw new RangeError(
-      `Cannot verify a draft: "${drafter.name}" drafted ${n} tokens, expected at most ${gamma}`,
-    );
-  }
   let draftMs = performance.now() - began;
   let verdict: Verdict, tokens: Int32Array;
   if (isOnDevice(draft) || round !== undefined && draft.q === undefined) {
@@ -131,15 +136,49 @@ export async function draftAndVerify(
   };
 }
 
+/** A drafter may be anybody's: what it says is looked at before it is believed. */
+function checkDraft(
+  { tokens, steps }: Draft | DeviceDraft,
+  { name, vocabSize, leftToRight }: Drafter,
+  gamma: number,
+  rule: Rule,
+): void {
+  const refuse = (what: string) => new RangeError(`Cannot verify a draft: "${name}" drafted ${what}`);
+  const known = ArrayBuffer.isView(tokens) || Array.isArray(tokens);
+  if (!(steps instanceof Int32Array) || known && !(tokens instanceof Int32Array)) {
+    throw refuse("arrays of another kind, expected tokens and steps to be Int32Array");
+  }
+  if (steps.length > gamma) throw refuse(`${steps.length} tokens, expected at most ${gamma}`);
+  if (tokens instanceof Int32Array) {
+    if (tokens.length !== steps.length) {
+      throw refuse(`${tokens.length} tokens in ${steps.length} steps, expected a step for each token`);
+    }
+    const wrong = tokens.find((token) => token < 0 || token >= vocabSize);
+    if (wrong !== undefined) throw refuse(`token ${wrong}, expected one in [0, ${vocabSize})`);
+  }
+  const needsOrder = leftToRight && (rule === "ratio" || rule === "block");
+  if (needsOrder && steps.some((step, j) => j > 0 && step < steps[j - 1])) {
+    throw refuse(`in the steps ${steps}, expected them left to right, as it says of itself`);
+  }
+}
+
+function isCount(n: unknown): n is number {
+  return Number.isInteger(n) && (n as number) >= 0;
+}
+
+function expected(what: string, found: unknown): string {
+  return `${what} is ${
+    typeof found === "string" ? JSON.stringify(found) : found
+  }, expected a non-negative integer`;
+}
+
 function check(target: Target, drafter: Drafter, gamma: number | GammaPolicy, rule: Rule): void {
   if (!rules.includes(rule)) {
     throw new TypeError(`Cannot speculate: unknown rule "${rule}", expected one of ${rules.join(", ")}`);
   }
-  if (
-    typeof gamma === "number" ? !(Number.isInteger(gamma) && gamma >= 0) : typeof gamma.next !== "function"
-  ) {
-    throw new RangeError(`Cannot speculate: gamma is ${gamma}, expected a non-negative integer`);
-  }
+  const decided = typeof gamma === "object" && typeof gamma?.next === "function" &&
+    typeof gamma.observe === "function";
+  if (!decided && !isCount(gamma)) throw new RangeError(`Cannot speculate: ${expected("gamma", gamma)}`);
   if (drafter.vocabSize !== target.vocabSize) {
     throw new RangeError(
       `Cannot speculate: the drafter has ${drafter.vocabSize} tokens and the target ${target.vocabSize}, ` +

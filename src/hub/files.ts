@@ -24,9 +24,13 @@ export interface ByteSource extends Disposable {
 export function memorySource(bytes: Uint8Array): ByteSource {
   return {
     size: bytes.length,
-    read(into: Uint8Array, position: number): Promise<void> {
-      into.set(bytes.subarray(position, position + into.length));
-      return Promise.resolve();
+    // deno-lint-ignore require-await
+    async read(into: Uint8Array, position: number): Promise<void> {
+      const end = position + into.length;
+      if (!(position >= 0 && end <= bytes.length)) {
+        throw new RangeError(`Cannot read bytes [${position}, ${end}): there are ${bytes.length}`);
+      }
+      into.set(bytes.subarray(position, end));
     },
     [Symbol.dispose](): void {},
   };

@@ -115,7 +115,12 @@ export async function removeModel(name: string, options: HubOptions = {}): Promi
 /** Fetches what is missing of a model at `source`, and makes it what `name` stands for. */
 async function fetchModel(name: ModelName, source: string, options: HubOptions): Promise<string> {
   const { repository, revision = DEFAULT_REVISION } = name;
-  const { signal, onDownload } = options;
+  const { signal, onDownload, timeout = TIMEOUT } = options;
+  if (!(timeout > 0 && timeout < 2 ** 31)) {
+    throw new RangeError(
+      `Cannot use the hub: its timeout is ${timeout}, expected milliseconds within (0, 2^31)`,
+    );
+  }
   const root = cacheFolder(options), cache = new ModelCache(root, repository);
   if (isOffline(options)) {
     throw new HubError(
@@ -126,7 +131,7 @@ async function fetchModel(name: ModelName, source: string, options: HubOptions):
   const client = new HubClient(repository, {
     endpoint: endpointOf(options),
     token: await tokenOf(options),
-    timeout: options.timeout ?? TIMEOUT,
+    timeout,
     signal,
   });
   const remote = await client.revision(source);

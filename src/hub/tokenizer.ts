@@ -37,18 +37,34 @@ export interface Tokenizer {
 /**
  * Token ids of a text, and nothing added to it. The name of a special token in the text (`<|endoftext|>`) is that
  * token. Lone surrogates, which are not text, become U+FFFD, as everywhere on the Web.
+ * @throws {TypeError} if the tokenizer gives something else
  */
 export function encodeText(tokenizer: Tokenizer, text: string): number[] {
-  return tokenizer.encode(text.toWellFormed(), { add_special_tokens: false });
+  const ids: unknown = tokenizer.encode(text.toWellFormed(), { add_special_tokens: false });
+  if (Array.isArray(ids)) return ids;
+  throw new TypeError(
+    `Cannot use the tokenizer: its encode gives ${kindOfValue(ids)}, expected an array of ids`,
+  );
 }
 
-/** Text of token ids, exactly: special tokens by name, spaces as they are. No ids: the empty text. */
+/** What a value is, for messages: `a Promise`. */
+function kindOfValue(value: unknown): string {
+  const { name = typeof value } = (value as object | undefined)?.constructor ?? {};
+  return `a ${name}`;
+}
+
+/**
+ * Text of token ids, exactly: special tokens by name, spaces as they are. No ids: the empty text.
+ * @throws {TypeError} if the tokenizer gives something else
+ */
 export function decodeTokens(tokenizer: Pick<Tokenizer, "decode">, ids: ArrayLike<number>): string {
   if (ids.length === 0) return "";
-  return tokenizer.decode(Array.from(ids), {
+  const text: unknown = tokenizer.decode(Array.from(ids), {
     skip_special_tokens: false,
     clean_up_tokenization_spaces: false,
   });
+  if (typeof text === "string") return text;
+  throw new TypeError(`Cannot use the tokenizer: its decode gives ${kindOfValue(text)}, expected a string`);
 }
 
 /** Where unfinished UTF-8 shows in decoded text. */
@@ -82,7 +98,7 @@ export class TextStream {
   /** Adds tokens. @returns the text that became final with them, possibly none */
   push(...ids: number[]): string {
     const known = final(decodeTokens(this.#tokenizer, this.#recent));
-    this.#recent.push(...ids);
+    this.#recent = this.#recent.concat(ids);
     const text = final(decodeTokens(this.#tokenizer, this.#recent)).slice(known.length);
     this.#recent = this.#recent.slice(-CONTEXT);
     return text;

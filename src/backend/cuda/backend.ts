@@ -19,7 +19,6 @@ import type {
   Backend,
   Cache,
   CacheOptions,
-  Dtype,
   EmbedOptions,
   Matrix,
   MatrixOptions,
@@ -32,7 +31,7 @@ import type {
   Vector,
 } from "../backend.ts";
 import * as check from "../check.ts";
-import { formatBytes, OutOfMemory } from "../wasm/memory.ts";
+import { formatBytes, matrixTooLarge } from "../out_of_memory.ts";
 import { append, attend, launchedKeys } from "./attention.ts";
 import { CudaDecisions, CudaRound } from "./decisions.ts";
 import { Launcher, NONE } from "./launcher.ts";
@@ -159,9 +158,7 @@ export class CudaBackend implements Backend {
   ): Promise<Matrix> {
     const { outputs, inputs, dtype } = options;
     check.checkSizes("upload a matrix", { outputs, inputs });
-    if (!(dtype in formats)) {
-      throw new TypeError(`Cannot upload a matrix: dtype ${dtype} is not one of f32, f16, bf16, int8`);
-    }
+    check.checkDtype(dtype);
     this.#on.expectOpen();
     const matrix = this.#reserve(options);
     try {
@@ -392,22 +389,14 @@ export class CudaBackend implements Backend {
 
   /** A matrix of zeros, or an error that says what would fit. */
   #reserve(options: MatrixOptions): CudaMatrix {
-    const { outputs, inputs, dtype } = options;
+    const { outputs, inputs } = options;
     try {
       return new CudaMatrix(this.#on.queue, options);
     } catch (cause) {
       if (!(cause instanceof CudaError && cause.outOfMemory)) throw cause;
       const { free, total } = this.#on.device.memory();
-      const needs = (other: Dtype) => `${other} needs ${formatBytes(matrixBytes(outputs, inputs, other))}`;
-      const smaller: Dtype[] = dtype === "f32" ? ["bf16", "int8"] : dtype === "int8" ? [] : ["int8"];
-      throw new OutOfMemory(
-        `Cannot hold a [${outputs}, ${inputs}] ${dtype} matrix: ${formatBytes(free)} of ${
-          formatBytes(total)
-        } ` +
-          `are free on ${this.description} and ${needs(dtype)}; ` +
-          (smaller.length > 0 ? smaller.map(needs).join(", ") : "no smaller dtype is left"),
-        { cause },
-      );
+      const room = `${formatBytes(free)} of ${formatBytes(total)} are free on ${this.description}`;
+      throw matrixTooLarge(options, room, (other) => matrixBytes(outputs, inputs, other), cause);
     }
   }
 }

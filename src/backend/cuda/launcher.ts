@@ -126,7 +126,9 @@ export class Launcher {
   own<T extends { readonly queue: Queue }>(kind: new (...args: never[]) => T, value: unknown): T {
     this.expectOpen();
     if (value instanceof kind && value.queue === this.queue) return value;
-    throw new TypeError(`Cannot use a ${kind.name.replace("Cuda", "").toLowerCase()} of another backend`);
+    throw new TypeError(
+      `Cannot use the ${kind.name.replace("Cuda", "").toLowerCase()}: it is another backend's`,
+    );
   }
 
   /** @throws {Error} once the backend is disposed */

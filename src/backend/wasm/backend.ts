@@ -24,9 +24,10 @@ import type {
   Vector,
 } from "../backend.ts";
 import * as check from "../check.ts";
+import { formatBytes, matrixTooLarge, OutOfMemoryError } from "../out_of_memory.ts";
 import { writeDistribution } from "../distribution.ts";
 import { plain, relaxed, reservedPages } from "./kernels.generated.ts";
-import { formatBytes, Heap, OutOfMemory } from "./memory.ts";
+import { Heap } from "./memory.ts";
 import { bits, type Pool, startPool } from "./pool.ts";
 import {
   formats,
@@ -120,9 +121,7 @@ class WasmBackend implements Backend {
   ): Promise<Matrix> {
     const { outputs, inputs, dtype } = shape;
     check.checkSizes("upload a matrix", { outputs, inputs });
-    if (!(dtype in formats)) {
-      throw new TypeError(`Cannot upload a matrix: dtype ${dtype} is not one of f32, f16, bf16, int8`);
-    }
+    check.checkDtype(dtype);
     this.#expectOpen();
     const matrix = this.#reserve(outputs, inputs, dtype);
     try {
@@ -405,18 +404,11 @@ class WasmBackend implements Backend {
     try {
       return new WasmMatrix(this.#heap, outputs, inputs, dtype);
     } catch (cause) {
-      if (!(cause instanceof OutOfMemory)) throw cause;
+      if (!(cause instanceof OutOfMemoryError)) throw cause;
       const { used, limit } = this.#heap;
-      const needs = (other: Dtype) => `${other} needs ${formatBytes(packing(outputs, inputs, other).bytes)}`;
-      const smaller: Dtype[] = dtype === "f32" ? ["bf16", "int8"] : dtype === "int8" ? [] : ["int8"];
-      throw new OutOfMemory(
-        `Cannot hold a [${outputs}, ${inputs}] ${dtype} matrix: ${formatBytes(used)} of ${
-          formatBytes(limit)
-        } ` +
-          `are in use and ${needs(dtype)}; ` +
-          (smaller.length > 0 ? smaller.map(needs).join(", ") : "no smaller dtype is left"),
-        { cause },
-      );
+      const room = `${formatBytes(used)} of ${formatBytes(limit)} are in use`;
+      const bytesAs = (other: Dtype) => packing(outputs, inputs, other).bytes;
+      throw matrixTooLarge({ outputs, inputs, dtype }, room, bytesAs, cause);
     }
   }
 
@@ -471,7 +463,9 @@ class WasmBackend implements Backend {
   #own<T extends { readonly heap: Heap }>(kind: new (...args: never[]) => T, value: unknown): T {
     this.#expectOpen();
     if (value instanceof kind && value.heap === this.#heap) return value;
-    throw new TypeError(`Cannot use a ${kind.name.replace("Wasm", "").toLowerCase()} of another backend`);
+    throw new TypeError(
+      `Cannot use the ${kind.name.replace("Wasm", "").toLowerCase()}: it is another backend's`,
+    );
   }
 
   #expectOpen(): void {

@@ -8,18 +8,14 @@
  * @module
  */
 
+import { formatBytes, OutOfMemoryError } from "../out_of_memory.ts";
+
 /** Bytes of a page of WebAssembly memory. */
 const PAGE = 65536;
 /** The most pages 32-bit addresses reach. */
 const MAXIMUM_PAGES = 65536;
 /** Every allocation starts on a cache line. */
 const ALIGNMENT = 64;
-
-/** Memory did not suffice. */
-export class OutOfMemory extends Error {
-  /** Its name, for callers that catch by name. */
-  override readonly name: string = "OutOfMemory";
-}
 
 /** The shared memory and its free list. Addresses are byte offsets. */
 export class Heap {
@@ -76,7 +72,7 @@ export class Heap {
   /**
    * @param bytes how many; at least 1
    * @returns the address, a multiple of 64; the contents are whatever was there
-   * @throws {OutOfMemory} beyond the limit, or if the system has no more
+   * @throws {OutOfMemoryError} beyond the limit, or if the system has no more
    */
   allocate(bytes: number): number {
     const size = Math.max(1, Math.ceil(bytes / ALIGNMENT)) * ALIGNMENT;
@@ -136,7 +132,7 @@ export class Heap {
       if (wanted < missing) throw new RangeError("beyond 4 GiB");
       this.memory.grow(pages);
     } catch (cause) {
-      throw new OutOfMemory(
+      throw new OutOfMemoryError(
         `Cannot allocate ${formatBytes(size)}: ${formatBytes(this.used)} of ${
           formatBytes(this.limit)
         } are in use`,
@@ -152,12 +148,4 @@ export class Heap {
     this.#ints = new Int32Array(this.memory.buffer);
     this.#bytes = new Uint8Array(this.memory.buffer);
   }
-}
-
-/** `1.50 GiB`, `12.0 MiB`, `640 B`: three figures are enough. */
-export function formatBytes(bytes: number): string {
-  const units = ["B", "KiB", "MiB", "GiB"];
-  const unit = Math.min(3, Math.max(0, Math.floor(Math.log2(Math.max(1, bytes)) / 10)));
-  const value = bytes / 1024 ** unit;
-  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toPrecision(3)} ${units[unit]}`;
 }

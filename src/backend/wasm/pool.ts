@@ -74,7 +74,7 @@ export class Pool {
 
   /**
    * Makes sure each thread has this much scratch memory.
-   * @throws {OutOfMemory} if the memory does not suffice
+   * @throws {OutOfMemoryError} if the memory does not suffice
    */
   reserveScratch(bytes: number): void {
     const control = this.#control;

@@ -26,7 +26,7 @@ class Block {
   /**
    * @param what for messages: `a matrix`
    * @param zeroed whether it must start as zeros
-   * @throws {OutOfMemory} if the memory does not suffice
+   * @throws {OutOfMemoryError} if the memory does not suffice
    */
   constructor(heap: Heap, bytes: number, what: string, zeroed: boolean = true) {
     this.heap = heap;
