@@ -25,6 +25,7 @@ import { loadModel } from "../src/model/load.ts";
 import type { DiffusionModel } from "../src/model/model.ts";
 import { embeddedDrafter, embeddedTarget } from "../src/pair.ts";
 import { type Paths, svg } from "./charts.ts";
+import { markdownTable } from "./markdown.ts";
 
 const GAMMA = 4;
 /** From one draft to the next. */
@@ -192,22 +193,19 @@ function markdown({ date, machine, gamma, texts, rows }: Report): string {
     "",
     "![Acceptance lost against time won](drafter.svg)",
     "",
-    "| T | dtype | context cache | window | ms per draft | time won | accepted | acceptance lost |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ...rows.map((row) =>
-      [
-        "",
+    ...markdownTable([
+      ["T", "dtype", "context cache", "window", "ms per draft", "time won", "accepted", "acceptance lost"],
+      ...rows.map((row) => [
         row.steps,
         row.dtype,
-        row.cache,
+        String(row.cache),
         row.window,
         `${row.ms.toFixed(2)} (${row.msQuartiles.map((ms) => ms.toFixed(2)).join("–")})`,
         percent(row.timeWon),
         row.accepted.toFixed(2),
         `${(100 * row.acceptanceLost).toFixed(1)} ± ${(100 * row.acceptanceLostError).toFixed(1)} %`,
-        "",
-      ].join(" | ").trim()
-    ),
+      ]),
+    ]),
     "",
   ].join("\n");
 }

@@ -9,6 +9,8 @@
  * @module
  */
 
+import { markdownTable } from "./markdown.ts";
+
 /** What of `deno bench --json` is used. Times are nanoseconds. */
 interface Output {
   /** Deno's version, its target, and the processor. */
@@ -42,20 +44,19 @@ export function markdown({ runtime, cpu, benches }: Output, date: string): strin
       return [
         `## ${group}`,
         "",
-        "| | mean | fastest – 75 % | time over the baseline's |",
-        "| --- | --- | --- | --- |",
-        ...benches.map(({ name, baseline }, i) => {
-          const time = times[i];
-          if (time === undefined) return `| ${name} | failed | | |`;
-          const ratio = baseline
-            ? "baseline"
-            : base === undefined
-            ? ""
-            : `${(time.avg / base.avg).toFixed(2)} ×`;
-          return `| ${name} | ${duration(time.avg)} | ${duration(time.min)} – ${
-            duration(time.p75)
-          } | ${ratio} |`;
-        }),
+        ...markdownTable([
+          ["", "mean", "fastest – 75 %", "time over the baseline's"],
+          ...benches.map(({ name, baseline }, i) => {
+            const time = times[i];
+            if (time === undefined) return [name, "failed", "", ""];
+            const ratio = baseline
+              ? "baseline"
+              : base === undefined
+              ? ""
+              : `${(time.avg / base.avg).toFixed(2)} ×`;
+            return [name, duration(time.avg), `${duration(time.min)} – ${duration(time.p75)}`, ratio];
+          }),
+        ]),
         "",
       ];
     }),

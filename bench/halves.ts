@@ -8,6 +8,7 @@
  */
 
 import { deepStrictEqual } from "node:assert/strict";
+import { quantile } from "../src/cli/measure.ts";
 import { type Engine, loadEngine } from "../mod.ts";
 import { PROMPTS } from "../src/cli/compare.ts";
 import { embeddedDrafter } from "../src/pair.ts";
@@ -34,8 +35,7 @@ export async function halves(): Promise<Section> {
     }
   }
   const median = (method: keyof typeof speeds, of: 0 | 1): number => {
-    const values = speeds[method].map((pair) => pair[of]).sort((a, b) => a - b);
-    return values[values.length >> 1];
+    return quantile(speeds[method].map((pair) => pair[of]).sort((a, b) => a - b), 0.5);
   };
   const [plain32, plain16] = [median("plain", 0), median("plain", 1)];
   const [drafted32, drafted16] = [median("drafted", 0), median("drafted", 1)];

@@ -54,10 +54,10 @@ async function timeOf(rounds: AsyncIterable<Round>): Promise<{ ms: number; accep
 }
 
 /** Chosen γ against plain decoding, taking turns, for each embedded drafter. */
-export async function hostile({ tokenizer }: Engine): Promise<Section> {
+export async function hostile({ tokenizer, target: { embedding: { dtype } } }: Engine): Promise<Section> {
   using backend = await createBackend("auto", { threads: navigator.hardwareConcurrency });
   using checkpoint = await openCheckpoint(embeddedTarget());
-  const loaded = await loadModel(checkpoint, backend, { dtype: "f32" });
+  const loaded = await loadModel(checkpoint, backend, { dtype });
   if (loaded.kind !== "causal") throw new TypeError("Cannot measure: the embedded target is no causal model");
   using model = loaded.model;
   const figures: Section["figures"][number][] = [];
@@ -96,5 +96,8 @@ export async function hostile({ tokenizer }: Engine): Promise<Section> {
       aim: "≤ 1.03 ×",
     });
   }
-  return { title: `a drafter of which nothing is accepted, ${TOKENS} tokens`, figures };
+  return {
+    title: `a drafter of which nothing is accepted, ${TOKENS} tokens, target held as ${dtype}`,
+    figures,
+  };
 }

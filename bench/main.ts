@@ -18,6 +18,7 @@ import { readOptions } from "./arguments.ts";
 import { halves } from "./halves.ts";
 import { hostile } from "./hostile.ts";
 import { gemm, gpt2, medians, modelPasses, type Section } from "./kernels.ts";
+import { markdownTable } from "./markdown.ts";
 import {
   allEqual,
   amount,
@@ -25,7 +26,6 @@ import {
   chosenOverBest,
   type CpuReport,
   drafterWeights,
-  table,
   toldClosely,
   where,
   writeReport,
@@ -99,7 +99,7 @@ function markdown({ date, kernels, dtype, pair }: CpuReport): string {
     `${where(date, machine)}, ${machine.device}, Wasm bounds checks on.`,
     "Ratios of medians within one run; `deno task bench` repeats it.",
     "",
-    ...table(
+    ...markdownTable([
       [
         `embedded pair, temperature 1, target held as ${dtype}`,
         "rule",
@@ -108,7 +108,7 @@ function markdown({ date, kernels, dtype, pair }: CpuReport): string {
         "τ",
         "accepted at positions 1, 2, …",
       ],
-      embeddedDrafters.map((name) => best(pair, name)).map((row) => [
+      ...embeddedDrafters.map((name) => best(pair, name)).map((row) => [
         row.method,
         `\`${row.rule}\``,
         String(row.gamma),
@@ -116,31 +116,29 @@ function markdown({ date, kernels, dtype, pair }: CpuReport): string {
         row.meanAcceptanceLength.toFixed(2),
         perPosition(row),
       ]),
-    ),
+    ]),
     "",
     allEqual(pair)
       ? "Under `coupled`, every text equalled that of plain decoding, token for token."
       : "**Under `coupled`, a text differed from that of plain decoding.**",
     "",
-    ...table(
+    ...markdownTable([
       ["kernels", "measured", "aim"],
-      kernels.flatMap(({ title, figures }) =>
+      ...kernels.flatMap(({ title, figures }) =>
         figures.map((figure) => [`${title}: ${figure.what}`, amount(figure), figure.aim ?? ""])
       ),
-    ),
+    ]),
     "",
     "Against plain, each drafter at each γ:",
     "",
-    ...table(
+    ...markdownTable([
       ["γ", ...embeddedDrafters],
+      ...GAMMAS.map((gamma) => [String(gamma), ...embeddedDrafters.map((name) => each(gamma, name))]),
       [
-        ...GAMMAS.map((gamma) => [String(gamma), ...embeddedDrafters.map((name) => each(gamma, name))]),
-        [
-          "auto over the best, plain included (aim: ≥ 0.95)",
-          ...embeddedDrafters.map((name) => chosenOverBest(pair, name).toFixed(2)),
-        ],
+        "auto over the best, plain included (aim: ≥ 0.95)",
+        ...embeddedDrafters.map((name) => chosenOverBest(pair, name).toFixed(2)),
       ],
-    ),
+    ]),
     "",
   ].join("\n");
 }

@@ -15,6 +15,7 @@ import type { Machine } from "../src/cli/machine.ts";
 import { embeddedDrafter, embeddedDrafters } from "../src/pair.ts";
 import { readOptions } from "./arguments.ts";
 import type { Figure, Section } from "./kernels.ts";
+import { markdownTable } from "./markdown.ts";
 
 /** What `deno task bench` finds: `bench/reports/cpu-<processor>.json`. */
 export interface CpuReport {
@@ -94,11 +95,6 @@ export async function writeReport(
 /** The day, the machine and its runtime. */
 export function where(date: string, { cpu, cores, os, arch, deno }: Machine): string {
   return `${date}, ${cpu ?? "unknown processor"}, ${cores} cores, ${os} ${arch}, Deno ${deno}`;
-}
-
-/** A Markdown table. */
-export function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
-  return [head, head.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`);
 }
 
 /** A figure with its unit. */
@@ -209,27 +205,21 @@ function cpuFigures(upToDate: UpToDate): string {
     [name, aim],
   ) => [name, aim, ...figures.map((found) => found.get(name) ?? "")]);
   return [
-    ...table(
-      [
-        "each drafter at its best γ / plain decoding",
-        ...recent.map(({ name, report }) => link(name, report.pair[0].machine)),
-      ],
-      [
-        [
-          "run",
-          ...recent.map(({ report: { date, pair, dtype } }) =>
-            `${date}, ${pair[0].machine.cores} cores, target held as ${dtype}`
-          ),
-        ],
-        ...bestRows,
-      ],
-    ),
+    ...markdownTable([[
+      "each drafter at its best γ / plain decoding",
+      ...recent.map(({ name, report }) => link(name, report.pair[0].machine)),
+    ], [
+      "run",
+      ...recent.map(({ report: { date, pair, dtype } }) =>
+        `${date}, ${pair[0].machine.cores} cores, target held as ${dtype}`
+      ),
+    ], ...bestRows]),
     "",
     reports.every(({ report }) => allEqual(report.pair))
       ? "Under `coupled`, every text equalled that of plain decoding, token for token."
       : "**Under `coupled`, a text differed from that of plain decoding.**",
     "",
-    ...table(["", "aim", ...machines], [...chosenRows, ...aimedRows]),
+    ...markdownTable([["", "aim", ...machines], ...chosenRows, ...aimedRows]),
   ].join("\n");
 }
 
@@ -257,22 +247,21 @@ function peerFigures(upToDate: UpToDate): string {
     Math.max(
       ...pair(report).filter((row) => !row.engine.startsWith("specdiff") && !row.failure).map(speed),
     );
-  return table(
-    ["specdiff, CPU, 2 threads each", ...reports.map(({ name, report }) => link(name, report.machine))],
+  return markdownTable([
     [
-      ...rows,
-      [
-        `${
-          reports[0].report.tables[0].title
-        }: speculative decoding at temperature 1, against the fastest peer`,
-        ...reports.map(({ report }) => {
-          const drafter = fastest(report).engine.replace("specdiff + ", "");
-          if (!upToDate(report, drafter)) return "";
-          return `${(speed(fastest(report)) / rival(report)).toFixed(2)} × (${drafter})`;
-        }),
-      ],
+      "specdiff, CPU, 2 threads each",
+      ...reports.map(({ name, report }) => link(name, report.machine)),
     ],
-  ).join("\n");
+    ...rows,
+    [
+      `${reports[0].report.tables[0].title}: speculative decoding at temperature 1, against the fastest peer`,
+      ...reports.map(({ report }) => {
+        const drafter = fastest(report).engine.replace("specdiff + ", "");
+        if (!upToDate(report, drafter)) return "";
+        return `${(speed(fastest(report)) / rival(report)).toFixed(2)} × (${drafter})`;
+      }),
+    ],
+  ]).join("\n");
 }
 
 /** The README with the figures of all reports between its markers. */

@@ -26,8 +26,8 @@ export interface EmbeddedDrafter extends EmbeddedSettings {
 const DRAFTERS: ReadonlyMap<string, EmbeddedSettings & { readonly folder: string }> = new Map([
   ["sedd-target", { folder: "drafter-sedd-target", gamma: 2, rule: "block" }],
   ["sedd-causal", { folder: "drafter-sedd-causal", gamma: 2, draftContext: 32, rule: "block" }],
-  ["sedd", { folder: "drafter-sedd", gamma: 1, draftContext: 8 }],
-  ["gpt2", { folder: "drafter-gpt2", gamma: 3, rule: "block" }],
+  ["sedd", { folder: "drafter-sedd", gamma: 1, draftContext: 8, rule: "block" }],
+  ["gpt2", { folder: "drafter-gpt2", gamma: 2, rule: "block" }],
 ]);
 
 /** Names of the embedded drafters. */

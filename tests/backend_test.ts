@@ -6,14 +6,20 @@
  */
 
 import assert from "node:assert/strict";
-import type { Activation, AttentionOptions, Backend, Dtype, Sampling } from "../src/backend/backend.ts";
+import {
+  type Activation,
+  type AttentionOptions,
+  type Backend,
+  type Dtype,
+  dtypes,
+  type Sampling,
+} from "../src/backend/backend.ts";
 import { race } from "../src/backend/philox.ts";
 import { createCudaBackend } from "../src/backend/cuda/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { createWasmBackend } from "../src/backend/wasm/backend.ts";
 import { standIn, whyNoStandIn } from "./cuda/standin.ts";
-
-const dtypes: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
+import { assertClose } from "./helpers.ts";
 
 /** f32 against float64. */
 const TOLERANCE = 2e-6;
@@ -66,21 +72,6 @@ function filled(backend: Backend, rows: number, columns: number, seed: number, s
   const activation = backend.activation(rows, columns);
   activation.write(values(rows * columns, seed, scale));
   return activation;
-}
-
-/** Largest difference allowed, as a share of the largest expected value. */
-function assertClose(found: Float32Array, expected: Float32Array, tolerance: number, what: string): void {
-  assert.equal(found.length, expected.length, what);
-  const largest = expected.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
-  let worst = 0, at = 0;
-  for (let i = 0; i < found.length; i++) {
-    const error = Math.abs(found[i] - expected[i]);
-    if (!(error <= worst)) [worst, at] = [error, i];
-  }
-  assert.ok(
-    worst <= tolerance * largest,
-    `${what}: entry ${at} is ${found[at]}, expected ${expected[at]}; largest ${largest}`,
-  );
 }
 
 /** The same on two backends; the results side by side. */

@@ -7,10 +7,12 @@
 import assert from "node:assert/strict";
 import type { Activation, Backend, Dtype } from "../src/backend/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
+import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadGpt2, loadModel, loadSedd } from "../src/model/mod.ts";
 import type { CausalModel } from "../src/model/model.ts";
+import { Plan } from "../src/model/plan.ts";
 import { CheckpointError, type Weights } from "../src/model/weights.ts";
-import { altered } from "./helpers.ts";
+import { altered, fixture } from "./helpers.ts";
 
 type Json = Record<string, unknown>;
 
@@ -266,6 +268,23 @@ Deno.test("weights that would overflow as they are to be held are refused, and h
   });
   for (const dtype of ["f32", "bf16", "int8"] as const) {
     (await loadModel(large, backend, { dtype })).model[Symbol.dispose]();
+  }
+});
+
+Deno.test("what is borrowed as it is takes no room, and what has to be held otherwise does", async () => {
+  using backend = createReferenceBackend();
+  using targetFile = await openCheckpoint(fixture("parity/gpt2-bare"));
+  using drafterFile = await openCheckpoint(fixture("parity/sedd-target-tiny"));
+  const planned = async (targetDtype: Dtype): Promise<number> => {
+    using target = await loadGpt2(targetFile, backend, { dtype: targetDtype });
+    const plan = new Plan();
+    await loadSedd(drafterFile, plan.device, { dtype: "f16", target });
+    return plan.bytes;
+  };
+  using target = await loadGpt2(targetFile, backend);
+  const { outputs, inputs } = target.head, alike = await planned("f16");
+  for (const other of ["f32", "bf16", "int8"] as const) {
+    assert.equal(await planned(other) - alike, outputs * inputs * 2, other);
   }
 });
 

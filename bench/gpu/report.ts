@@ -5,6 +5,8 @@
  * @module
  */
 
+import { markdownTable } from "../markdown.ts";
+
 /** One of the figures that the backend is judged by. */
 export interface Figure {
   /** What it is. */
@@ -110,9 +112,7 @@ export function summary({ figures }: Report): string[][] {
 
 /** The whole report. */
 export function markdown(report: Report): string {
-  const row = (cells: readonly (string | number)[]) => `| ${cells.join(" | ")} |`;
-  const grid = ([heading, ...rows]: readonly (readonly (string | number)[])[]) =>
-    [heading, heading.map(() => "---"), ...rows].map(row).join("\n");
+  const grid = (rows: readonly (readonly (string | number)[])[]) => markdownTable(rows).join("\n");
   return [
     `# ${report.gpu ?? "No GPU"}`,
     `${report.date}. ${Object.entries(report.environment).map((entry) => entry.join(" ")).join(", ")}.`,

@@ -3,7 +3,7 @@
  * `paper.json`, `paper.md` and pictures. About a quarter of an hour with the embedded pair, and 4 GB of memory; nothing
  * else should run meanwhile.
  *
- * With checkpoints and data: `--target gpt2-xl --classical gpt2 --drafter sedd-small --prompts cnn-dm=FILE`.
+ * With checkpoints and data: `--target ./gpt2-xl --classical ./gpt2 --drafter ./sedd-small --prompts cnn-dm=FILE`.
  *
  * @module
  */

@@ -6,6 +6,7 @@
  */
 
 import { type Curves, type HeatMap, svg } from "../charts.ts";
+import { markdownTable } from "../markdown.ts";
 import type { Measurement } from "./measure.ts";
 import { bounds, type PaperCell, paperCells, targets, type TaskName, tasks } from "./paper.ts";
 import type { Grid, TargetRun, TaskRun } from "./run.ts";
@@ -58,7 +59,7 @@ export function markdown(report: Report): string {
 
 /** Every cell of the paper, with what ran for it or why nothing did. */
 function paperTable({ targets: runs }: Report): string[] {
-  return table([
+  return markdownTable([
     ["task", "target", "drafter", "γ", "paper α", "paper", "α drafted", "α tested", "here", "what ran"],
     ...paperCells.map((cell) => {
       const { task, target, method, gamma, alpha, speedup } = cell;
@@ -101,7 +102,7 @@ function whyNot({ target, method }: PaperCell, run: TargetRun | undefined): stri
 function inconsistencies(): string[] {
   const rows = paperCells.map((cell) => ({ cell, ...bounds(cell.alpha, cell.gamma) }));
   return [
-    ...table([
+    ...markdownTable([
       ["task", "target", "γ", "α", "α·γ", "α + … + α^γ", "most", "reported", ""],
       ...rows.map((
         { cell: { task, target, gamma, alpha, speedup }, acceptedIfDrafted, acceptedIfTested, most },
@@ -164,7 +165,7 @@ function taskSection({ task, source, promptTokens, maxTokens, rows }: TaskRun): 
     } tokens. Tokens generated: ` +
     `${maxTokens}. Runs per row: ${rows[0].runs}.`,
     "",
-    ...table([
+    ...markdownTable([
       [
         "method",
         "γ",
@@ -256,7 +257,7 @@ function syntheticTarget({ title, bytes, draftBytes, plain, cells }: SyntheticTa
     } ms. Rounds per cell: ` +
     `${cells[0].rounds}.`,
     "",
-    ...table([
+    ...markdownTable([
       [
         "task",
         "drafter",
@@ -368,9 +369,4 @@ function describeDrafter({ options, drafterName }: Measurement): string {
 
 function times(x: number): string {
   return `${x.toFixed(2)} ×`;
-}
-
-/** A Markdown table, as `deno fmt` will align it. */
-function table([head, ...body]: readonly (readonly string[])[]): string[] {
-  return [head, head.map(() => "---"), ...body].map((row) => `| ${row.join(" | ")} |`);
 }

@@ -12,6 +12,7 @@
 
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { describeMachine } from "../../src/cli/machine.ts";
+import { quantile } from "../../src/cli/measure.ts";
 import { embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
 import { readOptions } from "../arguments.ts";
 import {
@@ -23,6 +24,7 @@ import {
   where,
   writeReport,
 } from "../report.ts";
+import { markdownTable } from "../markdown.ts";
 import { writeGguf } from "./gguf.ts";
 import { lines } from "./lines.ts";
 import { llamaBench } from "./llama.ts";
@@ -106,15 +108,11 @@ async function startLlama(model: string, dtype: "f32" | "int8"): Promise<Peer> {
   }
 }
 
-function quantile(values: readonly number[], share: number): number {
-  const sorted = values.toSorted((a, b) => a - b), at = share * (sorted.length - 1), low = Math.floor(at);
-  return sorted[low] + (at - low) * (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]);
-}
-
 async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<PeerTable> {
   const tokens = model === "pair" ? 192 : 16, context = 16;
   const orders: Record<string, Order> = {
     "one token": { what: "decode", context, tokens },
+    "1-row pass": { what: "pass", context, rows: 1, times: tokens },
     "4-row pass": { what: "pass", context, rows: 4, times: tokens },
     "9-row pass": { what: "pass", context, rows: 9, times: tokens },
   };
@@ -154,18 +152,22 @@ async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<P
     const first = all.flatMap(({ firstMs }) => firstMs ?? []),
       peaks = all.flatMap(({ peakBytes }) => peakBytes ?? []);
     const each = <T>(of: (times: number[]) => T) =>
-      Object.fromEntries(tasks.map(([task, answers]) => [task, of(answers.map(({ ms }) => ms))]));
+      Object.fromEntries(
+        tasks.map(([task, answers]) => [task, of(answers.map(({ ms }) => ms).sort((a, b) => a - b))]),
+      );
     return {
       engine,
       ms: each((times) => quantile(times, 0.5)),
       quartiles: each((times) => [quantile(times, 0.25), quantile(times, 0.75)] as const),
-      firstMs: first.length > 0 ? quantile(first, 0.5) : null,
+      firstMs: first.length > 0 ? quantile(first.sort((a, b) => a - b), 0.5) : null,
       peakBytes: peaks.length > 0 ? Math.max(...peaks) : null,
     };
   });
   const names = { pair: "the embedded target (11.5 M)", "124M": "GPT-2 124M's shape" };
   return { title: `${names[model]}, ${dtype === "int8" ? "int8 / q8" : dtype}`, rows: [...rows, ...failed] };
 }
+
+const HEAD = ["engine", "speed", "4-row pass", "9-row pass", "first token after 16", "peak memory"];
 
 /** Ratios to specdiff's one-token pass: the time is its own business, the ratio everybody's. */
 function markdown({ date, machine, tables }: PeerReport): string {
@@ -176,27 +178,33 @@ function markdown({ date, machine, tables }: PeerReport): string {
     "",
     "Speed is that of plain decoding, token by token, against specdiff's (more is faster): the likeliest token is",
     "taken (llama.cpp chooses none). The rows with a drafter decode at temperature 1, sampling included, with exactly",
-    "the target's law. Passes are against the same engine's one-token pass: what verifying a draft costs it.",
+    "the target's law. Passes are with logits of each row after 16 tokens, against the same engine's over one row: what",
+    "verifying a draft costs it.",
     ...tables.flatMap(({ title, rows }) => {
       const base = rows[0].ms["one token"];
       return [
         "",
         `### ${title}`,
         "",
-        "| engine | speed | 4-row pass | 9-row pass | first token after 16 | peak memory |",
-        "| --- | --- | --- | --- | --- | --- |",
-        ...rows.map((row, i) => {
-          if (row.failure !== undefined) {
-            return `| ${row.engine} | does not run here: ${row.failure} | | | | |`;
-          }
-          const own = row.ms["one token"], [low, high] = row.quartiles["one token"];
-          const pass = (task: string) => task in row.ms ? `${(row.ms[task] / own).toFixed(2)} ×` : "";
-          return `| ${name(row, i === 0)} | ${(base / own).toFixed(2)} × (${(base / high).toFixed(2)}–${
-            (base / low).toFixed(2)
-          }) | ${pass("4-row pass")} | ${pass("9-row pass")} | ${
-            row.firstMs === null ? "" : `${(row.firstMs / base).toFixed(1)} tokens' time`
-          } | ${row.peakBytes === null ? "" : `${Math.round(row.peakBytes / 1e6)} MB`} |`;
-        }),
+        ...markdownTable([
+          HEAD,
+          ...rows.map((row, i) => {
+            if (row.failure !== undefined) {
+              return [row.engine, `does not run here: ${row.failure}`, "", "", "", ""];
+            }
+            const own = row.ms["one token"], [low, high] = row.quartiles["one token"];
+            const pass = (task: string) =>
+              task in row.ms ? `${(row.ms[task] / row.ms["1-row pass"]).toFixed(2)} ×` : "";
+            return [
+              name(row, i === 0),
+              `${(base / own).toFixed(2)} × (${(base / high).toFixed(2)}–${(base / low).toFixed(2)})`,
+              pass("4-row pass"),
+              pass("9-row pass"),
+              row.firstMs === null ? "" : `${(row.firstMs / base).toFixed(1)} tokens' time`,
+              row.peakBytes === null ? "" : `${Math.round(row.peakBytes / 1e6)} MB`,
+            ];
+          }),
+        ]),
       ];
     }),
     "",

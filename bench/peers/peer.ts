@@ -12,6 +12,7 @@ import { loadEngine } from "../../mod.ts";
 import { createWasmBackend } from "../../src/backend/wasm/backend.ts";
 import type { Dtype } from "../../src/backend/backend.ts";
 import { PROMPTS } from "../../src/cli/compare.ts";
+import { quantile } from "../../src/cli/measure.ts";
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { loadModel } from "../../src/model/load.ts";
 import type { Weights } from "../../src/model/weights.ts";
@@ -147,7 +148,6 @@ async function obey(order: Order, runner: Runner, vocabSize: number): Promise<Om
     times.push(performance.now() - start);
     return result;
   };
-  const median = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1];
   runner.truncate(0);
   if (order.what === "pass") {
     await runner.append(text(order.context), 1);
@@ -155,7 +155,7 @@ async function obey(order: Order, runner: Runner, vocabSize: number): Promise<Om
       await timed(() => runner.append(text(order.rows), order.rows));
       runner.truncate(order.context);
     }
-    return { ms: median(times) };
+    return { ms: quantile(times.sort((a, b) => a - b), 0.5) };
   }
   if (runner.generate !== undefined) return runner.generate(order.tokens);
   const tokens: number[] = [];

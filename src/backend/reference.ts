@@ -78,7 +78,7 @@ class Resource<T> {
   }
 }
 
-/** Entries as held: rounded to the dtype, or int8 with a scale and a sum for each output channel. */
+/** Entries as held: rounded to the dtype, or int8 with a scale for each output channel. */
 interface Entries {
   /** [outputs, inputs] */
   readonly values: Float32Array | Int8Array;

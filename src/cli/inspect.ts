@@ -6,7 +6,7 @@
  * @module
  */
 
-import type { Dtype } from "../backend/backend.ts";
+import { type Dtype, dtypes } from "../backend/backend.ts";
 import { type Checkpoint, openCheckpoint } from "../hub/checkpoint.ts";
 import { locateModel } from "../hub/models.ts";
 import type { TensorInfo } from "../hub/tensor_file.ts";
@@ -71,16 +71,23 @@ export const inspect: Command = {
     }
     const target = !partial
       ? undefined
-      : await loadTarget(values.target === undefined ? embeddedTarget() : await locate(values.target));
+      : values.target === undefined
+      ? embeddedTarget()
+      : await locate(values.target);
     const inspection = await examine(checkpoint, target);
     if (values.json) out.line(JSON.stringify(inspection, null, 2));
     else for (const line of render(inspection)) out.line(line);
   },
 };
 
-async function examine(checkpoint: Checkpoint, target: CausalModel | undefined): Promise<Inspection> {
-  const plan = new Plan();
-  const loaded = await loadUnread(checkpoint, plan, target);
+async function examine(checkpoint: Checkpoint, target: string | URL | undefined): Promise<Inspection> {
+  const weightBytes: Partial<Record<Dtype, number>> = {};
+  let loaded!: LoadedModel;
+  for (const dtype of dtypes) {
+    const plan = new Plan(), its = target === undefined ? undefined : await loadTarget(target, dtype);
+    loaded = await loadUnread(checkpoint, plan, dtype, its);
+    weightBytes[dtype] = plan.bytes;
+  }
   const { shape } = loaded.model;
   const tensors = checkpoint.tensors();
   // a model does without one: whatever is wrong with it, the rest can be told
@@ -94,12 +101,7 @@ async function examine(checkpoint: Checkpoint, target: CausalModel | undefined):
     storedBytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0),
     tokenizer: problem === null,
     tokenizerProblem: problem,
-    weightBytes: {
-      f32: plan.bytesAs("f32"),
-      f16: plan.bytesAs("f16"),
-      bf16: plan.bytesAs("bf16"),
-      int8: plan.bytesAs("int8"),
-    },
+    weightBytes: weightBytes as Record<Dtype, number>,
     // keys and values, f32
     cacheBytes: 2 * 4 * shape.layers * shape.width * shape.contextLength,
     tensors: tensors.map(({ name, dtype, shape }) => ({ name, dtype, shape })),
@@ -107,15 +109,20 @@ async function examine(checkpoint: Checkpoint, target: CausalModel | undefined):
 }
 
 /** A checkpoint on a device that holds nothing, but notes what it is asked for. */
-function loadUnread(checkpoint: Checkpoint, plan: Plan, target?: CausalModel): Promise<LoadedModel> {
+function loadUnread(
+  checkpoint: Checkpoint,
+  plan: Plan,
+  dtype: Dtype,
+  target?: CausalModel,
+): Promise<LoadedModel> {
   const headers = withoutMatrices(checkpoint, (name, shape) => checkpoint.read(name, shape));
-  return loadModel(headers, plan.device, { dtype: "int8", target });
+  return loadModel(headers, plan.device, { dtype, target });
 }
 
-/** What a drafter's parts come from; what it needs itself is not the drafter's to tell. */
-async function loadTarget(folder: string | URL): Promise<CausalModel> {
+/** What a drafter's parts come from, held alike; what it needs itself is not the drafter's to tell. */
+async function loadTarget(folder: string | URL, dtype: Dtype): Promise<CausalModel> {
   using checkpoint = await openCheckpoint(folder);
-  const loaded = await loadUnread(checkpoint, new Plan());
+  const loaded = await loadUnread(checkpoint, new Plan(), dtype);
   if (loaded.kind === "causal") return loaded.model;
   throw new UsageError(`--target ${folder} is a diffusion model, expected an autoregressive one`);
 }

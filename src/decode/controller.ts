@@ -6,10 +6,11 @@
  * A choice is made before anything of its round is drawn, from earlier rounds alone: it is non-anticipating, and
  * every rule that is exact for one γ is exact for these.
  *
- * Deliberately absent: choosing T and the rule. A second denoising step costs another pass of the drafter, and
- * left to right it raised the accepted tokens per draft of 8 from 0.64 to 0.65 (SEDD without a Markov head; with
- * one, the head does the same within one pass): no cost profile of a CPU or GPU makes that a gain. The rule costs
- * no time, so there is nothing to weigh.
+ * Deliberately absent: choosing T and the rule. A second denoising step costs another pass of the drafter, and left to
+ * right it adds an eighth to the 0.96 tokens accepted per draft of 4 (SEDD without a Markov head,
+ * `bench/reports/drafter.md`; with one, the head does as much within one pass): that pays only where a draft costs next
+ * to nothing beside a step of the target, and there a longer draft pays more. The rule costs no time, so there is
+ * nothing to weigh: `block` keeps the most of what is drafted left to right.
  *
  * @module
  */

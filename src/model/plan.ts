@@ -1,5 +1,5 @@
 /**
- * Refusing a checkpoint before it is read. A model is built once from a checkpoint that yields no values, on a
+ * Refusing a checkpoint before it is read. A model is built first from a checkpoint that yields no values, on a
  * device that holds nothing: so every matrix is checked by name, shape and dtype, and what the device will have to
  * hold is known, without another account of the architectures.
  *
@@ -14,31 +14,28 @@ const ENTRY_BYTES: Readonly<Record<Dtype, number>> = { f32: 4, f16: 2, bf16: 2, 
 
 /** What a model asks a device to hold. */
 export class Plan {
-  readonly #matrices: Parameters<Backend["matrix"]>[0][] = [];
-  #vectorEntries = 0;
+  #bytes = 0;
 
   /**
    * A device that holds nothing and notes what it is asked to. Loading computes nothing, so it can do no more
-   * than take uploads. To be given a model as int8: no matrix is that of its own accord, so that int8 stands
-   * for the dtype in question.
+   * than take uploads.
    */
   readonly device: Backend = {
     matrix: (shape: Parameters<Backend["matrix"]>[0]) => {
-      this.#matrices.push(shape);
+      const { outputs, inputs, dtype } = shape;
+      // an f32 scale for each output
+      this.#bytes += outputs * inputs * ENTRY_BYTES[dtype] + (dtype === "int8" ? 4 * outputs : 0);
       return Promise.resolve({ ...shape, bytes: 0, [Symbol.dispose]() {} });
     },
     vector: ({ length }: Float32Array) => {
-      this.#vectorEntries += length;
+      this.#bytes += 4 * length;
       return { length, [Symbol.dispose]() {} };
     },
   } as unknown as Backend;
 
-  /** Bytes of all of it with matrices held as `dtype`, one f32 scale per output included for int8. */
-  bytesAs(dtype: Dtype): number {
-    return this.#matrices.reduce((sum, { outputs, inputs, dtype: asked }) => {
-      const held = asked === "int8" ? dtype : asked;
-      return sum + outputs * inputs * ENTRY_BYTES[held] + (held === "int8" ? 4 * outputs : 0);
-    }, 4 * this.#vectorEntries);
+  /** Bytes of all of it. */
+  get bytes(): number {
+    return this.#bytes;
   }
 }
 
@@ -73,19 +70,23 @@ export async function checkBeforeReading(
       `Cannot load a model: dtype is "${dtype}", expected one of ${Object.keys(ENTRY_BYTES).join(", ")}`,
     );
   }
-  const plan = new Plan();
   const nothing = withoutMatrices(weights, () => Promise.resolve(new Float32Array()));
-  await build(nothing, plan.device, "int8");
-  const room = backend.room ?? Infinity;
-  if (plan.bytesAs(dtype) <= room) return;
-  const others = (["f16", "bf16", "int8"] as const).filter((other) => plan.bytesAs(other) <= room);
-  const size = (dtype: Dtype) => gigabytes(plan.bytesAs(dtype));
+  const bytesAs = async (dtype: Dtype): Promise<number> => {
+    const plan = new Plan();
+    await build(nothing, plan.device, dtype);
+    return plan.bytes;
+  };
+  const needed = await bytesAs(dtype), room = backend.room ?? Infinity;
+  if (needed <= room) return;
+  const sizes: [Dtype, number][] = [];
+  for (const other of ["f16", "bf16", "int8"] as const) sizes.push([other, await bytesAs(other)]);
+  const fitting = sizes.filter(([, bytes]) => bytes <= room);
   throw new CheckpointError(
-    `Cannot load checkpoint "${weights.origin}": its matrices need ${size(dtype)} as ${dtype}, ` +
+    `Cannot load checkpoint "${weights.origin}": its matrices need ${gigabytes(needed)} as ${dtype}, ` +
       `expected at most ${gigabytes(room)}, which the device has left; ` +
-      (others.length > 0
-        ? others.map((other) => `${other} would fit (${size(other)})`).join(", ")
-        : `not even int8 would fit (${size("int8")})`),
+      (fitting.length > 0
+        ? fitting.map(([other, bytes]) => `${other} would fit (${gigabytes(bytes)})`).join(", ")
+        : `not even int8 would fit (${gigabytes(sizes.at(-1)![1])})`),
   );
 }
 
