@@ -1,6 +1,8 @@
 /**
  * Choosing a backend by name.
  *
+ * Deliberately absent: what a backend needs to run, which each finds out itself.
+ *
  * @module
  */
 

@@ -1,6 +1,8 @@
 /**
  * What a command is, its help, and what several of them do alike with their options and words.
  *
+ * Deliberately absent: the commands, each in its file, and the parsing of options (`args.ts`).
+ *
  * @module
  */
 

@@ -1,6 +1,8 @@
 /**
  * The program: finds the command, runs it, and turns whatever happens into an exit code and at most one line.
  *
+ * Deliberately absent: what any command does.
+ *
  * @module
  */
 

@@ -2,6 +2,8 @@
  * Plain autoregressive decoding: the baseline that speculative decoding is compared with, and whose law
  * (under `match` and `coupled` also whose text) it has.
  *
+ * Deliberately absent: everything but the choice of a token, which `loop.ts` shares with speculative decoding.
+ *
  * @module
  */
 

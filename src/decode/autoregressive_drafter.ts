@@ -2,6 +2,8 @@
  * The classical drafter (Leviathan et al. 2023; Chen et al. 2023): a smaller autoregressive model with the
  * target's vocabulary that drafts token by token, γ passes to a draft.
  *
+ * Deliberately absent: a choice of γ, which is the loop's, and of the model.
+ *
  * @module
  */
 

@@ -1,6 +1,8 @@
 /**
  * Which text a cache holds. A loop hands over the whole text each time; this finds what is new.
  *
+ * Deliberately absent: passes. Who computes records what it has computed.
+ *
  * @module
  */
 

@@ -1,6 +1,8 @@
 /**
  * Laws that live on a device: the bridge from a model's logits to what the sampler reads.
  *
+ * Deliberately absent: decisions. It reads no more rows than it is asked for.
+ *
  * @module
  */
 

@@ -2,6 +2,8 @@
  * Laws over tokens, one per row, as the sampler sees them: on the host, or on a device that hands a row over
  * only when asked.
  *
+ * Deliberately absent: how a law is made of logits (`backend/distribution.ts`).
+ *
  * @module
  */
 

@@ -4,6 +4,8 @@
  *
  * Throughout: p is the target's law, q the drafter's, γ (`gamma`) the length of a draft.
  *
+ * Deliberately absent: any drafter or target, and how they are loaded or named.
+ *
  * @module
  */
 

@@ -2,6 +2,8 @@
  * What plain and speculative decoding share: the text, where it ends, the first pass over the prompt, time,
  * cancellation, and leaving the target in order. How a round finds its tokens is the two loops' own matter.
  *
+ * Deliberately absent: batches of texts, and words. A text that is to stop at a string is `engine.ts`'s matter.
+ *
  * @module
  */
 

@@ -1,6 +1,8 @@
 /**
  * What a run of decoding was worth: counts and times of its rounds under the names that vLLM made common.
  *
+ * Deliberately absent: clocks. The loop takes the times; this adds them up.
+ *
  * @module
  */
 

@@ -1,6 +1,9 @@
 /**
  * A causal model as the target of speculative decoding: a cache, and laws from its logits.
  *
+ * Deliberately absent: rules, which decide over its laws elsewhere, and the model itself, which several targets may
+ * share.
+ *
  * @module
  */
 

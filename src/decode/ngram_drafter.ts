@@ -2,6 +2,8 @@
  * Drafting without a model (prompt lookup decoding): the text's last few tokens are looked up earlier in the
  * text, and what followed them there is proposed. Worth its nothing on text that repeats itself.
  *
+ * Deliberately absent: laws, as what it proposes are point masses, and an index of the text, which is short.
+ *
  * @module
  */
 

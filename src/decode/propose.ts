@@ -2,6 +2,8 @@
  * How a drafter draws a token from the law it computed, on the host or on the device: the one place where drafts meet
  * randomness.
  *
+ * Deliberately absent: what a draft is tested by.
+ *
  * @module
  */
 

@@ -2,6 +2,8 @@
  * The random decisions of decoding, named by what they are for. The sampler asks this interface and nothing
  * else, so a test can put exact enumeration in its place.
  *
+ * Deliberately absent: state. No decision depends on how many were made before it.
+ *
  * @module
  */
 

@@ -2,6 +2,8 @@
  * Which masked positions a denoising step opens. A choice may look at the laws, never at the tokens drawn in
  * the same step: that is what keeps the `ordered` rule exact (reference: the conditions in `acceptance.ts`).
  *
+ * Deliberately absent: draws, which are `propose.ts`'s.
+ *
  * @module
  */
 

@@ -1,6 +1,8 @@
 /**
  * How probable a text is under a model.
  *
+ * Deliberately absent: texts longer than the context, which have no one probability.
+ *
  * @module
  */
 

@@ -2,6 +2,8 @@
  * Models by name: fetched once, then found in the cache. A revision is resolved once and stays what it was, so that
  * the same command gives the same text next month; {@linkcode pullModel} is what moves it on.
  *
+ * Deliberately absent: HTTP (`client.ts`) and files (`cache.ts`).
+ *
  * @module
  */
 

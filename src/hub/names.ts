@@ -2,6 +2,8 @@
  * Names of models on a hub: `owner/name`, and `owner/name@revision` for a branch, a tag or a commit. What is accepted
  * here is safe as a part of a path and of a URL.
  *
+ * Deliberately absent: whether there is such a model.
+ *
  * @module
  */
 

@@ -2,6 +2,8 @@
  * The pre-norm transformer block that GPT-2, GPT-Neo and SEDD share, and the buffers a pass through it needs.
  * They differ in weights, gates and what attention may see, never in the order of operations.
  *
+ * Deliberately absent: names of tensors, and embeddings and heads, which differ.
+ *
  * @module
  */
 

@@ -1,6 +1,8 @@
 /**
  * What every model refuses before it computes anything.
  *
+ * Deliberately absent: what a checkpoint must hold (`weights.ts`, `config.ts`).
+ *
  * @module
  */
 

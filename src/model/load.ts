@@ -1,6 +1,8 @@
 /**
  * Which model a checkpoint holds, by its configuration.
  *
+ * Deliberately absent: dtypes and devices, which are the caller's choice.
+ *
  * @module
  */
 

@@ -1,6 +1,8 @@
 /**
  * What the decoding loops may ask of a model, whatever its architecture and device.
  *
+ * Deliberately absent: laws, drawing and text. A model takes ids and gives logits.
+ *
  * @module
  */
 
