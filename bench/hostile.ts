@@ -10,7 +10,7 @@ import { PROMPTS } from "../src/cli/compare.ts";
 import { createBackend } from "../src/backend/create.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { AutoregressiveDrafter } from "../src/decode/autoregressive_drafter.ts";
-import { GammaController, measureCosts } from "../src/decode/controller.ts";
+import { DraftController, measureCosts } from "../src/decode/controller.ts";
 import { DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
 import type { Drafter } from "../src/decode/drafter.ts";
 import type { Round } from "../src/decode/loop.ts";
@@ -82,7 +82,7 @@ export async function hostile({ tokenizer, target: { embedding: { dtype } } }: E
         const plain = await timeOf(autoregress(target, tokens, options));
         target.truncate(0);
         using drafter = unlucky(create());
-        const gamma = new GammaController(costs);
+        const gamma = new DraftController(costs);
         const chosen = await timeOf(speculate(target, drafter, tokens, { ...options, gamma }));
         ratios.push(chosen.ms / plain.ms);
         accepted += chosen.accepted;

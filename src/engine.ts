@@ -10,7 +10,7 @@
 import type { Backend, Dtype, Sampling } from "./backend/backend.ts";
 import { createBackend, type Device, isOn } from "./backend/create.ts";
 import { isExact, type Rule } from "./decode/acceptance.ts";
-import { type CostProfile, GammaController, measureCosts } from "./decode/controller.ts";
+import { type CostProfile, DraftController, measureCosts } from "./decode/controller.ts";
 import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
 import { autoregress } from "./decode/autoregressive.ts";
 import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
@@ -91,12 +91,14 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   readonly drafter?: string | null | undefined;
   /**
    * The acceptance rule.
-   * @default what suits an embedded drafter, where it is exact for drafts as these options make them; else `ordered`
+   * @default what suits an embedded drafter, and `block` with `gamma: "auto"`, where it is exact for drafts as these
+   * options make them; else `ordered`
    */
   readonly rule?: Rule | undefined;
   /**
    * γ, tokens drafted per round; `auto`: chosen for each round by the times that rounds take on this machine and
-   * by what was accepted of late, down to none where drafting does not pay. The text has the target's law either
+   * by what was accepted of late, down to none where drafting does not pay, and with it T for a diffusion drafter without
+   * a Markov head, unless `steps` or another `order` is asked for. The text has the target's law either
    * way, but times differ from run to run: with `auto`, the same seed gives the same text only under `coupled` and
    * `match`, at temperature 0, or with `costs`. The first text with `auto` waits until rounds have been timed.
    * What was accepted bears on the next texts' γ, so that those of one engine must not share a seed.
@@ -480,8 +482,10 @@ function hubOptions({ hub = {}, signal }: EngineOptions): HubOptions {
 }
 
 /** The rule asked for, or the one that suits the drafter and is exact for what it drafts. */
-function chooseRule(options: GenerateOptions, { rule }: LoadedDrafter, drafter: Drafter): Rule {
-  return options.rule ?? (isExact(rule, drafter.leftToRight) ? rule : DEFAULT_RULE);
+function chooseRule(options: GenerateOptions, { rule }: LoadedDrafter, { leftToRight }: Drafter): Rule {
+  // block keeps the most of what is drafted left to right
+  const wanted = options.gamma === "auto" ? "block" : rule;
+  return options.rule ?? (isExact(wanted, leftToRight) ? wanted : DEFAULT_RULE);
 }
 
 /** γ as asked for, or who decides it. */
@@ -491,14 +495,14 @@ async function chooseGamma(
   target: Target,
   drafter: Drafter,
   rule: Rule,
-): Promise<number | GammaController> {
+): Promise<number | DraftController> {
   if (typeof options.gamma === "string" && options.gamma !== "auto") {
     throw new RangeError(
       `Cannot speculate: gamma is "${options.gamma}", expected a non-negative integer or "auto"`,
     );
   }
   if (options.gamma !== "auto") return options.gamma ?? gamma;
-  if (options.costs !== undefined) return new GammaController(options.costs);
+  if (options.costs !== undefined) return new DraftController(options.costs);
   const { temperature, topK, topP, signal } = options;
   const drafting = DIFFUSION_OPTIONS.map((name) => options[name]);
   const key = JSON.stringify([rule, temperature, topK, topP, ...drafting]);
@@ -508,12 +512,12 @@ async function chooseGamma(
     if (others === undefined) break;
     const profile = await others.catch(() => undefined); // that text's signal is not this one's
     signal?.throwIfAborted();
-    if (profile !== undefined) return new GammaController(profile);
+    if (profile !== undefined) return new DraftController(profile);
   }
   const own = measureCosts(target, drafter, { rule, sampling: { temperature, topK, topP }, signal });
   costs.set(key, own);
   try {
-    return new GammaController(await own);
+    return new DraftController(await own);
   } catch (error) {
     costs.delete(key);
     throw error;

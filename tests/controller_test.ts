@@ -4,22 +4,22 @@
  */
 
 import assert from "node:assert/strict";
-import { CostProfile, GammaController, measureCosts } from "../src/decode/controller.ts";
+import { CostProfile, DraftController, measureCosts } from "../src/decode/controller.ts";
 import { HostDistributions } from "../src/decode/distributions.ts";
 import type { Drafter, Target } from "../src/decode/drafter.ts";
 import { PhiloxSource, Purpose } from "../src/decode/random.ts";
-import { type GammaPolicy, speculate } from "../src/decode/speculative.ts";
+import { type DraftPolicy, speculate } from "../src/decode/speculative.ts";
 import { ToyPair } from "./toy.ts";
 
 /** A machine with a pair of models on it. */
 interface Pair {
   /** [longest draft + 1] time of a round by γ; of a plain step: 1. */
   readonly costs: readonly number[];
-  /** Rate of acceptance of index j of a draft at a position of the text. */
-  readonly rate: (j: number, position: number) => number;
+  /** Rate of acceptance of index j of a draft in T steps at a position of the text. */
+  readonly rate: (j: number, position: number, steps: number) => number;
   /** Time a drafter takes to read a token that came by a plain step. @default 0 */
   readonly reading?: number;
-  /** The drafter's share of a round with a draft. @default 0 */
+  /** The drafter's share of a round with a draft, all of which each further step costs anew. @default 0 */
   readonly share?: number;
 }
 
@@ -32,7 +32,10 @@ const GPU_DIFFUSION = Array.from({ length: 17 }, (_, gamma) => gamma === 0 ? 1 :
 /** Rows cost next to nothing, a drafted token a tenth of a plain step. */
 const GPU = Array.from({ length: 17 }, (_, gamma) => 1 + 0.1 * gamma);
 
-const fixed = (gamma: number): GammaPolicy => ({ next: () => gamma, observe: () => {} });
+const fixed = (gamma: number, steps = 1): DraftPolicy => ({
+  next: () => ({ gamma, steps }),
+  observe: () => {},
+});
 
 /**
  * The time that a text takes.
@@ -41,7 +44,7 @@ const fixed = (gamma: number): GammaPolicy => ({ next: () => gamma, observe: () 
  */
 function timeOf(
   { costs, rate, reading = 0, share = 0 }: Pair,
-  policy: GammaPolicy,
+  policy: DraftPolicy,
   tokens: number,
   seed: number,
   jitter = 0,
@@ -50,20 +53,22 @@ function timeOf(
   let time = 0, unread = 0;
   for (let position = 0; position < tokens;) {
     const most = tokens - position - 1;
-    const gamma = Math.min(policy.next(most), most);
+    const plan = policy.next(most),
+      gamma = Math.min(plan.gamma, most),
+      steps = Math.min(plan.steps ?? 1, gamma);
     let accepted = 0;
     while (
       accepted < gamma &&
-      random.uniform(Purpose.accept, position, accepted) < rate(accepted, position)
+      random.uniform(Purpose.accept, position, accepted) < rate(accepted, position, steps)
     ) accepted++;
-    const draftMs = gamma > 0 ? unread * reading + share * costs[gamma] : 0;
+    const draftMs = gamma > 0 ? unread * reading + steps * share * costs[gamma] : 0;
     const verifyMs = gamma > 0 ? (1 - share) * costs[gamma] : costs[0];
     const draft = new Int32Array(gamma);
     const off = 1 + jitter * (2 * random.uniform(Purpose.reveal, position) - 1);
     const shared = jitter > 0 && random.uniform(Purpose.reveal, position >> 5, 2) < 0.1 ? 2 : 1;
     const told = shared * (jitter > 0 && random.uniform(Purpose.reveal, position, 1) < 0.01 ? 4 : off);
     const ms = { draftMs: told * draftMs, verifyMs: told * verifyMs };
-    policy.observe({ draft, accepted, token: 0, origin: "target", draftPasses: 1, ...ms });
+    policy.observe({ draft, accepted, token: 0, origin: "target", draftPasses: 1, ...ms }, plan);
     unread = gamma > 0 ? 0 : unread + 1;
     time += draftMs + verifyMs;
     position += accepted + 1;
@@ -72,7 +77,7 @@ function timeOf(
 }
 
 /** The mean time of some texts. */
-function meanTime(pair: Pair, policy: () => GammaPolicy, tokens: number, texts: number): number {
+function meanTime(pair: Pair, policy: () => DraftPolicy, tokens: number, texts: number): number {
   let sum = 0;
   for (let seed = 1; seed <= texts; seed++) sum += timeOf(pair, policy(), tokens, seed);
   return sum / texts;
@@ -96,7 +101,7 @@ Deno.test("the chosen γ are within 5 % of the best fixed one, on any machine an
     for (const [label, rate] of RATES) {
       const pair = { costs, rate }, best = bestFixed(pair, 1000, 6);
       for (
-        const make of [() => new GammaController(costs), () => new GammaController(new CostProfile(costs))]
+        const make of [() => new DraftController(costs), () => new DraftController(new CostProfile(costs))]
       ) {
         const ratio = meanTime(pair, make, 1000, 6) / best;
         assert.ok(ratio < 1.05, `${costs.slice(0, 3)}, rate ${label}: ${ratio.toFixed(3)} times the best`);
@@ -136,7 +141,7 @@ Deno.test("the chosen γ are within 5 % of the best fixed one in short texts too
           pair.reading,
         );
         for (let text = 0; text < texts; text++) {
-          sum += timeOf(pair, new GammaController(profile), tokens, 1000 * machine + text, jitter);
+          sum += timeOf(pair, new DraftController(profile), tokens, 1000 * machine + text, jitter);
         }
       }
       const ratio = sum / 20 / texts / best;
@@ -145,10 +150,68 @@ Deno.test("the chosen γ are within 5 % of the best fixed one in short texts too
   }
 });
 
+/** T among which to choose, and what each step adds to a round, as a pair of models has it. */
+function stepsOf({ costs, share = 0 }: Pair) {
+  return { choices: [1, 2, 4], shares: costs.map(() => share) };
+}
+
+Deno.test("the chosen γ and T are within 6 % of the best fixed ones, whether more steps pay or not", () => {
+  // of what fewer steps leave to be accepted, each doubling of T adds so much; what adds more than can be hoped for is
+  // found out late
+  for (const [gain, most] of [[0, 1.06], [0.05, 1.06], [0.2, 1.06], [0.5, 1.1]] as const) {
+    for (const [costs, share] of [[CPU_DIFFUSION, 0.25], [GPU_DIFFUSION, 0.15], [GPU, 0.02]] as const) {
+      for (const [label, first] of RATES) {
+        const pair: Pair = {
+          costs,
+          share,
+          rate: (j, position, steps) => 1 - (1 - first(j, position, 1)) * (1 - gain) ** Math.log2(steps),
+        };
+        const best = Math.min(
+          ...[1, 2, 4].flatMap((steps) =>
+            costs.map((_, gamma) => meanTime(pair, () => fixed(gamma, steps), 1000, 6))
+          ),
+        );
+        const profile = new CostProfile(costs, 0, stepsOf(pair));
+        const time = meanTime(pair, () => new DraftController(profile), 1000, 6);
+        assert.ok(time / best < most, `gain ${gain}, ${costs.slice(0, 3)}, rate ${label}: ${time / best}`);
+      }
+    }
+  }
+});
+
+Deno.test("more steps are tried where they may pay, kept where they do, and given up where they do not", () => {
+  const used = (gain: number): Set<number> => {
+    const costs = GPU,
+      pair: Pair = { costs, share: 0.02, rate: (_, __, steps) => steps > 1 ? 0.6 + gain : 0.6 };
+    const profile = new CostProfile(costs, 0, stepsOf(pair)), late = new Set<number>();
+    for (let text = 0; text < 4; text++) {
+      const inner = new DraftController(profile);
+      timeOf(
+        pair,
+        {
+          next(most) {
+            const plan = inner.next(most);
+            if (text === 3 && plan.gamma > 0) late.add(plan.steps!);
+            return plan;
+          },
+          observe: (step, plan) => inner.observe(step, plan),
+        },
+        1000,
+        text,
+      );
+    }
+    return late;
+  };
+  assert.ok(!used(0.3).has(1));
+  assert.ok(used(0).has(1));
+  // where a drafter has but one T, nothing is said of it
+  assert.deepEqual(new DraftController(new CostProfile(GPU)).next(3), { gamma: 3 });
+});
+
 Deno.test("where acceptance changes within a text, the chosen γ beat every fixed one", () => {
   for (const costs of [CPU, CPU_DIFFUSION, GPU_DIFFUSION, GPU]) {
     const pair: Pair = { costs, rate: (_, position) => position % 600 < 300 ? 0.9 : 0.1 };
-    const ratio = meanTime(pair, () => new GammaController(costs), 2400, 3) / bestFixed(pair, 2400, 3);
+    const ratio = meanTime(pair, () => new DraftController(costs), 2400, 3) / bestFixed(pair, 2400, 3);
     assert.ok(ratio < 0.97, `${costs.slice(0, 3)}: ${ratio.toFixed(3)} times the best`);
   }
 });
@@ -157,13 +220,19 @@ Deno.test("a text in which nothing is accepted takes at most 3 % longer than pla
   for (const costs of [CPU, CPU_DIFFUSION, GPU_DIFFUSION, GPU, [1, 4], [1, 1.01]]) {
     for (const tokens of [100, 128, 256, 1000, 4000]) {
       const pair: Pair = { costs, rate: () => 0, reading: 0.02 };
-      const time = timeOf(pair, new GammaController(new CostProfile(costs)), tokens, 1);
+      const time = timeOf(pair, new DraftController(new CostProfile(costs)), tokens, 1);
       assert.ok(time <= 1.03 * tokens, `${costs.slice(0, 3)}, ${tokens} tokens: ${time / tokens}`);
+      const dear = { ...pair, share: 0.2 };
+      const tried = timeOf(dear, new DraftController(new CostProfile(costs, 0.02, stepsOf(dear))), tokens, 1);
+      assert.ok(
+        tried <= 1.03 * tokens,
+        `${costs.slice(0, 3)}, ${tokens} tokens, several T: ${tried / tokens}`,
+      );
       // whatever the texts before it were like
       const profile = new CostProfile(costs);
       for (let seed = 1; seed < 5; seed++) {
-        timeOf({ costs, rate: () => 0.95 }, new GammaController(profile), 500, seed);
-        const after = timeOf(pair, new GammaController(profile), tokens, seed);
+        timeOf({ costs, rate: () => 0.95 }, new DraftController(profile), 500, seed);
+        const after = timeOf(pair, new DraftController(profile), tokens, seed);
         assert.ok(after <= 1.03 * tokens, `${costs.slice(0, 3)}, ${tokens} tokens, later: ${after / tokens}`);
       }
     }
@@ -173,8 +242,8 @@ Deno.test("a text in which nothing is accepted takes at most 3 % longer than pla
 Deno.test("costs that were thought too low are put right by the rounds' own times", () => {
   const pair: Pair = { costs: CPU, rate: () => 0.8 };
   const profile = new CostProfile(CPU.map((_, gamma) => 1 + 0.1 * gamma));
-  meanTime(pair, () => new GammaController(profile), 1000, 5);
-  const ratio = meanTime(pair, () => new GammaController(profile), 1000, 6) / bestFixed(pair, 1000, 6);
+  meanTime(pair, () => new DraftController(profile), 1000, 5);
+  const ratio = meanTime(pair, () => new DraftController(profile), 1000, 6) / bestFixed(pair, 1000, 6);
   assert.ok(ratio < 1.05, `${ratio.toFixed(3)} times the best`);
 });
 
@@ -218,29 +287,29 @@ Deno.test("what was thought while others used the machine does not outlast them"
 Deno.test("what was accepted in one text is known in the next, unless its costs stand", () => {
   const pair: Pair = { costs: CPU_DIFFUSION, rate: () => 0 };
   const profile = new CostProfile(pair.costs);
-  assert.ok(new GammaController(profile).next(9) > 0); // hopeful
-  timeOf(pair, new GammaController(profile), 30, 1);
-  assert.equal(new GammaController(profile).next(9), 0);
-  timeOf(pair, new GammaController(pair.costs), 30, 1);
-  assert.ok(new GammaController(pair.costs).next(9) > 0);
+  assert.ok(new DraftController(profile).next(9).gamma > 0); // hopeful
+  timeOf(pair, new DraftController(profile), 30, 1);
+  assert.equal(new DraftController(profile).next(9).gamma, 0);
+  timeOf(pair, new DraftController(pair.costs), 30, 1);
+  assert.ok(new DraftController(pair.costs).next(9).gamma > 0);
 });
 
 /** Tells a controller of a round that took what its costs say. */
-function tell(policy: GammaPolicy, costs: readonly number[], gamma: number, accepted: number): void {
+function tell(policy: DraftPolicy, costs: readonly number[], gamma: number, accepted: number): void {
   const ms = { draftMs: 0, verifyMs: costs[gamma] }, draft = new Int32Array(gamma);
-  policy.observe({ draft, accepted, token: 0, origin: "target", draftPasses: 1, ...ms });
+  policy.observe({ draft, accepted, token: 0, origin: "target", draftPasses: 1, ...ms }, { gamma });
 }
 
 Deno.test("a failure does not end drafting; a long draft is made at once where some failures can be afforded", () => {
   // with all that may be lost on one draft, the longest would be the best of each of these, and the last
   for (const dear of [2.6, 3, 3.4]) {
-    const costs = [1, 1.5, dear, dear, dear, dear, dear, dear, dear], controller = new GammaController(costs);
-    const gamma = controller.next(99);
+    const costs = [1, 1.5, dear, dear, dear, dear, dear, dear, dear], controller = new DraftController(costs);
+    const { gamma } = controller.next(99);
     assert.ok(gamma > 0, `${costs}`);
     tell(controller, costs, gamma, 0);
-    assert.ok(controller.next(99) > 0, `${costs}: given up after a draft of ${gamma}`);
+    assert.ok(controller.next(99).gamma > 0, `${costs}: given up after a draft of ${gamma}`);
   }
-  assert.ok(new GammaController(GPU_DIFFUSION).next(99) > 8);
+  assert.ok(new DraftController(GPU_DIFFUSION).next(99).gamma > 8);
 });
 
 Deno.test("drafting may lose 2.5 plain steps of a short text, and a quarter more for each accepted token", () => {
@@ -249,9 +318,9 @@ Deno.test("drafting may lose 2.5 plain steps of a short text, and a quarter more
   for (const every of [Infinity, 3]) {
     const profile = new CostProfile(costs);
     for (let i = 0; i < 200; i++) profile.remember(1, i % 10 < 9 ? 1 : 0);
-    const controller = new GammaController(profile);
+    const controller = new DraftController(profile);
     let lost = 0, accepted = 0;
-    for (let round = 1; round < 100 && controller.next(99) > 0; round++) {
+    for (let round = 1; round < 100 && controller.next(99).gamma > 0; round++) {
       const one = round % every === 0 ? 1 : 0;
       tell(controller, costs, 1, one);
       lost += costs[1] - (1 + one);
@@ -266,9 +335,9 @@ Deno.test("drafting may lose 2.5 plain steps of a short text, and a quarter more
 });
 
 Deno.test("a pause of the program does not end drafting", () => {
-  const controller = new GammaController(new CostProfile(CPU));
+  const controller = new DraftController(new CostProfile(CPU));
   const round = (verifyMs: number) => {
-    const gamma = controller.next(100);
+    const { gamma } = controller.next(100);
     const draft = new Int32Array(gamma);
     controller.observe({
       draft,
@@ -278,7 +347,7 @@ Deno.test("a pause of the program does not end drafting", () => {
       draftPasses: 1,
       draftMs: 0,
       verifyMs,
-    });
+    }, { gamma });
     return gamma;
   };
   for (let i = 0; i < 20; i++) round(3);
@@ -288,12 +357,12 @@ Deno.test("a pause of the program does not end drafting", () => {
 
 Deno.test("with costs that stand, the choice depends on acceptance alone", () => {
   const choices = (slow: number) => {
-    const controller = new GammaController(CPU), random = new PhiloxSource(1);
+    const controller = new DraftController(CPU), random = new PhiloxSource(1);
     return Array.from({ length: 200 }, (_, i) => {
-      const gamma = controller.next(100), draft = new Int32Array(gamma);
+      const { gamma } = controller.next(100), draft = new Int32Array(gamma);
       const accepted = Math.floor(random.uniform(Purpose.accept, i) * (gamma + 1));
       const ms = { draftMs: slow * i, verifyMs: slow };
-      controller.observe({ draft, accepted, token: 0, origin: "target", draftPasses: 1, ...ms });
+      controller.observe({ draft, accepted, token: 0, origin: "target", draftPasses: 1, ...ms }, { gamma });
       return gamma;
     });
   };
@@ -302,14 +371,14 @@ Deno.test("with costs that stand, the choice depends on acceptance alone", () =>
 });
 
 Deno.test("no more is drafted than there is room for, and nothing where nothing can be gained", () => {
-  for (let most = 0; most < 4; most++) assert.ok(new GammaController(GPU).next(most) <= most);
-  assert.equal(new GammaController([1]).next(10), 0);
-  assert.equal(new GammaController([1, 2, 3, 4]).next(10), 0);
+  for (let most = 0; most < 4; most++) assert.ok(new DraftController(GPU).next(most).gamma <= most);
+  assert.equal(new DraftController([1]).next(10).gamma, 0);
+  assert.equal(new DraftController([1, 2, 3, 4]).next(10).gamma, 0);
 });
 
 Deno.test("costs that are none are refused", () => {
   for (const costs of [[], [1, 0], [1, NaN], [-1], [1, Infinity]]) {
-    assert.throws(() => new GammaController(costs), {
+    assert.throws(() => new DraftController(costs), {
       name: "RangeError",
       message: /^Cannot choose gamma: costs are \[/,
     });
@@ -324,7 +393,7 @@ Deno.test("costs that are none are refused", () => {
     draftMs: 1,
     verifyMs: 1,
   } as const;
-  assert.throws(() => new GammaController([1, 1]).observe(step), /costs are known of up to 1/);
+  assert.throws(() => new DraftController([1, 1]).observe(step, { gamma: 2 }), /costs are known of up to 1/);
 });
 
 Deno.test("costs are measured of drafts as long as might pay, and no longer", async () => {
@@ -364,6 +433,45 @@ Deno.test("costs are measured of drafts as long as might pay, and no longer", as
     assert.deepEqual([ms.length - 1, drafted], [longest, longest]);
     assert.ok(readingMs < 1e-9);
     ms.forEach((x, gamma) => assert.ok(Math.abs(x - cost(gamma)) < 1e-9, `${gamma}: ${x}`));
+  }
+});
+
+Deno.test("what a denoising step adds to a round is measured where a drafter has several T to choose from", async () => {
+  const own = performance.now;
+  let now = 0;
+  performance.now = () => now;
+  using _ = { [Symbol.dispose]: () => void (performance.now = own) };
+  const target: Target = {
+    vocabSize: 4,
+    contextLength: 256,
+    score(_, rows) {
+      now += 1 + 0.02 * rows;
+      return new HostDistributions(new Array(rows).fill(new Float32Array(4).fill(0.25)));
+    },
+    truncate() {},
+  };
+  const asked = new Set<number | undefined>();
+  const drafter: Drafter = {
+    name: "zeros",
+    vocabSize: 4,
+    leftToRight: true,
+    stepChoices: [1, 2, 4],
+    draft({ gamma, steps }) {
+      asked.add(steps);
+      now += 0.1 + 0.3 * Math.min(steps!, gamma);
+      return { tokens: new Int32Array(gamma), steps: new Int32Array(gamma), passes: 1 };
+    },
+    reset() {},
+    [Symbol.dispose]() {},
+  };
+  const profile = await measureCosts(target, drafter, { rule: "ordered", sampling: {} });
+  assert.deepEqual([...asked].sort(), [1, 2]);
+  assert.deepEqual(profile.stepChoices, [1, 2, 4]);
+  for (const gamma of [4, 8]) {
+    for (const steps of [1, 2, 4]) {
+      const ms = 1.02 + 0.02 * gamma + 0.1 + 0.3 * steps;
+      assert.ok(Math.abs(profile.cost(gamma, steps) - ms) < 1e-9, `γ ${gamma}, T ${steps}`);
+    }
   }
 });
 

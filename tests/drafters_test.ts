@@ -190,6 +190,28 @@ Deno.test("a step that opens no mask costs the next no pass, unless the noise le
   assert.ok(idle > 0);
 });
 
+Deno.test("a diffusion drafter drafts in as many steps as it is asked for, where it offers a choice", () => {
+  const pair = new ToyPair(1, 5), open = pair.diffusion({});
+  assert.deepEqual(open.stepChoices, [1, 2, 4]);
+  for (const steps of [1, 2, 4]) {
+    const own = pair.diffusion({ steps }).draft(request([0, 1], 4));
+    const asked = open.draft({ ...request([0, 1], 4), steps });
+    assert.deepEqual([asked.tokens, asked.steps, asked.passes], [own.tokens, own.steps, own.passes]);
+    assert.equal(asked.passes, steps);
+  }
+  assert.equal(open.draft(request([0, 1], 4)).passes, 1);
+  // none where T was said, where a head does what steps would, and where the order makes drafts of another kind of them
+  for (
+    const drafter of [
+      pair.diffusion({ steps: 1 }),
+      pair.diffusion({ order: "random" }),
+      pair.diffusion({ hotStart: true }),
+      pair.markov({}),
+      pair.fed({}),
+    ]
+  ) assert.equal(drafter.stepChoices, undefined);
+});
+
 Deno.test("a diffusion drafter says what it keeps of the text, and refuses what it cannot keep", () => {
   const backend = createReferenceBackend();
   const make = (contextCache: ContextCache, prefixAttention: "bidirectional" | "causal" = "bidirectional") =>

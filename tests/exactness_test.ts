@@ -10,11 +10,16 @@ import { isExact, type Rule, rules } from "../src/decode/acceptance.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { type Distributions, HostDistributions } from "../src/decode/distributions.ts";
 import type { Draft, Drafter, DraftRequest, Target } from "../src/decode/drafter.ts";
-import { GammaController } from "../src/decode/controller.ts";
+import { CostProfile, DraftController } from "../src/decode/controller.ts";
 import type { Step } from "../src/decode/loop.ts";
 import { NgramDrafter } from "../src/decode/ngram_drafter.ts";
 import { Purpose, type RandomSource } from "../src/decode/random.ts";
-import { type GammaPolicy, speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
+import {
+  type DraftPlan,
+  type DraftPolicy,
+  speculate,
+  type SpeculateOptions,
+} from "../src/decode/speculative.ts";
 import { enumerate, mean, totalVariation } from "./enumeration.ts";
 import { ToyPair } from "./toy.ts";
 
@@ -27,7 +32,7 @@ interface Scenario extends SpeculateOptions {
   /** Rounds go on until so many tokens are there; their law is compared. @default 3 */
   readonly tokens?: number;
   /** Who decides on γ, anew for each text. */
-  readonly policy?: () => GammaPolicy;
+  readonly policy?: () => DraftPolicy;
 }
 
 /** The law of the first tokens of the text, by enumeration; γ is 3 in the first round. */
@@ -249,12 +254,12 @@ Deno.test("the law is exact after temperature, top-k and top-p, whatever the dra
   }
 });
 
-/** Chooses γ by all that a round tells when it is over, the rejected tokens included. */
-class Inquisitive implements GammaPolicy {
+/** Chooses γ and T by all that a round tells when it is over, the rejected tokens included. */
+class Inquisitive implements DraftPolicy {
   #seen = 2;
 
-  next(most: number): number {
-    return Math.min(this.#seen % 3, most);
+  next(most: number): DraftPlan {
+    return { gamma: Math.min(this.#seen % 3, most), steps: 1 + this.#seen % 2 };
   }
 
   observe({ draft, accepted, token }: Step): void {
@@ -268,9 +273,15 @@ Deno.test("the law is exact where γ is chosen by what happened before", async (
     ["Markov head", pair.markov({ steps: 1 })],
     ["confidence, T=2", pair.diffusion({ steps: 2, order: "confidence" })],
     ["hot start", pair.markov({ steps: 1, hotStart: true })],
+    ["several T", pair.diffusion({})],
   ];
-  const policies: [string, () => GammaPolicy][] = [
-    ["controller", () => new GammaController([1, 1.4, 1.6])],
+  const policies: [string, () => DraftPolicy][] = [
+    ["controller", () => new DraftController([1, 1.4, 1.6])],
+    [
+      "controller of T",
+      () =>
+        new DraftController(new CostProfile([1, 1.4, 1.6], 0, { choices: [1, 2], shares: [0, 0.01, 0.01] })),
+    ],
     ["inquisitive", () => new Inquisitive()],
   ];
   for (const [name, policy] of policies) {
@@ -278,13 +289,13 @@ Deno.test("the law is exact where γ is chosen by what happened before", async (
       for (const rule of rules) {
         if (!isExact(rule, drafter.leftToRight)) continue;
         const lengths = new Set<number>();
-        const noted = (): GammaPolicy => {
+        const noted = (): DraftPolicy => {
           const inner = policy();
           return {
             next: (most) => inner.next(most),
-            observe(step) {
+            observe(step, plan) {
               lengths.add(step.draft.length);
-              inner.observe(step);
+              inner.observe(step, plan);
             },
           };
         };

@@ -414,7 +414,7 @@ Deno.test("a draft that is not what its drafter promised is refused, naming the 
 Deno.test("a policy's gamma is looked at before anybody is asked for a draft of that length", async () => {
   for (const gamma of [NaN, 1.5, -1, "2", undefined]) {
     const drafter = new CountingDrafter();
-    const policy = { next: () => gamma as number, observe: () => {} };
+    const policy = { next: () => ({ gamma: gamma as number }), observe: () => {} };
     await assert.rejects(all(speculate(new Counter(), drafter, [0], { gamma: policy })), {
       name: "RangeError",
       message: `Cannot speculate: the policy's gamma is ${

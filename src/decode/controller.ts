@@ -1,16 +1,14 @@
 /**
- * γ chosen while decoding: each round drafts as many tokens as promise the most text per millisecond, or none
- * where a plain step does. What a round of γ costs is measured once, before the first text, and kept up to date
- * by the rounds' own times; what it yields is estimated from how often each position was accepted of late.
+ * γ and T chosen while decoding: each round drafts as many tokens in as many denoising steps as promise the most text
+ * per millisecond, or none where a plain step does. What a round of γ costs is measured once, before the first text,
+ * and kept up to date by the rounds' own times; what it yields is estimated from how often each position was accepted
+ * of late.
  *
  * A choice is made before anything of its round is drawn, from earlier rounds alone: it is non-anticipating, and
- * every rule that is exact for one γ is exact for these.
+ * every rule that is exact for one γ and T is exact for these.
  *
- * Deliberately absent: choosing T and the rule. A second denoising step costs another pass of the drafter, and left to
- * right it adds an eighth to the 0.96 tokens accepted per draft of 4 (SEDD without a Markov head,
- * `bench/reports/drafter.md`; with one, the head does as much within one pass): that pays only where a draft costs next
- * to nothing beside a step of the target, and there a longer draft pays more. The rule costs no time, so there is
- * nothing to weigh: `block` keeps the most of what is drafted left to right.
+ * Deliberately absent: choosing the rule. It costs no time, so there is nothing to weigh: `block` keeps the most of
+ * what is drafted left to right, `ordered` of the rest.
  *
  * @module
  */
@@ -21,14 +19,20 @@ import type { Drafter, Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
 import { holding, type Step } from "./loop.ts";
 import { PhiloxSource } from "./random.ts";
-import { draftAndVerify, type GammaPolicy } from "./speculative.ts";
+import { draftAndVerify, type DraftPlan, type DraftPolicy } from "./speculative.ts";
 
 /** Assumed acceptance of a position never tried: hopeful, since only what is tried can be found wanting. */
 const PRIOR_RATE = 0.8;
 /** How many rounds that assumption weighs. */
 const PRIOR_ROUNDS = 4;
+/** Share of the rejections that the next larger T is thought to spare before it is tried: hope, as above. */
+const STEPS_HOPE = 0.5;
+/** What more steps must promise beyond what fewer do: the best of several estimates is mostly an overrated one. */
+const STEPS_MARGIN = 1.03;
 /** Rounds after which an observation weighs 1/e, whatever texts they are of. */
 const MEMORY = 128;
+/** The same of larger T: what a step adds is a matter of the models more than of the text. */
+const STEPS_MEMORY = 4 * MEMORY;
 /** What drafting may lose against plain decoding: this share of the time … */
 const LOSS_SHARE = 0.015;
 /** … or so many plain steps where that is more, so that the first rounds of a text can find out. */
@@ -68,9 +72,13 @@ export class CostProfile {
   readonly ms: Float64Array;
   /** Milliseconds a drafter takes to read a token that came by a plain step. */
   readingMs: number;
-  /** [longest draft] in how many rounds a position was tested, and accepted, the older the less. */
-  readonly #tested: Float64Array;
-  readonly #accepted: Float64Array;
+  /** T that may be chosen, ascending. */
+  readonly stepChoices: readonly number[];
+  /** [longest draft + 1] what each denoising step but the first adds to a round, as a share of `ms`. */
+  readonly #stepShares: ArrayLike<number>;
+  /** For each T, [longest draft] in how many rounds a position was tested, and accepted, the older the less. */
+  readonly #tested: readonly Float64Array[];
+  readonly #accepted: readonly Float64Array[];
   /** [longest draft + 1] what each costs in plain steps, in the long run. */
   readonly #ratios: Float64Array;
   /** [longest draft + 1] rounds that were timed. */
@@ -84,11 +92,22 @@ export class CostProfile {
    * @param ms for each γ from 0 on; where a shorter draft is said to cost more than a longer one, that is a mistake
    * of the measurement
    * @param readingMs as above
+   * @param steps T that may be chosen, ascending from 1, and what each step but the first adds to a round of γ tokens, as
+   * a share of `ms`, by γ; absent: the drafter's own T alone
    * @throws {RangeError} if there are no costs, or not all of them are positive
    */
-  constructor(ms: ArrayLike<number>, readingMs: number = 0) {
+  constructor(
+    ms: ArrayLike<number>,
+    readingMs: number = 0,
+    { choices, shares }: { readonly choices: readonly number[]; readonly shares: ArrayLike<number> } = {
+      choices: [1],
+      shares: [],
+    },
+  ) {
     this.ms = Float64Array.from(ms);
     this.readingMs = readingMs;
+    this.stepChoices = choices;
+    this.#stepShares = shares;
     if (this.ms.length === 0 || !this.ms.every((x) => x > 0 && x < Infinity)) {
       throw new RangeError(
         `Cannot choose gamma: costs are [${this.ms}], expected the milliseconds of a round for each gamma from 0 on`,
@@ -98,16 +117,31 @@ export class CostProfile {
     this.#ratios = this.ms.map((ms) => ms / this.ms[0]);
     this.#timed = new Float64Array(this.ms.length);
     this.#verifyMs = this.ms.slice();
-    this.#tested = new Float64Array(this.ms.length - 1);
-    this.#accepted = new Float64Array(this.ms.length - 1);
+    this.#tested = choices.map(() => new Float64Array(this.ms.length - 1));
+    this.#accepted = choices.map(() => new Float64Array(this.ms.length - 1));
+  }
+
+  /** What a round of γ tokens in T steps is to one in one step. */
+  #stepFactor(gamma: number, steps: number): number {
+    return steps === 1 ? 1 : 1 + this.#stepShares[gamma] * (Math.min(steps, gamma) - 1);
+  }
+
+  /** What a round of γ > 0 tokens in T steps is expected to cost, in milliseconds. */
+  cost(gamma: number, steps: number): number {
+    return this.ms[gamma] * this.#stepFactor(gamma, steps);
   }
 
   /**
    * Takes a round's time into account.
    * @param unread tokens that the drafter had to read besides those of the round before
+   * @param steps T
    */
-  observe({ draft, draftMs, verifyMs }: Pick<Step, "draft" | "draftMs" | "verifyMs">, unread: number): void {
-    const gamma = draft.length, ms = draftMs + verifyMs;
+  observe(
+    { draft, draftMs, verifyMs }: Pick<Step, "draft" | "draftMs" | "verifyMs">,
+    unread: number,
+    steps: number = 1,
+  ): void {
+    const gamma = draft.length, ms = (draftMs + verifyMs) / this.#stepFactor(gamma, steps);
     if (gamma > 0 && unread > 0) {
       const reading = (ms - this.ms[gamma]) / unread;
       const weight = unread / (unread + BELIEVED_UNREAD);
@@ -135,20 +169,39 @@ export class CostProfile {
   }
 
   /** Remembers of a round how far its draft was accepted; of a plain one, that time has passed. */
-  remember(gamma: number, accepted: number): void {
-    for (let j = 0; j < this.#tested.length; j++) {
-      const tested = j < gamma && j <= accepted;
-      this.#tested[j] = this.#tested[j] * Math.exp(-1 / MEMORY) + (tested ? 1 : 0);
-      this.#accepted[j] = this.#accepted[j] * Math.exp(-1 / MEMORY) + (j < accepted ? 1 : 0);
+  remember(gamma: number, accepted: number, steps: number = 1): void {
+    for (const [t, choice] of this.stepChoices.entries()) {
+      const [tests, accepts] = [this.#tested[t], this.#accepted[t]];
+      const kept = Math.exp(-1 / (t === 0 ? MEMORY : STEPS_MEMORY));
+      for (let j = 0; j < tests.length; j++) {
+        const tested = choice === steps && j < gamma && j <= accepted;
+        tests[j] = tests[j] * kept + (tested ? 1 : 0);
+        accepts[j] = accepts[j] * kept + (tested && j < accepted ? 1 : 0);
+      }
     }
   }
 
   /**
-   * How often index j of a draft is accepted if all before it are.
-   * @param before that of the index before it: what is not known of one is taken from the other
+   * For each T, [count] how often each index of a draft is accepted if all before it are. What is not known of an index
+   * is taken from the one before it; of the first T it is hoped to be as with the others, of another to be better than
+   * with the one before it.
    */
-  rate(j: number, before: number): number {
-    return (this.#accepted[j] + PRIOR_ROUNDS * before) / (this.#tested[j] + PRIOR_ROUNDS);
+  rates(count: number): number[][] {
+    const estimate = (tested: number, accepted: number, prior: number) =>
+      (accepted + PRIOR_ROUNDS * prior) / (tested + PRIOR_ROUNDS);
+    const all: number[][] = [];
+    for (const [t, tests] of this.#tested.entries()) {
+      const others = (counts: readonly Float64Array[], j: number) =>
+        counts.reduce((sum, of, other) => other === t ? sum : sum + of[j], 0);
+      let rate = PRIOR_RATE;
+      all.push(Array.from({ length: count }, (_, j) => {
+        const prior = t > 0
+          ? 1 - (1 - STEPS_HOPE) * (1 - all[t - 1][j])
+          : estimate(others(this.#tested, j), others(this.#accepted, j), rate);
+        return rate = estimate(tests[j], this.#accepted[t][j], prior);
+      }));
+    }
+    return all;
   }
 
   #noMoreThan(gamma: number, ms: number): void {
@@ -201,12 +254,17 @@ async function measure(
   const text = Int32Array.from({ length }, (_, i) => i % Math.min(4, target.vocabSize));
   const random = new PhiloxSource(0);
   let turn = performance.now();
-  const round = async (gamma: number): Promise<number> => {
+  const { stepChoices } = drafter;
+  const timed = async (gamma: number, steps = stepChoices?.[0]): Promise<Step> => {
     turn = await takeTurns(turn);
     signal?.throwIfAborted();
-    const step = await draftAndVerify(target, drafter, gamma, { text, random, rule, sampling });
+    const step = await draftAndVerify(target, drafter, gamma, { text, random, rule, sampling, steps });
     target.truncate(length - 1);
-    return step.draftMs + step.verifyMs;
+    return step;
+  };
+  const round = async (gamma: number) => {
+    const { draftMs, verifyMs } = await timed(gamma);
+    return draftMs + verifyMs;
   };
   target.keepHidden?.(drafter.hiddenLayers ?? []);
   if (length > 1) await target.score(text.subarray(0, length - 1), 1, sampling);
@@ -227,10 +285,23 @@ async function measure(
   for (let turns = 1; turns < 2 || turns < MOST_TURNS && performance.now() - began < PATIENCE_MS; turns++) {
     for (const [gamma, times] of known) times.push(await round(gamma));
   }
+  const costs = interpolated(known.map(([gamma, times]) => [gamma, lowerMedian(times)]));
+  const readingMs = Math.max(0, first - costs[1]) / length;
+  if (stepChoices === undefined || costs.length < 3) {
+    target.truncate(0);
+    drafter.reset();
+    return new CostProfile(costs, readingMs);
+  }
+  // what a second step takes of the drafter's time is much the same for all γ
+  const gamma = Math.min(4, costs.length - 1), once: number[] = [], twice: number[] = [];
+  for (let turns = 0; turns < MOST_TURNS; turns++) {
+    once.push((await timed(gamma, 1)).draftMs);
+    twice.push((await timed(gamma, 2)).draftMs);
+  }
   target.truncate(0);
   drafter.reset();
-  const costs = interpolated(known.map(([gamma, times]) => [gamma, lowerMedian(times)]));
-  return new CostProfile(costs, Math.max(0, first - costs[1]) / length);
+  const step = Math.max(0, lowerMedian(twice) - lowerMedian(once));
+  return new CostProfile(costs, readingMs, { choices: stepChoices, shares: costs.map((ms) => step / ms) });
 }
 
 /** Of two in the middle, the lower one. */
@@ -249,8 +320,8 @@ function interpolated(known: readonly (readonly [at: number, value: number])[]):
 }
 
 /**
- * Chooses γ for the rounds of one text: the one with the largest E[τ(γ)] / cost(γ), where
- * E[τ(γ)] = 1 + a₁ + a₁a₂ + … + a₁⋯a_γ and a_j is how often position j was accepted when all before it were.
+ * Chooses γ and T for the rounds of one text: those with the largest E[τ(γ, T)] / cost(γ, T), where
+ * E[τ(γ, T)] = 1 + a₁ + a₁a₂ + … + a₁⋯a_γ and a_j is how often position j was accepted when all before it were.
  *
  * Observations are forgotten, in plain rounds too, so that what once failed is tried again; but only drafts are
  * made whose failure can be afforded: one token if a single failure can, more of them if three such failures can.
@@ -259,7 +330,7 @@ function interpolated(known: readonly (readonly [at: number, value: number])[]):
  * the prompt. A drafter that takes long to read what plain steps have added is therefore given up sooner, and may not
  * be tried again.
  */
-export class GammaController implements GammaPolicy {
+export class DraftController implements DraftPolicy {
   readonly #costs: CostProfile;
   readonly #live: boolean;
   /** Plain steps that drafting has cost beyond what it brought and what it may. */
@@ -281,20 +352,24 @@ export class GammaController implements GammaPolicy {
     this.#costs = costs instanceof CostProfile ? costs : new CostProfile(costs);
   }
 
-  /** γ of the next round, 0 … most. */
-  next(most: number): number {
-    const { ms } = this.#costs;
+  /** γ, 0 … most, and T of the next round. */
+  next(most: number): DraftPlan {
+    const { ms, stepChoices } = this.#costs;
     const stake = Math.max(LOSS_STEPS, LOSS_SHARE * this.#tokens) - this.#lost;
-    let best = 0, bestRate = 1 / ms[0];
-    let rate = PRIOR_RATE, reached = 1, expected = 1;
-    for (let gamma = 1; gamma <= Math.min(most, ms.length - 1); gamma++) {
-      rate = this.#costs.rate(gamma - 1, rate);
-      reached *= rate;
-      expected += reached;
-      const affordableMs = (1 + stake / (gamma === 1 ? 1 : STAKES)) * ms[0];
-      if (expected / ms[gamma] > bestRate && this.#cost(gamma) <= affordableMs) {
-        best = gamma;
-        bestRate = expected / ms[gamma];
+    let best: DraftPlan = { gamma: 0 }, bestRate = 1 / ms[0];
+    for (const [t, rates] of this.#costs.rates(Math.min(most, ms.length - 1)).entries()) {
+      const steps = stepChoices[t], atLeast = best.gamma > 0 ? STEPS_MARGIN * bestRate : bestRate;
+      let reached = 1, expected = 1;
+      for (let gamma = 1; gamma <= rates.length; gamma++) {
+        reached *= rates[gamma - 1];
+        expected += reached;
+        const cost = this.#costs.cost(gamma, steps), promise = expected / cost;
+        const affordableMs = (1 + stake / (gamma === 1 ? 1 : STAKES)) * ms[0];
+        if (gamma < steps || cost + this.#readingMs > affordableMs) continue;
+        if (promise > Math.max(bestRate, atLeast)) {
+          best = stepChoices.length > 1 ? { gamma, steps } : { gamma };
+          bestRate = promise;
+        }
       }
     }
     return best;
@@ -304,29 +379,30 @@ export class GammaController implements GammaPolicy {
    * Learns from a finished round.
    * @throws {RangeError} if it drafted more than there are costs for
    */
-  observe(step: Step): void {
+  observe(step: Step, { steps = 1 }: DraftPlan = { gamma: 0 }): void {
     const { draft: { length: gamma }, accepted } = step;
     if (gamma >= this.#costs.ms.length) {
       throw new RangeError(
         `Cannot learn from a draft of ${gamma} tokens: costs are known of up to ${this.#costs.ms.length - 1}`,
       );
     }
-    this.#costs.remember(gamma, accepted);
+    this.#costs.remember(gamma, accepted, steps);
     this.#tokens += accepted + 1;
     if (gamma > 0) {
       // by what a round takes as a rule: that others have used the machine meanwhile is no loss to drafting
-      const steps = this.#cost(gamma) / this.#costs.ms[0] - (accepted + 1) - LOSS_PER_ACCEPTED * accepted;
-      this.#lost = Math.max(-SAVED_STEPS, this.#lost + steps);
+      const cost = (this.#costs.cost(gamma, steps) + this.#readingMs) / this.#costs.ms[0];
+      const lost = cost - (accepted + 1) - LOSS_PER_ACCEPTED * accepted;
+      this.#lost = Math.max(-SAVED_STEPS, this.#lost + lost);
     }
     // the drafter's reading of the prompt is no fault of γ
     const timed = this.#live && (gamma === 0 || this.#drafted);
     if (gamma > 0) this.#drafted = true;
-    if (timed) this.#costs.observe(step, this.#unread);
+    if (timed) this.#costs.observe(step, this.#unread, steps);
     this.#unread = gamma > 0 ? 0 : this.#unread + 1;
   }
 
-  /** What a round of γ > 0 is expected to cost now, in milliseconds. */
-  #cost(gamma: number): number {
-    return this.#costs.ms[gamma] + this.#costs.readingMs * this.#unread;
+  /** What the drafter's reading of plain rounds' tokens is expected to add to its next round. */
+  get #readingMs(): number {
+    return this.#costs.readingMs * this.#unread;
   }
 }

@@ -63,7 +63,10 @@ const NAMED_CACHES: Readonly<Record<Extract<ContextCache, string>, Exclude<Conte
 
 /** Options of {@linkcode DiffusionDrafter}. */
 export interface DiffusionDrafterOptions {
-  /** T, denoising steps per draft; no more than γ are ever made. @default {1} */
+  /**
+   * T, denoising steps per draft; no more than γ are ever made.
+   * @default 1; where γ is chosen for each round, so is T, for a model without a Markov head that drafts left to right
+   */
   readonly steps?: number | undefined;
   /** Which masks a step opens. @default {"left-to-right"} */
   readonly order?: RevealOrder | undefined;
@@ -111,6 +114,8 @@ export class DiffusionDrafter implements Drafter {
   readonly leftToRight: boolean;
   /** Blocks of the target whose outputs the model makes its prefix of; mostly none. */
   readonly hiddenLayers: readonly number[];
+  /** 1, 2 and 4 if none was asked for, and more than one adds what a Markov head would. */
+  readonly stepChoices: readonly number[] | undefined;
   readonly #model: DiffusionModel;
   readonly #backend: Backend;
   readonly #q: DeviceDistributions;
@@ -178,6 +183,8 @@ export class DiffusionDrafter implements Drafter {
     this.vocabSize = model.shape.vocabSize;
     this.hiddenLayers = model.hiddenLayers;
     this.leftToRight = (this.#steps === 1 || this.#order === "left-to-right") && !this.#hotStart;
+    const one = options.steps !== undefined || model.hasMarkovHead || this.#order !== "left-to-right";
+    this.stepChoices = one || this.#hotStart ? undefined : [1, 2, 4];
     const cache = model.prefixAttention === "bidirectional" ? describeCache(contextCache) : "";
     const head = model.hasMarkovHead ? ", Markov head" : "";
     this.name = `diffusion (${PREFIXES[model.prefixAttention]}${cache}${head})`;
@@ -199,7 +206,7 @@ export class DiffusionDrafter implements Drafter {
    */
   draftOnDevice(request: DraftRequest, round: DeviceRound): DeviceDraft | undefined {
     const gamma = this.#length(request);
-    const reads = this.#order === "confidence" && Math.min(this.#steps, gamma) > 1;
+    const reads = this.#order === "confidence" && this.#stepsOf(request, gamma) > 1;
     if (round.backend !== this.#backend || gamma === 0 || reads || this.#hotStart) return undefined;
     const left = this.#drafted.atLeast(1 + gamma), tokens = left.slice(1, gamma);
     if (this.#model.hasMarkovHead) left.write(request.tokens.subarray(-1));
@@ -211,12 +218,16 @@ export class DiffusionDrafter implements Drafter {
     return Math.min(gamma, this.#model.shape.contextLength - 1);
   }
 
+  #stepsOf({ steps = this.#steps }: DraftRequest, gamma: number): number {
+    return Math.min(steps, gamma);
+  }
+
   /** Drafts; given a device, it draws the tokens, and those returned are unknown. */
   #draft(request: DraftRequest, device?: Device): Omit<Draft, "q"> {
     const { tokens: text, random, sampling } = request;
     const start = text.length;
     const gamma = this.#length(request);
-    const steps = Math.min(this.#steps, gamma);
+    const steps = this.#stepsOf(request, gamma);
     const mask = this.vocabSize;
     const draft = new Int32Array(gamma).fill(mask);
     const revealedAt = new Int32Array(gamma);

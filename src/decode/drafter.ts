@@ -88,6 +88,8 @@ export interface DraftRequest {
   readonly tokens: Int32Array;
   /** γ, how many tokens to draft; fewer may come back. */
   readonly gamma: number;
+  /** T, one of {@linkcode Drafter.stepChoices}. @default the drafter's own */
+  readonly steps?: number | undefined;
   /** How q is made from the drafter's logits. */
   readonly sampling: Sampling;
   /** Source of its decisions. */
@@ -145,6 +147,11 @@ export interface Drafter extends Disposable {
   readonly leftToRight: boolean;
   /** Blocks of the target, 0-based, whose outputs it wants to be given: {@linkcode DraftRequest.hidden}. */
   readonly hiddenLayers?: readonly number[] | undefined;
+  /**
+   * T that may be asked of it instead of its own, ascending from 1, where that may pay. Whatever is asked,
+   * `leftToRight` must be true of it.
+   */
+  readonly stepChoices?: readonly number[] | undefined;
   /** Proposes tokens. Must not look at anything but the request. */
   draft(request: DraftRequest): Draft | Promise<Draft>;
   /**

@@ -28,7 +28,7 @@
 export { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
 export { autoregress } from "./autoregressive.ts";
 export { AutoregressiveDrafter } from "./autoregressive_drafter.ts";
-export { CostProfile, GammaController, measureCosts, type MeasureOptions } from "./controller.ts";
+export { CostProfile, DraftController, measureCosts, type MeasureOptions } from "./controller.ts";
 export {
   type ContextCache,
   contextCaches,
@@ -44,7 +44,7 @@ export { NgramDrafter, type NgramDrafterOptions } from "./ngram_drafter.ts";
 export { invert, PhiloxSource, Purpose, type RandomSource } from "./random.ts";
 export { reveal, type RevealOrder, revealOrders, type RevealRequest } from "./reveal.ts";
 export { type Score, scoreTokens } from "./score.ts";
-export { type GammaPolicy, speculate, type SpeculateOptions } from "./speculative.ts";
+export { type DraftPlan, type DraftPolicy, speculate, type SpeculateOptions } from "./speculative.ts";
 // what the signatures above mention
 export type {
   AcceptOptions,

@@ -20,22 +20,30 @@ import {
 } from "./drafter.ts";
 import { decode, type DecodeOptions, holding, type Round, type Step, type StepRequest } from "./loop.ts";
 
+/** What a round drafts. */
+export interface DraftPlan {
+  /** γ, an integer of at least 0; 0: no draft. */
+  readonly gamma: number;
+  /** T, one of {@linkcode Drafter.stepChoices}. @default the drafter's own */
+  readonly steps?: number | undefined;
+}
+
 /**
- * Decides how long each draft is. It is asked before anything of a round is drawn and told of the round when it is
+ * Decides what each round drafts. It is asked before anything of a round is drawn and told of the round when it is
  * over, so that a choice can depend on nothing but the past: that keeps every rule exact (reference: the
  * non-anticipating schedules of DSpark, arXiv 2607.05147, App. A).
  */
-export interface GammaPolicy {
-  /** γ of the next round, an integer in 0 … `most`; 0: no draft. */
-  next(most: number): number;
-  /** Is told of each round. */
-  observe(step: Step): void;
+export interface DraftPolicy {
+  /** The next round's, of which no more than `most` tokens can be drafted. */
+  next(most: number): DraftPlan;
+  /** Is told of each round, and of what was planned for it. */
+  observe(step: Step, plan: DraftPlan): void;
 }
 
 /** Options of {@linkcode speculate}. */
 export interface SpeculateOptions extends DecodeOptions {
-  /** γ, how many tokens to draft per round, or who decides it; fewer where the text is about to end. @default {5} */
-  readonly gamma?: number | GammaPolicy | undefined;
+  /** γ, how many tokens to draft per round, or who decides it and T; fewer where the text is about to end. @default {5} */
+  readonly gamma?: number | DraftPolicy | undefined;
   /** How drafts are tested. @default {"ordered"} */
   readonly rule?: Rule | undefined;
   /**
@@ -66,15 +74,17 @@ export function speculate(
   check(target, drafter, gamma, rule);
   const round = async ({ text, room, random, sampling }: StepRequest): Promise<Step> => {
     const most = room - 1; // a round emits one token more than it accepts
-    const asked = typeof gamma === "number" ? gamma : gamma.next(most);
-    if (!isCount(asked)) throw new RangeError(`Cannot speculate: ${expected("the policy's gamma", asked)}`);
-    const settings = { text, random, sampling, rule, draftSampling };
+    const plan = typeof gamma === "number" ? { gamma } : gamma.next(most);
+    if (!isCount(plan.gamma)) {
+      throw new RangeError(`Cannot speculate: ${expected("the policy's gamma", plan.gamma)}`);
+    }
+    const settings = { text, random, sampling, rule, draftSampling, steps: plan.steps };
     const step = await holding(
       drafter,
       `the drafter "${drafter.name}"`,
-      () => draftAndVerify(target, drafter, Math.min(asked, most), settings),
+      () => draftAndVerify(target, drafter, Math.min(plan.gamma, most), settings),
     );
-    if (typeof gamma !== "number") gamma.observe(step);
+    if (typeof gamma !== "number") gamma.observe(step, plan);
     return step;
   };
   return decode(target, prompt, options, round, drafter.hiddenLayers);
@@ -84,6 +94,8 @@ export function speculate(
 interface RoundRequest extends Pick<StepRequest, "text" | "random" | "sampling"> {
   readonly rule: Rule;
   readonly draftSampling?: Sampling | undefined;
+  /** T, where it is not the drafter's own. */
+  readonly steps?: number | undefined;
 }
 
 /** One round: a draft of at most γ tokens, the target's pass over it, and the test. */
@@ -91,13 +103,14 @@ export async function draftAndVerify(
   target: Target,
   drafter: Drafter,
   gamma: number,
-  { text, random, sampling, rule, draftSampling }: RoundRequest,
+  { text, random, sampling, rule, draftSampling, steps }: RoundRequest,
 ): Promise<Step> {
   const began = performance.now();
   const fed = (drafter.hiddenLayers?.length ?? 0) > 0;
   const request: DraftRequest = {
     tokens: text.slice(), // the drafter's own, to do with as it likes
     gamma,
+    steps,
     sampling: draftSampling ?? (rule === "match" ? { temperature: 0 } : sampling),
     random,
     coupled: rule === "coupled",
@@ -172,7 +185,7 @@ function expected(what: string, found: unknown): string {
   }, expected a non-negative integer`;
 }
 
-function check(target: Target, drafter: Drafter, gamma: number | GammaPolicy, rule: Rule): void {
+function check(target: Target, drafter: Drafter, gamma: number | DraftPolicy, rule: Rule): void {
   if (!rules.includes(rule)) {
     throw new TypeError(`Cannot speculate: unknown rule "${rule}", expected one of ${rules.join(", ")}`);
   }
