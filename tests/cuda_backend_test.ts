@@ -1,6 +1,6 @@
 /**
  * What only the CUDA backend does: sums and caches shared among blocks, norms from what the kernel before left, faults
- * that the next read throws, and how many kernels a layer takes. On the stand-in; `backend_test.ts` and
+ * that go where the data go, and how many kernels a layer takes. On the stand-in; `backend_test.ts` and
  * `parity_test.ts` hold what every backend has to meet.
  *
  * @module
@@ -218,19 +218,48 @@ test("a norm has the same bits whoever wrote the rows", async (backend) => {
   check("project");
 });
 
-test("data without sense is an error of the next read, once", (backend) => {
-  using logits = backend.activation(1, 5), p = backend.activation(1, 5), tokens = backend.tokens(1);
-  const fails = (run: () => void, message: RegExp) => {
-    run();
-    assert.throws(() => p.read(), { name: "RangeError", message });
-    p.read();
+test("data without sense is told to whoever reads what was made from it, and to nobody else", (backend) => {
+  const { decisions } = backend, columns = 5, none = new Float32Array(columns);
+  using logits = backend.activation(2, columns), laws = backend.activation(2, columns);
+  using tokens = backend.tokens(2), verdict = backend.tokens(4), round = decisions.round();
+  round.begin(1n, 0);
+  const purposes = { accept: 1, residual: 3, token: 0 }, p = laws.slice(0, 1), token = tokens.slice(0, 1);
+  const fails = (name: string, message: RegExp, ...reads: (() => unknown)[]) => {
+    for (const read of reads) assert.throws(read, { name, message });
+    for (const read of [() => laws.slice(1, 1).read(), () => tokens.slice(1, 1).read()]) {
+      assert.doesNotThrow(read);
+    }
   };
-  logits.write(Float32Array.of(1, 2, NaN, 4, NaN));
-  fails(() => backend.distribution(p, logits, {}), /the logit of token 2 is not a number/);
-  logits.write(new Float32Array(5).fill(-Infinity));
-  fails(() => backend.distribution(p, logits, {}), /the largest logit is -Infinity/);
-  p.write(new Float32Array(5));
-  fails(() => backend.sample(tokens, p, { seed: 1n, purpose: 0, position: 0 }), /no weight is positive/);
+  for (
+    const [row, message] of [
+      [[1, 2, NaN, 4, NaN], /^Cannot make a distribution: the logit of token 2 is not a number$/],
+      [[NaN, NaN, NaN, NaN, NaN], /the logit of token 0 is not a number/],
+      [none.map(() => -Infinity), /the largest logit is -Infinity/],
+      [[1, Infinity, 2, 3, 4], /the largest logit is Infinity/],
+    ] as const
+  ) {
+    logits.write(Float32Array.of(...row, 1, 2, 3, 4, 5));
+    backend.distribution(laws, logits, {});
+    backend.sample(tokens, laws, { seed: 1n, purpose: 0, position: 0 });
+    fails("LogitsError", message, () => p.read(), () => laws.read(), () => tokens.read(), () => token.read());
+    for (const by of ["race", "inversion"] as const) {
+      decisions.draw(tokens, laws, { round, purpose: 2, offset: 0, by });
+      fails("LogitsError", message, () => token.read());
+    }
+    // of a draft, and of the laws it is tested by
+    for (const test of ["each", "joint", "drawn"] as const) {
+      const sound = laws.slice(1, 1);
+      using both = backend.activation(2, columns);
+      for (const [draft, rows] of [[token, [sound, sound]], [tokens.slice(1, 1), [sound, p]]] as const) {
+        rows.forEach((row, r) => backend.copy(both.slice(r, 1), row));
+        decisions.accept(verdict, { round, test, p: both, draft, purposes });
+        fails("LogitsError", message, () => verdict.read());
+      }
+    }
+  }
+  p.write(none);
+  backend.sample(tokens, laws, { seed: 1n, purpose: 0, position: 0 });
+  fails("RangeError", /no weight is positive/, () => token.read());
 });
 
 for (const halves of [false, true]) {

@@ -224,8 +224,20 @@ function hostOnly(seed: number): RandomSource {
   };
 }
 
-async function causal(backend: Backend, name: string): Promise<CausalModel> {
+/** A checkpoint whose tensor `broken` holds numbers that overflow. */
+async function checkpointWith(name: string, broken?: string, specdiff?: Record<string, unknown>) {
   using checkpoint = await openCheckpoint(fixture(name));
+  const config = specdiff === undefined ? checkpoint.config : { ...checkpoint.config, specdiff };
+  const tensors = (await tensorsOf(checkpoint)).map((tensor) => {
+    return tensor.name === broken
+      ? { ...tensor, data: (tensor.data as Float32Array).map(() => 3e38) }
+      : tensor;
+  });
+  return await checkpointOf(config, tensors);
+}
+
+async function causal(backend: Backend, name: string, broken?: string): Promise<CausalModel> {
+  using checkpoint = await checkpointWith(name, broken);
   const loaded = await loadModel(checkpoint, backend);
   assert(loaded.kind === "causal");
   return loaded.model;
@@ -235,12 +247,10 @@ async function causal(backend: Backend, name: string): Promise<CausalModel> {
 async function diffusion(
   backend: Backend,
   name: string,
-  options: { target?: CausalModel; specdiff?: Record<string, unknown> } = {},
+  options: { target?: CausalModel; specdiff?: Record<string, unknown>; broken?: string } = {},
 ): Promise<DiffusionModel> {
-  using checkpoint = await openCheckpoint(fixture(name));
-  const { target, specdiff } = options;
-  const config = specdiff === undefined ? checkpoint.config : { ...checkpoint.config, specdiff };
-  using changed = await checkpointOf(config, await tensorsOf(checkpoint));
+  const { target, specdiff, broken } = options;
+  using changed = await checkpointWith(name, broken, specdiff);
   const loaded = await loadModel(changed, backend, { target });
   assert(loaded.kind === "diffusion");
   return loaded.model;
@@ -470,4 +480,33 @@ test("a drafter that serves two targets in turn, and a target two drafters, take
   }
   assert.deepEqual(await inTurn([text(one, drafter, 1), text(other, drafter, 2)]), alone, "one drafter");
   assert.deepEqual(await inTurn([text(one, drafter, 1), text(one, second, 2)]), alone, "one target");
+});
+
+test("logits that are no numbers end the text whose pass made them, and no other", async (backend) => {
+  using sound = await causal(backend, "parity/gpt2-tiny");
+  using target = await causal(backend, "parity/gpt2-tiny", "transformer.ln_f.bias");
+  using sedd = await diffusion(backend, "parity/sedd-tiny");
+  using drafting = await diffusion(backend, "parity/sedd-tiny", { broken: "blocks.1.attn_qkv.weight" });
+  const text = async (model: CausalModel, denoiser: DiffusionModel, random?: RandomSource) => {
+    using target = new ModelTarget(model, backend), drafter = new DiffusionDrafter(denoiser, backend);
+    return await roundsOf(speculate(target, drafter, [5, 6, 7], { gamma: 3, maxTokens: 8, seed: 3, random }));
+  };
+  const alone = await text(sound, sedd);
+  for (const [model, denoiser] of [[target, sedd], [sound, drafting]] as const) {
+    for (const random of [undefined, hostOnly(3)]) {
+      // their passes take turns, and what the other enqueued runs when one reads
+      const [other, broken] = await Promise.allSettled([text(sound, sedd), text(model, denoiser, random)]);
+      assert.deepEqual(other, { status: "fulfilled", value: alone });
+      assert.equal(broken.status, "rejected");
+      assert.equal(broken.reason.name, "LogitsError");
+      assert.match(broken.reason.message, /^Cannot decode after 3 tokens: the (largest )?logit /);
+    }
+    // one that is left after the prompt was read leaves nothing behind
+    const aborted = new AbortController();
+    using first = new ModelTarget(model, backend), drafter = new DiffusionDrafter(denoiser, backend);
+    const rounds = speculate(first, drafter, [5, 6, 7], { signal: aborted.signal }).next();
+    aborted.abort(new Error("no longer wanted"));
+    await assert.rejects(rounds, { message: "no longer wanted" });
+    assert.deepEqual(await text(sound, sedd), alone);
+  }
 });

@@ -18,15 +18,13 @@ SD_INLINE NoiseKey key_of(const Round* round, uint32_t purpose, uint32_t offset)
 // out[r] = a token of law p[r], with the noise of position start + offset + r: by a race, or by inversion of the
 // uniform whose draw is the length of the text, which tells rounds apart. Grid: rows.
 SD_KERNEL(THREADS, draw, int* out, const float* p_rows, int columns, const Round* round, uint32_t purpose,
-          uint32_t offset, int by_race, Fault* fault) {
+          uint32_t offset, int by_race) {
   grid_dependency_wait();
   const float* p = p_rows + (size_t)blockIdx.x * padded(columns);
   const NoiseKey key = key_of(round, purpose, offset + blockIdx.x);
   const int token = by_race ? race_winner(p, columns, key)
                             : invert(columns, uniform(key, round->start), [&](int v) -> double { return p[v]; });
-  if (threadIdx.x != 0) return;
-  out[blockIdx.x] = max(token, 0);
-  if (token < 0) report(fault, NO_WEIGHT, 0);
+  if (threadIdx.x == 0) out[blockIdx.x] = token < 0 ? undrawn(p[0]) : token;
 }
 
 // masses[r] = the sum of row r: of p's n + 1 rows, then of q's. −1 if an entry is negative. Grid: rows.
@@ -67,14 +65,14 @@ struct Pair {
   }
 };
 
-// out = how many of the n drafted tokens are kept, the token after them, whether it follows a draft kept as a whole,
-// and the draft. One block.
+// out = how many of the n drafted tokens are kept, the token after them or why there is none, whether it follows a draft
+// kept as a whole, and the draft. One block.
 //
 // `use_q` [n]: where it is 0 a token is a point mass; null: nowhere. So are all where `q_rows` is null. `masses`: as
 // `weigh` leaves them, and room for n + 1 more. `drawn` [n + 1]: for DRAWN, the target's own tokens.
 SD_KERNEL(THREADS, accept, int* out, const float* p_rows, const float* q_rows, int columns, const int* draft,
           const int* use_q, int n, const Round* round, int test, uint32_t accepting, uint32_t replacing,
-          double* masses, const int* drawn, Fault* fault) {
+          double* masses, const int* drawn) {
   grid_dependency_wait();
   auto lesser = [](int a, int b) { return a < b ? a : b; };
   const size_t stride = padded(columns);
@@ -93,7 +91,17 @@ SD_KERNEL(THREADS, accept, int* out, const float* p_rows, const float* q_rows, i
     return uniform(key_of(round, purpose, offset), draw);
   };
 
-  if (test == DRAWN) {
+  // what says itself why it cannot be tested: drafted tokens, then laws
+  int told = 2 * n + 1;
+  for (int j = threadIdx.x; j <= n; j += blockDim.x) {
+    if (j < n && is_fault(draft[j])) told = min(told, j);
+    if (is_no_law(p_rows[j * stride])) told = min(told, n + j);
+  }
+  told = block_fold(told, lesser, 2 * n + 1);
+
+  if (told <= 2 * n) {
+    token = told < n ? draft[told] : undrawn(p_rows[(told - n) * stride]);
+  } else if (test == DRAWN) {
     for (int j = threadIdx.x; j < n; j += blockDim.x) {
       if (drawn[j] != draft[j]) kept = min(kept, j);
     }
@@ -151,15 +159,15 @@ SD_KERNEL(THREADS, accept, int* out, const float* p_rows, const float* q_rows, i
       if (strange > n) strange = n;
       const Pair at = strange < n ? pair(strange) : Pair{row, nullptr, masses[n], 1, 0};
       const double mass = usable(at.p_mass) ? at.q_mass : at.p_mass;
-      if (mass == -1) report(fault, NEGATIVE_WEIGHT, 0);
-      else if (!usable(mass)) report(fault, MASS_OF_LAW, (int)float_to_bits((float)mass));
-      else if (at.x < 0 || at.x >= columns) report(fault, STRANGE_TOKEN, at.x);
-      else report(fault, DRAFTED_UNLIKELY, at.x);
+      if (mass == -1) token = fault(NEGATIVE_WEIGHT, 0);
+      else if (!usable(mass)) token = fault(MASS_OF_LAW, float_to_bits((float)mass) >> 5);
+      else if (at.x < 0 || at.x >= columns) token = fault(STRANGE_TOKEN, at.x);
+      else token = fault(DRAFTED_UNLIKELY, at.x);
     }
   }
   for (int j = threadIdx.x; j < n; j += blockDim.x) out[3 + j] = draft[j];
   if (threadIdx.x != 0) return;
   out[0] = kept;
-  out[1] = max(token, 0);
+  out[1] = token;
   out[2] = kept == n;
 }

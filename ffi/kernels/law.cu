@@ -49,9 +49,10 @@ SD_INLINE u64 select(int count, int bytes, u64 goal, Key key, Measure measure) {
   return prefix;
 }
 
-// p[r] = the law of logits[r] under temperature, top-k (0: all) and top-p (1: all). Strides are padded.
+// p[r] = the law of logits[r] under temperature, top-k (0: all) and top-p (1: all), or why there is none. Strides are
+// padded.
 SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int columns, int logit_columns,
-          float temperature, int top_k, double top_p, Fault* fault) {
+          float temperature, int top_k, double top_p) {
   constexpr double UNIT = 70368744177664.0;  // 2^46
   grid_dependency_wait();
   float* p = p_rows + (size_t)blockIdx.x * padded(columns);
@@ -66,10 +67,11 @@ SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int col
   const uint32_t top = best >> 32;
   const float largest = from_ordered(top);
   if (!(fabsf(largest) < INFINITY)) {
-    if (threadIdx.x == 0 && top == ~0u) report(fault, LOGIT_NOT_A_NUMBER, winner);
-    if (threadIdx.x == 0) report(fault, LARGEST_LOGIT, (int)float_to_bits(largest));
+    const float why = no_law(top == ~0u ? 3 + winner : largest > 0 ? 2 : 1);
+    for (int v = threadIdx.x; v < columns; v += THREADS) p[v] = why;
+    return;
   }
-  if (temperature == 0 || !(fabsf(largest) < INFINITY)) {
+  if (temperature == 0) {
     for (int v = threadIdx.x; v < columns; v += THREADS) p[v] = v == winner ? 1 : 0;
     return;
   }
@@ -102,11 +104,9 @@ SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int col
 
 // out[r] = argmin over v of E_v / p[r][v], the lowest id among equals, E_v = −log1p(−u_v) of row r's own noise.
 SD_KERNEL(THREADS, race, int* out, const float* p_rows, int columns, uint32_t seed_low, uint32_t seed_high,
-          uint32_t purpose, uint32_t position, Fault* fault) {
+          uint32_t purpose, uint32_t position) {
   grid_dependency_wait();
   const float* p = p_rows + (size_t)blockIdx.x * padded(columns);
   int winner = race_winner(p, columns, {seed_low, seed_high, purpose, position + blockIdx.x});
-  if (threadIdx.x != 0) return;
-  out[blockIdx.x] = max(winner, 0);
-  if (winner < 0) report(fault, NO_WEIGHT, 0);
+  if (threadIdx.x == 0) out[blockIdx.x] = winner < 0 ? undrawn(p[0]) : winner;
 }

@@ -1,6 +1,5 @@
 // Uploads, embeddings and the angles of rotary positions: what is read or written once, an entry at a time.
 
-#include "faults.cuh"
 #include "layout.cuh"
 
 constexpr int THREADS = 256;
@@ -45,23 +44,20 @@ SD_KERNEL(THREADS, unpack, uint16_t* rows, const uint16_t* matrix, int inputs) {
   }
 }
 
-// out[r] = table[tokens[r]] ⊙ x[r] + positions[length + r]; x and positions may be null, and the groups of out. Grid:
-// rows.
+// out[r] = table[tokens[r]] ⊙ x[r] + positions[length + r]; x and positions may be null, and the groups of out. A token
+// that is no id makes no numbers of the row. Grid: rows.
 SD_KERNEL(THREADS, embed, float* out, Group* groups, const float* x, const int* tokens, const void* table,
           const float* table_scales, int table_format, int vocab, const void* positions, const float* position_scales,
-          int position_format, const int* length, int columns, Fault* fault) {
+          int position_format, const int* length, int columns) {
   grid_dependency_wait();
-  int row = blockIdx.x, token = tokens[row];
-  if (token < 0 || token >= vocab) {
-    if (threadIdx.x == 0) report(fault, STRANGE_TOKEN, token);
-    token = 0;
-  }
+  const int row = blockIdx.x, token = tokens[row];
+  const bool known = token >= 0 && token < vocab;
   for (int base = 0; base < columns; base += THREADS) {
     int c = base + threadIdx.x;
     float y = 0;
     if (c < columns) {
       size_t at = (size_t)row * padded(columns) + c;
-      y = matrix_entry(table, table_scales, table_format, token, c, columns);
+      y = known ? matrix_entry(table, table_scales, table_format, token, c, columns) : NAN;
       if (x) y *= x[at];
       if (positions) y += matrix_entry(positions, position_scales, position_format, *length + row, c, columns);
       out[at] = y;

@@ -1,7 +1,7 @@
 /**
  * The GPU backend: the contract over the kernels of `ffi/kernels`. It checks shapes and enqueues a kernel for each
  * stage (`products.ts` and `attention.ts` choose among several); only reads wait. What a kernel finds wrong with its
- * data, such as a logit that is not a number, is thrown by the next read.
+ * data, such as a logit that is not a number, is thrown where its result, or what was made from it, is read.
  *
  * Deliberately absent: arithmetic (that is in CUDA), knowledge of any model, and libraries beside the driver's and,
  * where it is there and bits do not matter, cuBLAS. Needs `--allow-ffi`.
@@ -287,7 +287,7 @@ export class CudaBackend implements Backend {
     this.record(before);
     body();
     this.record(after);
-    this.#on.queue.wait();
+    this.#on.queue.stream.synchronize();
     return after.since(before);
   }
 
@@ -312,7 +312,6 @@ export class CudaBackend implements Backend {
       temperature,
       Math.min(topK, p.columns),
       topP,
-      this.#on.queue.fault,
     );
   }
 
@@ -330,7 +329,6 @@ export class CudaBackend implements Backend {
       Number(seed >> 32n),
       key.purpose,
       key.position,
-      this.#on.queue.fault,
     );
   }
 
@@ -367,7 +365,6 @@ export class CudaBackend implements Backend {
       ...words(positions),
       cache?.pointer ?? NONE,
       out.columns,
-      this.#on.queue.fault,
     );
   }
 

@@ -67,7 +67,6 @@ export class CudaDecisions implements Decisions {
       options.purpose,
       options.offset,
       options.by === "race" ? 1 : 0,
-      this.#on.queue.fault,
     );
   }
 
@@ -104,7 +103,6 @@ export class CudaDecisions implements Decisions {
       purposes.residual,
       masses,
       this.#drawn.pointer,
-      queue.fault,
     );
   }
 }

@@ -94,7 +94,6 @@ const EMBED = [
   ...["pointer", "pointer", "i32"] as const, // positions, scales, format
   "pointer", // length
   "i32", // columns
-  "pointer", // fault
 ] as const;
 const APPEND = ["pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32"] as const;
 const ATTENTION = [
@@ -146,8 +145,8 @@ const QUANTISE = [
   "i32", // columns
 ] as const;
 const ROTATION = ["pointer", "pointer", "i32"] as const;
-const DISTRIBUTION = ["pointer", "pointer", "i32", "i32", "f32", "i32", "f64", "pointer"] as const;
-const DRAW = ["pointer", "pointer", "i32", "pointer", "u32", "u32", "i32", "pointer"] as const;
+const DISTRIBUTION = ["pointer", "pointer", "i32", "i32", "f32", "i32", "f64"] as const;
+const DRAW = ["pointer", "pointer", "i32", "pointer", "u32", "u32", "i32"] as const;
 const WEIGH = ["pointer", "pointer", "pointer", "i32", "i32"] as const;
 const ACCEPT = [
   "pointer", // out
@@ -157,9 +156,8 @@ const ACCEPT = [
   "i32", // test
   ...["u32", "u32"] as const, // purposes: of tests, of what replaces a token
   ...["pointer", "pointer"] as const, // masses, the target's own tokens
-  "pointer", // fault
 ] as const;
-const RACE = ["pointer", "pointer", "i32", "u32", "u32", "u32", "u32", "pointer"] as const;
+const RACE = ["pointer", "pointer", "i32", "u32", "u32", "u32", "u32"] as const;
 
 /** All kernels of a device; they live as long as it. */
 export class Kernels {

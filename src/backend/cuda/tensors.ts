@@ -6,7 +6,7 @@
  */
 
 import type { CudaDevice } from "../../../ffi/driver.ts";
-import type { DeviceMemory, PinnedMemory } from "../../../ffi/memory.ts";
+import type { DeviceMemory } from "../../../ffi/memory.ts";
 import type { CudaStream } from "../../../ffi/stream.ts";
 import type {
   Activation,
@@ -26,10 +26,11 @@ import {
   checkTruncate,
   checkWrite,
 } from "../check.ts";
+import { checkDrawn, checkLaws } from "./faults.ts";
 import { HALF_HEADS } from "./kernels.ts";
 import { Passes } from "./passes.ts";
 
-/** One device, its queue, and what kernels report. */
+/** One device and its queue. */
 export class Queue {
   /** Where memory comes from. */
   readonly device: CudaDevice;
@@ -41,54 +42,11 @@ export class Queue {
   freed = 0;
   /** Where rows are noted that a pass changes while it is recorded. */
   changed: Set<RowBlock> | undefined;
-  readonly #fault: PinnedMemory;
 
   /** A new queue on a device, which owns it. */
   constructor(device: CudaDevice) {
     this.device = device;
     this.stream = device.stream();
-    this.#fault = device.pin(8);
-  }
-
-  /** Where kernels report what is wrong with their data, `Fault` of `faults.cuh`. */
-  get fault(): bigint {
-    return this.#fault.pointer;
-  }
-
-  /**
-   * Waits for everything that was enqueued.
-   * @throws {RangeError} if a kernel met data that makes no sense
-   */
-  wait(): void {
-    this.stream.synchronize();
-    const fault = new Int32Array(this.#fault.buffer), [code, detail] = fault;
-    if (code === 0) return;
-    fault.fill(0);
-    throw new RangeError(describeFault(code, detail));
-  }
-}
-
-/** The codes are those of `faults.cuh`. */
-function describeFault(code: number, detail: number): string {
-  switch (code) {
-    case 1:
-      return `Cannot embed token ${detail}: the table has no such id`;
-    case 2:
-      return `Cannot make a distribution: the logit of token ${detail} is not a number`;
-    case 3:
-      return `Cannot make a distribution: the largest logit is ${
-        new Float32Array(Int32Array.of(detail).buffer)[0]
-      }`;
-    case 5:
-      return "Cannot use a law: an entry is negative";
-    case 6:
-      return `Cannot use a law: it sums to ${
-        new Float32Array(Int32Array.of(detail).buffer)[0]
-      }, expected a positive finite number`;
-    case 7:
-      return `Cannot verify a draft: token ${detail} has probability 0 in the law it was drawn from`;
-    default:
-      return "Cannot draw a token: no weight is positive";
   }
 }
 
@@ -336,7 +294,8 @@ export class CudaActivation implements Activation {
     const { rows, columns } = this, stride = padded(columns);
     const all = new Float32Array((rows - 1) * stride + columns);
     this.queue.stream.download(all, this.pointer);
-    this.queue.wait();
+    this.queue.stream.synchronize();
+    checkLaws(all, stride);
     for (let r = 1; r < rows && stride > columns; r++) {
       all.copyWithin(r * columns, r * stride, r * stride + columns);
     }
@@ -390,7 +349,8 @@ export class CudaTokens implements TokenBuffer {
     checkTokenCount(this.capacity, count);
     const ids = new Int32Array(count);
     if (count > 0) this.queue.stream.download(ids, this.pointer);
-    this.queue.wait();
+    this.queue.stream.synchronize();
+    checkDrawn(ids);
     return ids;
   }
 
