@@ -290,6 +290,56 @@ function appended(backend: CudaBackend, halves: boolean): void {
   assertSame(run(first), run(0), "the last rows");
 }
 
+test("what f16 cannot hold makes no numbers of the rows that see it, and of nothing once it is taken back", (backend) => {
+  const heads = 2, most = 140, options = { layer: 0, heads, scale: 0.4 };
+  for (const size of [6, 64]) {
+    const width = heads * size, sound = values(most * 3 * width, 5);
+    const run = (
+      qkv: Float32Array,
+      passes: readonly number[],
+      windows: { readonly window?: number } = {},
+    ) => {
+      using cache = backend.cache({ layers: 1, width, capacity: 2 * most, halfHeads: heads });
+      const all: number[] = [];
+      const attend = (rows: Float32Array, count: number) => {
+        using from = backend.activation(count, 3 * width), out = backend.activation(count, width);
+        from.write(rows);
+        backend.attention(out, from, { ...options, ...windows, cache, causalRows: count });
+        cache.advance(count);
+        return out.read();
+      };
+      for (const count of passes) {
+        const at = cache.length;
+        all.push(...attend(qkv.subarray(at * 3 * width, (at + count) * 3 * width), count));
+      }
+      cache.truncate(0);
+      const after = attend(sound.subarray(0, 15 * width), 5);
+      return { rows: all, after };
+    };
+    const expected = run(sound, [most]);
+    // in the second head; at the beginning of a chunk, and within one; by itself, with others, and with many
+    for (
+      const [position, passes] of [[128, [128, ...new Array(12).fill(1)]], [70, [64, 48, 28]], [20, [
+        most,
+      ]]] as const
+    ) {
+      for (const [part, bad] of [[1, 7e4], [1, NaN], [2, -7e4], [2, NaN], [2, Infinity]] as const) {
+        const qkv = sound.slice(),
+          what = `${bad} as ${part === 1 ? "key" : "value"} of ${position}, heads of ${size}`;
+        qkv[(position * 3 + part) * width + size + 3] = bad;
+        const found = run(qkv, passes);
+        assertSame(found.after, expected.after, `after ${what}`);
+        found.rows.forEach((x, i) => {
+          const sees = i >= position * width && i % width >= size;
+          assert.ok(Object.is(x, sees ? NaN : expected.rows[i]), `${what}: entry ${i} is ${x}`);
+        });
+        const windowed = run(qkv, passes, { window: 4 }).rows;
+        assert.ok(windowed.slice((position + 4) * width).every(Number.isFinite), `${what}: out of sight`);
+      }
+    }
+  }
+});
+
 test("heads that are too large for the device's shared memory are refused", (backend) => {
   const width = 512;
   using cache = backend.cache({ layers: 1, width, capacity: 8 });

@@ -1,6 +1,7 @@
 // Attention over a cache of f16 on the tensor cores, for models whose weights are of 16 bits, f16 and bf16 alike:
-// queries, keys, values and the weights of a softmax are rounded to f16, which has three bits more than bf16, and held
-// to its range; sums are f32. Heads of up to 128 entries, padded with zeros to 16, 32, 64 or 128.
+// queries, keys, values and the weights of a softmax are rounded to f16, which has three bits more than bf16; sums are
+// f32. What is beyond the range of f16, or no number, makes no numbers of the rows that see it, and so is told. Heads of
+// up to 128 entries, padded with zeros to 16, 32, 64 or 128.
 //
 // Keys are taken in chunks of 128 by absolute position, by the rules of `attention.cu`: what a row finds in a chunk does
 // not depend on the other rows, and chunks are merged in their order. A warp has 16 rows, a block 64. Up to 64 rows
@@ -22,7 +23,10 @@ constexpr int KEYS = 128;         // of a chunk
 constexpr int KEY_TILES = KEYS / 16;
 constexpr int TILE = WARPS * 16;  // rows of a block
 
-SD_INLINE uint32_t half_bits(float value) { return to_f16(fminf(fmaxf(value, -65504), 65504)); }
+SD_INLINE bool fits(float value) { return fabsf(value) <= 65504; }
+
+// NaN for what does not fit.
+SD_INLINE uint32_t half_bits(float value) { return fits(value) ? to_f16(value) : 0x7fff; }
 
 SD_INLINE uint32_t half_pair(float low, float high) { return half_bits(low) | half_bits(high) << 16; }
 
@@ -35,12 +39,18 @@ struct Fresh {
   int size;
   int start, end;         // positions
 
-  // Entry d of the key at a position.
+  // Entry d of the key at a position; NaN where that of its value does not fit. What stays behind in the cache after a
+  // text is taken back is multiplied by weights of 0, so values are always numbers; scores of keys are not looked at.
   SD_INLINE float key(int position, int d) const {
+    if (!fits(value_at(position, d))) return NAN;
     return turned(keys + (size_t)(position - start) * stride, d, size,
                   rotation ? rotation + (size_t)position * size : nullptr);
   }
-  SD_INLINE float value(int position, int d) const { return values[(size_t)(position - start) * stride + d]; }
+  SD_INLINE float value(int position, int d) const {
+    const float value = value_at(position, d);
+    return fits(value) ? value : 0;
+  }
+  SD_INLINE float value_at(int position, int d) const { return values[(size_t)(position - start) * stride + d]; }
   SD_INLINE bool has(int position, int d) const { return position >= start && position < end && d < size; }
 };
 
@@ -135,7 +145,7 @@ SD_INLINE void merge_chunks(const Attention& a, float2* factors, int chunks) {
       float2& factor = factors[threadIdx.x * chunks + chunk];
       const Seen fresh = {factor.x, factor.y};
       factor = {1, 0};
-      if (fresh.largest == -INFINITY) continue;
+      if (fresh.total == 0) continue;
       const Merge m = merge<Binary>(known, fresh);
       factor = {m.known, m.fresh};
       known = m.seen;
@@ -314,7 +324,7 @@ SD_INLINE void attention_half(const Attention& a) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         m[h] = {known[h], 1, 0};
-        if (here[h].largest > -INFINITY) m[h] = merge<Binary>(known[h], here[h]);
+        if (here[h].total != 0) m[h] = merge<Binary>(known[h], here[h]);  // something is seen, perhaps no number
         known[h] = m[h].seen;
       }
 #pragma unroll

@@ -144,8 +144,8 @@ export interface CacheOptions {
   readonly capacity: number;
   /**
    * H, for a model whose weights are of 16 bits: attention over this cache, which will always have so many heads, may
-   * round queries, keys, values and weights of keys to f16, held to its range, and the cache hold them so. It is f32
-   * otherwise, and where a device has no use for f16. Absent: f32.
+   * round queries, keys, values and weights of keys to f16, where what is beyond its range is no number, and the cache
+   * hold them so. It is f32 otherwise, and where a device has no use for f16. Absent: f32.
    */
   readonly halfHeads?: number | undefined;
 }
