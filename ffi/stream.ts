@@ -6,7 +6,7 @@
  * @module
  */
 
-import { type Context, DeviceObject, type Own, type Release } from "./context.ts";
+import { type Context, CudaError, DeviceObject, type Own, type Release } from "./context.ts";
 import { type Arguments, type CudaKernel, LaunchBuffer, type LaunchShape, type Parameter } from "./launch.ts";
 import type { Cuda } from "./libcuda.ts";
 
@@ -18,6 +18,10 @@ export class CudaStream extends DeviceObject {
   readonly #launch = new LaunchBuffer();
   /** Memory of JavaScript that copies under way still use. */
   readonly #inUse: ArrayBufferView[] = [];
+  /** Of what is being recorded: whether a launch in it may begin before the one ahead has ended. */
+  #recording: { dependent: boolean } | undefined;
+  /** Whether the driver refused to record such launches. */
+  #refuses = false;
 
   /** See {@linkcode CudaDevice.stream}. */
   constructor(context: Context, own: Own, release: Release) {
@@ -37,6 +41,10 @@ export class CudaStream extends DeviceObject {
   ): void {
     const { context } = this;
     const { config, extra } = this.#launch;
+    if (this.#recording !== undefined && shape.dependent) {
+      shape = { ...shape, dependent: !this.#refuses };
+      this.#recording.dependent ||= !this.#refuses;
+    }
     this.#launch.fill(this.handle, shape, kernel.parameters, values);
     context.enter();
     context.check(context.cuda.cuLaunchKernelEx(config, kernel.handle, 0n, extra), "cuLaunchKernelEx");
@@ -101,9 +109,28 @@ export class CudaStream extends DeviceObject {
 
   /**
    * Records what `body` puts into this stream, which does not run, as a graph that can be run many times. It may
-   * not allocate, nor wait.
+   * not allocate, nor wait. Where the driver does not record dependent launches, `body` is called once more, and those
+   * launches are recorded as plain ones, then and from then on.
    */
   capture(body: () => void): CudaGraph {
+    const recording = this.#recording = { dependent: false };
+    try {
+      return this.#record(body);
+    } catch (error) {
+      if (!(error instanceof CudaError && recording.dependent)) throw error;
+      this.#refuses = true;
+      try {
+        return this.#record(body);
+      } catch (again) {
+        this.#refuses = false; // it was something else
+        throw again;
+      }
+    } finally {
+      this.#recording = undefined;
+    }
+  }
+
+  #record(body: () => void): CudaGraph {
     const { context } = this;
     const { cuda } = context;
     context.enter();

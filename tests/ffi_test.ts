@@ -199,6 +199,39 @@ onStandIn("a capture that fails leaves no graph behind, and the stream usable", 
 });
 
 onStandIn(
+  "where the driver records no dependent launches they are recorded as plain ones, from then on",
+  async (standIn) => {
+    const shape = { grid: 1, block: 2, dependent: true };
+    for (const [refuses, launches] of [[1, 3], [2, 4]]) {
+      await standIn.withMachine({ refuses }, () => {
+        using bench = new Bench();
+        const { stream } = bench, x = bench.put(new Float32Array([1, 2]));
+        const scale = bench.module.kernel("selftest_scale", ["pointer", "pointer", "i32", "f32"]);
+        const record = () => {
+          standIn.reset();
+          const graph = stream.capture(() => {
+            for (const factor of [3, 2]) stream.launch(scale, shape, x, x, 2, factor);
+          });
+          return {
+            graph,
+            calls: ["cuLaunchKernelEx", "cuStreamBeginCapture_v2"].map((name) => standIn.calls(name)),
+          };
+        };
+        // another failure is no refusal
+        standIn.fail("cuStreamEndCapture", 2, 2);
+        assert.throws(() => stream.capture(() => stream.launch(scale, shape, x, x, 2, 1)), CudaError);
+        const first = record();
+        assert.deepEqual(first.calls, [launches, 2]);
+        assert.deepEqual(record().calls, [2, 1]);
+        for (let i = 0; i < 2; i++) stream.run(first.graph);
+        stream.launch(scale, shape, x, x, 2, 1); // what is not recorded stays dependent
+        assert.deepEqual(bench.get(x, 2), new Float32Array([36, 72]));
+      });
+    }
+  },
+);
+
+onStandIn(
   "an error names the call, the code, what the driver says of it, and what to do",
   async (standIn) => {
     using bench = new Bench();

@@ -37,7 +37,9 @@ enum : Status {
   NOT_FOUND = 500,
   ILLEGAL_ADDRESS = 700,
   LAUNCH_FAILED = 719,
+  NOT_SUPPORTED = 801,
   CAPTURE_UNSUPPORTED = 900,
+  CAPTURE_INVALIDATED = 901,
 };
 
 const std::map<Status, std::pair<const char*, const char*>> ERRORS = {
@@ -53,6 +55,8 @@ const std::map<Status, std::pair<const char*, const char*>> ERRORS = {
     {NOT_FOUND, {"CUDA_ERROR_NOT_FOUND", "named symbol not found"}},
     {ILLEGAL_ADDRESS, {"CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"}},
     {LAUNCH_FAILED, {"CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"}},
+    {NOT_SUPPORTED, {"CUDA_ERROR_NOT_SUPPORTED", "operation not supported"}},
+    {CAPTURE_INVALIDATED, {"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"}},
     {CAPTURE_UNSUPPORTED, {"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"}},
 };
 
@@ -61,6 +65,7 @@ const std::map<Status, std::pair<const char*, const char*>> ERRORS = {
 // By the names `standin_set` knows; `major.1` is that of device 1 alone.
 std::map<std::string, int64_t> settings = {
     {"devices", 1}, {"memory", int64_t(1) << 33}, {"major", 9}, {"minor", 0}, {"version", 13000}, {"reversed", 0},
+    {"refuses", 0},
 };
 
 int64_t setting(const char* name, int device) {
@@ -131,7 +136,7 @@ struct Operation {
   uint64_t serial = 0;
 };
 
-struct Graph { int device; std::vector<Operation> operations; };
+struct Graph { int device; std::vector<Operation> operations; bool dependent = false, invalid = false; };
 struct Stream {
   int device;
   std::deque<Operation> queue;
@@ -587,6 +592,13 @@ API Status cuLaunchKernelEx(const Config* config, Function* function, void** par
       return INVALID_VALUE;
     }
   }
+  if (config->attribute_count > 0 && config->stream->capture) {
+    config->stream->capture->dependent = true;
+    if (settings["refuses"] == 1) {
+      config->stream->capture->invalid = true;
+      return NOT_SUPPORTED;
+    }
+  }
   // CU_LAUNCH_PARAM_BUFFER_POINTER, pointer, CU_LAUNCH_PARAM_BUFFER_SIZE, pointer to the size, CU_LAUNCH_PARAM_END
   if (parameters != nullptr || Address(extra[0]) != 1 || Address(extra[2]) != 2 || extra[4] != nullptr) {
     complain("%s: parameters are not in one buffer", name);
@@ -662,12 +674,14 @@ API Status cuStreamEndCapture(Stream* stream, Graph** graph) {
   if (!stream->capture) return INVALID_VALUE;
   auto captured = std::move(stream->capture);
   if (status != SUCCESS) return status;
+  if (captured->invalid) return CAPTURE_INVALIDATED;
   *graph = make(graphs, std::move(captured));
   return SUCCESS;
 }
 API Status cuGraphInstantiateWithFlags(Graph** executable, Graph* graph, uint64_t) {
   ENTER_CONTEXT();
   if (!find(graphs, graph, __func__)) return INVALID_HANDLE;
+  if (graph->dependent && settings["refuses"] == 2) return NOT_SUPPORTED;
   *executable = make(executables, std::make_unique<Graph>(*graph));
   return SUCCESS;
 }
