@@ -9,11 +9,11 @@ import { type Context, DeviceObject, type Release } from "./context.ts";
 import type { Cuda } from "./libcuda.ts";
 
 /** Kinds of a kernel's parameters. */
-export type Parameter = "pointer" | "i32" | "u32" | "u64" | "f32" | "f64";
+export type Parameter = "pointer" | "i32" | "u32" | "f32" | "f64";
 
-/** What is passed for them: addresses and 64-bit numbers are bigint. */
+/** What is passed for them: addresses are bigint. */
 export type Arguments<P extends readonly Parameter[]> = {
-  -readonly [I in keyof P]: P[I] extends "pointer" | "u64" ? bigint : number;
+  -readonly [I in keyof P]: P[I] extends "pointer" ? bigint : number;
 };
 
 /** How many threads a kernel is launched with. */
@@ -137,7 +137,7 @@ export class LaunchBuffer {
       const kind = parameters[i], value = values[i];
       const size = kind === "i32" || kind === "u32" || kind === "f32" ? 4 : 8;
       at = at + size - 1 & -size;
-      if (kind === "pointer" || kind === "u64") view.setBigUint64(at, value as bigint, true);
+      if (kind === "pointer") view.setBigUint64(at, value as bigint, true);
       else if (kind === "f32") view.setFloat32(at, value as number, true);
       else if (kind === "f64") view.setFloat64(at, value as number, true);
       else view.setInt32(at, value as number, true); // and u32, modulo 2³²

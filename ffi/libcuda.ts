@@ -131,14 +131,6 @@ export const cudaSymbols = {
   },
   cuStreamDestroy_v2: { parameters: ["u64" /* CUstream hStream */], result: "i32" },
   cuStreamSynchronize: { parameters: ["u64" /* CUstream hStream */], result: "i32" },
-  cuStreamWaitEvent: {
-    parameters: [
-      "u64", /* CUstream hStream */
-      "u64", /* CUevent hEvent */
-      "u32", /* unsigned int Flags */
-    ],
-    result: "i32",
-  },
   cuStreamBeginCapture_v2: {
     parameters: ["u64", /* CUstream hStream */ "i32" /* CUstreamCaptureMode mode */],
     result: "i32",
@@ -166,7 +158,6 @@ export const cudaSymbols = {
     result: "i32",
   },
   cuEventRecord: { parameters: ["u64", /* CUevent hEvent */ "u64" /* CUstream hStream */], result: "i32" },
-  cuEventSynchronize: { parameters: ["u64" /* CUevent hEvent */], result: "i32" },
   // since CUDA 12.8 the header means another by this name; this one is in all
   cuEventElapsedTime: {
     parameters: [

@@ -91,13 +91,6 @@ export class CudaStream extends DeviceObject {
     context.check(context.cuda.cuEventRecord(event.handle, this.handle), "cuEventRecord");
   }
 
-  /** What is put in after this runs after the place that `event` marks, in whichever stream it is. */
-  wait(event: CudaEvent): void {
-    const { context } = this;
-    context.enter();
-    context.check(context.cuda.cuStreamWaitEvent(this.handle, event.handle, 0), "cuStreamWaitEvent");
-  }
-
   /** Waits until all of the queue has run. */
   synchronize(): void {
     const { context } = this;
@@ -192,13 +185,6 @@ export class CudaEvent extends DeviceObject {
     const out = new BigUint64Array(1);
     context.check(context.cuda.cuEventCreate(out, 0), "cuEventCreate");
     this.handle = out[0];
-  }
-
-  /** Waits until the queue has come to where it was recorded last. */
-  synchronize(): void {
-    const { context } = this;
-    context.enter();
-    context.check(context.cuda.cuEventSynchronize(this.handle), "cuEventSynchronize");
   }
 
   /** Milliseconds of the device between `earlier` and this, both of which have been reached. */

@@ -39,24 +39,14 @@ struct Bf16 {};
 // ---- threads of a block and of a warp
 
 SD_INLINE void syncthreads() { __syncthreads(); }
-SD_INLINE void syncwarp() { __syncwarp(); }
 template <class T> SD_INLINE T shfl(T value, int lane) { return __shfl_sync(~0u, value, lane); }
 template <class T> SD_INLINE T shfl_xor(T value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
-template <class T> SD_INLINE T shfl_down(T value, int by) { return __shfl_down_sync(~0u, value, by); }
 
 // The value at `address` before it was changed.
 template <class T> SD_INLINE T atomic_add(T* address, T value) { return atomicAdd(address, value); }
-template <class T> SD_INLINE T atomic_max(T* address, T value) { return atomicMax(address, value); }
 SD_INLINE void thread_fence() { __threadfence(); }
 
 // ---- arithmetic
-
-// Never contracted into a fused multiply-add, so that every compiler gives the same bits.
-SD_INLINE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
-SD_INLINE float add_rn(float a, float b) { return __fadd_rn(a, b); }
-SD_INLINE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
-SD_INLINE double mul_rn(double a, double b) { return __dmul_rn(a, b); }
-SD_INLINE double add_rn(double a, double b) { return __dadd_rn(a, b); }
 
 // The high 32 bits of the product.
 SD_INLINE uint32_t mulhi(uint32_t a, uint32_t b) { return __umulhi(a, b); }
@@ -124,15 +114,6 @@ SD_INLINE void mma_16816(float (&c)[4], const uint32_t (&a)[4], const uint32_t (
 }
 
 // ---- memory
-
-// 16 bytes that no thread of this launch reads twice nor writes: not kept in L1.
-SD_INLINE uint4 load_once(const uint4* source) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(source));
-  return v;
-}
 
 // What other blocks of this launch wrote before a fence: from L2, as L1 may hold what was there before.
 SD_INLINE float2 load_l2(const float2* source) {

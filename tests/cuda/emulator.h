@@ -298,16 +298,10 @@ inline float float_of(uint32_t bits) {
 } // namespace emulator
 
 inline void syncthreads() { emulator::wait_at(emulator::block().barrier); }
-inline void syncwarp() { emulator::wait_at(emulator::self().warp->barrier); }
 template <class T> T shfl(T value, int lane) { return emulator::show(value)[lane]; }
 template <class T> T shfl_xor(T value, int mask) {
   const int lane = emulator::self().lane;
   return emulator::show(value)[lane ^ mask];
-}
-template <class T> T shfl_down(T value, int by) {
-  const int lane = emulator::self().lane;
-  const auto shown = emulator::show(value);
-  return lane + by < 32 ? shown[lane + by] : value;
 }
 
 template <class T> T atomic_add(T* address, T value) {
@@ -315,18 +309,8 @@ template <class T> T atomic_add(T* address, T value) {
   *address = old + value;
   return old;
 }
-template <class T> T atomic_max(T* address, T value) {
-  const T old = *address;
-  *address = std::max(old, value);
-  return old;
-}
 inline void thread_fence() {}
 
-inline float mul_rn(float a, float b) { return a * b; }
-inline float add_rn(float a, float b) { return a + b; }
-inline float div_rn(float a, float b) { return a / b; }
-inline double mul_rn(double a, double b) { return a * b; }
-inline double add_rn(double a, double b) { return a + b; }
 inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 inline uint32_t mulhi(uint32_t a, uint32_t b) { return uint64_t(a) * b >> 32; }
 inline float bits_to_float(uint32_t bits) { return emulator::float_of(bits); }
@@ -398,7 +382,6 @@ void mma_16816(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Ty
   }
 }
 
-inline uint4 load_once(const uint4* source) { return *source; }
 inline float2 load_l2(const float2* source) { return *source; }
 inline float4 load_l2(const float4* source) { return *source; }
 

@@ -131,10 +131,7 @@ std::map<Address, Allocation> allocations;
 std::deque<Allocation> freed; // the latest, to see whether they are still written to
 std::map<Address, size_t> pinned; // portable: every device reaches it
 
-struct Operation {
-  std::function<Status()> run;
-  uint64_t serial = 0;
-};
+using Operation = std::function<Status()>;
 
 struct Graph { int device; std::vector<Operation> operations; bool dependent = false, invalid = false; };
 struct Stream {
@@ -144,8 +141,6 @@ struct Stream {
 };
 struct Event {
   int device;
-  Stream* stream = nullptr;
-  uint64_t serial = 0;
   std::chrono::steady_clock::time_point time;
 };
 // What cuBLAS puts where. `stream` and the work memory have to be there for as long as it.
@@ -163,7 +158,6 @@ Live<Event> events;
 Live<Graph> graphs, executables;
 Live<Module> modules;
 Live<Blas> blas;
-uint64_t serial = 0;
 
 template <class T> T* make(Live<T>& live, std::unique_ptr<T> object) {
   T* handle = object.get();
@@ -266,13 +260,13 @@ bool parameters_here(const char* parameters, size_t bytes, const char* what) {
   return true;
 }
 
-// Runs what is in the stream, up to an operation.
-Status drain(Stream* stream, uint64_t until = UINT64_MAX) {
+// Runs what is in the stream.
+Status drain(Stream* stream) {
   Status& lost = contexts[stream->device].lost;
-  while (!stream->queue.empty() && stream->queue.front().serial <= until) {
+  while (!stream->queue.empty()) {
     const Operation operation = std::move(stream->queue.front());
     stream->queue.pop_front();
-    if (lost == SUCCESS) lost = operation.run();
+    if (lost == SUCCESS) lost = operation();
   }
   return lost;
 }
@@ -286,7 +280,6 @@ Status drain_all() {
 }
 
 Status put(Stream* stream, Operation operation) {
-  operation.serial = ++serial;
   if (stream->capture) stream->capture->operations.push_back(std::move(operation));
   else stream->queue.push_back(std::move(operation));
   return SUCCESS;
@@ -499,12 +492,12 @@ API Status cuMemcpyHtoDAsync_v2(Address to, const void* host, size_t bytes, Stre
   if (!within(to, bytes, __func__)) return INVALID_VALUE;
   void* target = reinterpret_cast<void*>(to);
   if (is_pinned(host, bytes)) {
-    return put(stream, {[=] { std::memcpy(target, host, bytes); return SUCCESS; }});
+    return put(stream, [=] { std::memcpy(target, host, bytes); return SUCCESS; });
   }
   if (stream->capture) return CAPTURE_UNSUPPORTED;
   // pageable memory is read before the call returns
   const std::vector<char> staged(static_cast<const char*>(host), static_cast<const char*>(host) + bytes);
-  return put(stream, {[=] { std::memcpy(target, staged.data(), bytes); return SUCCESS; }});
+  return put(stream, [=] { std::memcpy(target, staged.data(), bytes); return SUCCESS; });
 }
 API Status cuMemcpyDtoHAsync_v2(void* host, Address from, size_t bytes, Stream* stream) {
   ENTER_CONTEXT();
@@ -513,7 +506,7 @@ API Status cuMemcpyDtoHAsync_v2(void* host, Address from, size_t bytes, Stream* 
   if (!is_pinned(host, bytes) && stream->capture) return CAPTURE_UNSUPPORTED;
   downloaded += bytes;
   const void* source = reinterpret_cast<const void*>(from);
-  return put(stream, {[=] { std::memcpy(host, source, bytes); return SUCCESS; }});
+  return put(stream, [=] { std::memcpy(host, source, bytes); return SUCCESS; });
 }
 API Status cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream* stream) {
   ENTER_CONTEXT();
@@ -521,14 +514,14 @@ API Status cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream* 
   if (!within(to, bytes, __func__) || !within(from, bytes, __func__)) return INVALID_VALUE;
   void* target = reinterpret_cast<void*>(to);
   const void* source = reinterpret_cast<const void*>(from);
-  return put(stream, {[=] { std::memmove(target, source, bytes); return SUCCESS; }});
+  return put(stream, [=] { std::memmove(target, source, bytes); return SUCCESS; });
 }
 API Status cuMemsetD32Async(Address to, uint32_t word, size_t count, Stream* stream) {
   ENTER_CONTEXT();
   if (!find(streams, stream, __func__)) return INVALID_HANDLE;
   if (to % 4 != 0 || !within(to, 4 * count, __func__)) return INVALID_VALUE;
   uint32_t* target = reinterpret_cast<uint32_t*>(to);
-  return put(stream, {[=] { std::fill_n(target, count, word); return SUCCESS; }});
+  return put(stream, [=] { std::fill_n(target, count, word); return SUCCESS; });
 }
 
 // ---- kernels
@@ -612,7 +605,7 @@ API Status cuLaunchKernelEx(const Config* config, Function* function, void** par
   calls[function->name]++;
   if (!parameters_here(static_cast<const char*>(extra[1]), bytes, name)) return INVALID_VALUE;
   const std::function<void()> body = function->kernel->bind(static_cast<const char*>(extra[1]));
-  return put(config->stream, {[=, label = function->name, shared_bytes = config->shared_bytes]() -> Status {
+  return put(config->stream, [=, label = function->name, shared_bytes = config->shared_bytes]() -> Status {
     gridDim = {x, y, z};
     blockDim = {width, height, depth};
     const uint64_t blocks = uint64_t(x) * y * z;
@@ -626,7 +619,7 @@ API Status cuLaunchKernelEx(const Config* config, Function* function, void** par
     if (guards_hold()) return SUCCESS;
     complain("%s: went out of bounds", label.c_str());
     return ILLEGAL_ADDRESS;
-  }});
+  });
 }
 
 // ---- streams, events, graphs
@@ -641,9 +634,6 @@ API Status cuStreamDestroy_v2(Stream* stream) {
   ENTER_RELEASE();
   if (!find(streams, stream, __func__)) return INVALID_HANDLE;
   drain(stream);
-  for (auto& [handle, event] : events) {
-    if (event->stream == stream) event->stream = nullptr;
-  }
   streams.erase(stream);
   return status;
 }
@@ -652,13 +642,6 @@ API Status cuStreamSynchronize(Stream* stream) {
   if (!find(streams, stream, __func__)) return INVALID_HANDLE;
   if (stream->capture) return CAPTURE_UNSUPPORTED;
   return drain(stream);
-}
-API Status cuStreamWaitEvent(Stream* stream, Event* event, uint32_t) {
-  ENTER_CONTEXT();
-  if (!find(streams, stream, __func__) || !find(events, event, __func__)) return INVALID_HANDLE;
-  Stream* other = event->stream;
-  if (other == nullptr || other == stream) return SUCCESS; // reached already
-  return put(stream, {[other, until = event->serial] { return streams.count(other) ? drain(other, until) : Status(SUCCESS); }});
 }
 API Status cuStreamBeginCapture_v2(Stream* stream, int) {
   ENTER_CONTEXT();
@@ -688,12 +671,12 @@ API Status cuGraphInstantiateWithFlags(Graph** executable, Graph* graph, uint64_
 API Status cuGraphLaunch(Graph* executable, Stream* stream) {
   ENTER_CONTEXT();
   if (!find(executables, executable, __func__) || !find(streams, stream, __func__)) return INVALID_HANDLE;
-  return put(stream, {[operations = executable->operations] {
+  return put(stream, [operations = executable->operations] {
     for (auto& operation : operations) {
-      if (const Status status = operation.run()) return status;
+      if (const Status status = operation()) return status;
     }
     return Status(SUCCESS);
-  }});
+  });
 }
 API Status cuGraphDestroy(Graph* graph) {
   ENTER_RELEASE();
@@ -716,18 +699,10 @@ API Status cuEventCreate(Event** event, uint32_t) {
 API Status cuEventRecord(Event* event, Stream* stream) {
   ENTER_CONTEXT();
   if (!find(events, event, __func__) || !find(streams, stream, __func__)) return INVALID_HANDLE;
-  put(stream, {[event] {
+  return put(stream, [event] {
     if (events.count(event)) event->time = std::chrono::steady_clock::now();
     return Status(SUCCESS);
-  }});
-  event->stream = stream;
-  event->serial = serial;
-  return SUCCESS;
-}
-API Status cuEventSynchronize(Event* event) {
-  ENTER_CONTEXT();
-  if (!find(events, event, __func__)) return INVALID_HANDLE;
-  return event->stream == nullptr ? Status(SUCCESS) : drain(event->stream, event->serial);
+  });
 }
 API Status cuEventElapsedTime(float* milliseconds, Event* begin, Event* end) {
   ENTER_CONTEXT();
@@ -833,7 +808,7 @@ API Status cublasGemmEx(Blas* handle, int transa, int transb, int m, int n, int 
   const uint16_t* left = reinterpret_cast<const uint16_t*>(a);
   const uint16_t* right = reinterpret_cast<const uint16_t*>(b);
   float* out = reinterpret_cast<float*>(c);
-  return put(handle->stream, {[=] {
+  return put(handle->stream, [=] {
     for (int j = 0; j < n; j++) {
       for (int i = 0; i < m; i++) {
         float sum = 0;
@@ -842,5 +817,5 @@ API Status cublasGemmEx(Blas* handle, int transa, int transb, int m, int n, int 
       }
     }
     return Status(SUCCESS);
-  }});
+  });
 }
