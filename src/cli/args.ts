@@ -115,7 +115,7 @@ function deviceOption(help: string): Option<Device> {
 }
 
 const ruleOption: Option<Rule> = choice(
-  "acceptance rule (default: block for embedded drafters that draft left to right, else ordered; paper is lossy)",
+  "acceptance rule (default: block for embedded drafters, and where γ is auto, if they draft left to right; else ordered; paper is lossy)",
   rules,
 );
 
@@ -142,7 +142,9 @@ const OPTIONS = {
   threads: count("threads of the CPU (default: its cores); the text does not depend on it"),
   rule: ruleOption,
   gamma: GAMMA,
-  steps: count("T, denoising steps per draft of a diffusion drafter, γ at most (default: 1)"),
+  steps: count(
+    "T, denoising steps per draft of a diffusion drafter, γ at most (default: 1; where γ is auto, what pays)",
+  ),
   order: choice(
     "which masks a denoising step opens, where there are several (default: left-to-right)",
     revealOrders,
