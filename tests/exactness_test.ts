@@ -256,10 +256,15 @@ Deno.test("the law is exact after temperature, top-k and top-p, whatever the dra
 
 /** Chooses γ and T by all that a round tells when it is over, the rejected tokens included. */
 class Inquisitive implements DraftPolicy {
+  readonly #choices: readonly number[] | undefined;
   #seen = 2;
 
+  constructor({ stepChoices }: Drafter) {
+    this.#choices = stepChoices;
+  }
+
   next(most: number): DraftPlan {
-    return { gamma: Math.min(this.#seen % 3, most), steps: 1 + this.#seen % 2 };
+    return { gamma: Math.min(this.#seen % 3, most), steps: this.#choices?.[this.#seen % 2] };
   }
 
   observe({ draft, accepted, token }: Step): void {
@@ -267,7 +272,7 @@ class Inquisitive implements DraftPolicy {
   }
 }
 
-Deno.test("the law is exact where γ is chosen by what happened before", async () => {
+Deno.test("the law is exact where γ and T are chosen by what happened before", async () => {
   const pair = new ToyPair(1);
   const drafters: [string, Drafter][] = [
     ["Markov head", pair.markov({ steps: 1 })],
@@ -275,14 +280,14 @@ Deno.test("the law is exact where γ is chosen by what happened before", async (
     ["hot start", pair.markov({ steps: 1, hotStart: true })],
     ["several T", pair.diffusion({})],
   ];
-  const policies: [string, () => DraftPolicy][] = [
+  const policies: [string, (drafter: Drafter) => DraftPolicy][] = [
     ["controller", () => new DraftController([1, 1.4, 1.6])],
     [
       "controller of T",
-      () =>
-        new DraftController(new CostProfile([1, 1.4, 1.6], 0, { choices: [1, 2], shares: [0, 0.01, 0.01] })),
+      ({ stepChoices: choices = [1] }) =>
+        new DraftController(new CostProfile([1, 1.4, 1.6], 0, { choices, shares: [0, 0.01, 0.01] })),
     ],
-    ["inquisitive", () => new Inquisitive()],
+    ["inquisitive", (drafter) => new Inquisitive(drafter)],
   ];
   for (const [name, policy] of policies) {
     for (const [label, drafter] of drafters) {
@@ -290,7 +295,7 @@ Deno.test("the law is exact where γ is chosen by what happened before", async (
         if (!isExact(rule, drafter.leftToRight)) continue;
         const lengths = new Set<number>();
         const noted = (): DraftPolicy => {
-          const inner = policy();
+          const inner = policy(drafter);
           return {
             next: (most) => inner.next(most),
             observe(step, plan) {

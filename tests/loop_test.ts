@@ -425,6 +425,21 @@ Deno.test("a policy's gamma is looked at before anybody is asked for a draft of 
   }
 });
 
+Deno.test("a policy asks for no T but those that a drafter offers, whatever the rule is exact for", async () => {
+  const pair = new ToyPair(1);
+  const policy = { next: () => ({ gamma: 2, steps: 2 }), observe: () => {} };
+  const drafting = (drafter: Drafter) =>
+    all(speculate(pair.target, drafter, [0, 1], { gamma: policy, rule: "ratio" }));
+  await assert.rejects(drafting(pair.diffusion({ order: "random" })), {
+    name: "RangeError",
+    message:
+      'Cannot speculate: the policy\'s steps is 2, expected none, as "diffusion (bidirectional)" has its own',
+  });
+  const offered = Object.assign(pair.diffusion({}), { stepChoices: [1, 3] });
+  await assert.rejects(drafting(offered), { message: /the policy's steps is 2, expected one of 1, 3$/ });
+  await drafting(pair.diffusion({}));
+});
+
 Deno.test("a drafter may do with the text that it is given as it likes", async () => {
   const counting = new CountingDrafter(3);
   const spoiling: Drafter = Object.assign(new CountingDrafter(), {

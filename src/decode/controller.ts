@@ -287,20 +287,21 @@ async function measure(
   }
   const costs = interpolated(known.map(([gamma, times]) => [gamma, lowerMedian(times)]));
   const readingMs = Math.max(0, first - costs[1]) / length;
-  if (stepChoices === undefined || costs.length < 3) {
+  const more = stepChoices?.[1];
+  if (stepChoices === undefined || more === undefined || costs.length <= more) {
     target.truncate(0);
     drafter.reset();
     return new CostProfile(costs, readingMs);
   }
-  // what a second step takes of the drafter's time is much the same for all γ
-  const gamma = Math.min(4, costs.length - 1), once: number[] = [], twice: number[] = [];
+  // what a further step takes of the drafter's time is much the same for all γ
+  const gamma = Math.max(more, Math.min(4, costs.length - 1)), once: number[] = [], often: number[] = [];
   for (let turns = 0; turns < MOST_TURNS; turns++) {
-    once.push((await timed(gamma, 1)).draftMs);
-    twice.push((await timed(gamma, 2)).draftMs);
+    once.push((await timed(gamma)).draftMs);
+    often.push((await timed(gamma, more)).draftMs);
   }
   target.truncate(0);
   drafter.reset();
-  const step = Math.max(0, lowerMedian(twice) - lowerMedian(once));
+  const step = Math.max(0, lowerMedian(often) - lowerMedian(once)) / (more - 1);
   return new CostProfile(costs, readingMs, { choices: stepChoices, shares: costs.map((ms) => step / ms) });
 }
 

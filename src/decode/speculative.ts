@@ -78,6 +78,16 @@ export function speculate(
     if (!isCount(plan.gamma)) {
       throw new RangeError(`Cannot speculate: ${expected("the policy's gamma", plan.gamma)}`);
     }
+    // any other might make drafts of a kind that the rule is not exact for
+    if (plan.steps !== undefined && !drafter.stepChoices?.includes(plan.steps)) {
+      throw new RangeError(
+        `Cannot speculate: the policy's steps is ${plan.steps}, expected ${
+          drafter.stepChoices === undefined
+            ? `none, as "${drafter.name}" has its own`
+            : `one of ${drafter.stepChoices.join(", ")}`
+        }`,
+      );
+    }
     const settings = { text, random, sampling, rule, draftSampling, steps: plan.steps };
     const step = await holding(
       drafter,
