@@ -25,7 +25,7 @@ Deno.test("each benchmark stands beside the baseline of its group, and one that 
     const row of [
       "| one | 2.00 ms | 1.00 ms – 4.00 ms | baseline |",
       "| four | 3.00 ms | 1.50 ms – 6.00 ms | 1.50 × |",
-      "| broken | failed | | |",
+      "| broken | failed |  |  |",
       "| alone | 500 ns | 250 ns – 1.00 µs |  |",
       "| stray | 4.00 µs | 2.00 µs – 8.00 µs |  |",
     ]
