@@ -30,7 +30,7 @@ import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tok
 import { type LoadedModel, loadModel } from "./model/load.ts";
 import type { CausalModel } from "./model/model.ts";
 import type { LoadOptions } from "./model/uploads.ts";
-import { embeddedDrafter, embeddedTarget } from "./pair.ts";
+import { embeddedDrafter, embeddedDrafters, embeddedTarget } from "./pair.ts";
 import { TextStops } from "./text_stops.ts";
 import { watchedWeights, type WatchOptions } from "./watched_weights.ts";
 
@@ -112,9 +112,9 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
    */
   readonly costs?: readonly number[] | undefined;
   /**
-   * The same seed and options give the same text: an integer, also in decimal as the statistics have it. In plain decoding and under `coupled` and `match`, a longer
-   * `maxTokens` goes on with the same text; under other rules its end is drafted otherwise, and may read otherwise. Of
-   * any integer, the low 64 bits count.
+   * An integer, also in decimal as the statistics have it, of which the low 64 bits count. The same seed and options
+   * give the same text. In plain decoding and under `coupled` and `match`, a longer `maxTokens` goes on with the same
+   * text; under other rules its end is drafted otherwise, and may read otherwise.
    * @default a fresh one, reported in the statistics
    */
   readonly seed?: number | bigint | string | undefined;
@@ -587,7 +587,14 @@ async function loadDrafter(
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
   const folder = embedded?.folder ?? await locateModel(choice, hubOptions(options));
   const dtype = options.drafterDtype ?? (backend.name === "cuda" ? "f16" : "int8");
-  const loaded = await load(folder, backend, { dtype, target, targetBackend, anyOrder: true }, options);
+  const loaded = await load(folder, backend, { dtype, target, targetBackend, anyOrder: true }, options)
+    .catch((error: Error) => {
+      // a word alone is more often a name that was mistyped than a folder
+      if (/^[\w-]+$/.test(String(choice))) {
+        error.message += `; embedded drafters are ${embeddedDrafters.join(", ")}`;
+      }
+      throw error;
+    });
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {
     model[Symbol.dispose]();

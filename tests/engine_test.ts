@@ -668,6 +668,10 @@ Deno.test("score gives the log-probability of each token and the perplexity", ()
 
 Deno.test("loadEngine refuses what cannot work with one clear message", async () => {
   await assert.rejects(loadEngine({ target: "no/such/folder" }), /no\/such\/folder/);
+  await assert.rejects(
+    loadEngine({ drafter: "sed" }),
+    /there is no such folder, .*; embedded drafters are sedd-target, sedd-causal, sedd, gpt2$/,
+  );
   await assert.rejects(loadEngine({ device: "cuda" }), /Cannot open the device "cuda"/);
   await assert.rejects(loadEngine({ threads: 100_000 }), /threads is 100000, expected at most 1024$/);
   await assert.rejects(
