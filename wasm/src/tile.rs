@@ -22,6 +22,8 @@ pub trait Format {
     const STEP: usize;
     /// Whether panels come in whole groups and their steps side by side, as those of a matrix do.
     const GROUPED: bool = true;
+    /// Whether a panel that many tiles of rows need is first held as f32: where that takes more than shuffles.
+    const WIDENED: bool = false;
     /// Vectors that every step needs. They pass through [`opaque`], for V8 makes a constant anew at each use.
     type Held: Copy;
     fn hold() -> Self::Held;
@@ -103,6 +105,7 @@ impl Format for Bf16 {
 
 impl Format for F16 {
     const STEP: usize = 16;
+    const WIDENED: bool = true;
     type Held = [v128; 2];
     #[inline(always)]
     fn hold() -> [v128; 2] {
