@@ -15,6 +15,7 @@ import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
 import { autoregress } from "./decode/autoregressive.ts";
 import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
 import type { Drafter, Target } from "./decode/drafter.ts";
+import { unlessAborted } from "./decode/event_loop.ts";
 import { checkRequest, type Origin, type Round } from "./decode/loop.ts";
 import { type Statistics, StatisticsCollector } from "./decode/metrics.ts";
 import { ModelTarget } from "./decode/model_target.ts";
@@ -72,7 +73,8 @@ export interface EngineOptions extends WatchOptions {
    */
   readonly dtype?: Dtype | undefined;
   /**
-   * How a drafter's weights are held: costs acceptance, never exactness.
+   * How a drafter's weights are held: costs acceptance, never exactness. Numbers beyond the range of f16 would end a text
+   * with a {@linkcode LogitsError}; those of published models are far from it.
    * @default what is fastest: `"int8"` on a CPU, `"f16"` on a GPU, whose tensor cores it is for
    */
   readonly drafterDtype?: Dtype | undefined;
@@ -98,7 +100,7 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   /**
    * γ, tokens drafted per round; `auto`: chosen for each round by the times that rounds take on this machine and
    * by what was accepted of late, down to none where drafting does not pay, and with it T for a diffusion drafter without
-   * a Markov head, unless `steps` or another `order` is asked for. The text has the target's law either
+   * a Markov head, unless `steps`, another `order` or `costs` are given. The text has the target's law either
    * way, but times differ from run to run: with `auto`, the same seed gives the same text only under `coupled` and
    * `match`, at temperature 0, or with `costs`. The first text with `auto` waits until rounds have been timed.
    * What was accepted bears on the next texts' γ, so that those of one engine must not share a seed.
@@ -510,8 +512,8 @@ async function chooseGamma(
     // measured for one text while the others wait: in the midst of one another the times would be wrong
     const others = costs.get(key);
     if (others === undefined) break;
-    const profile = await others.catch(() => undefined); // that text's signal is not this one's
-    signal?.throwIfAborted();
+    // that one's signal is not this one's
+    const profile = await unlessAborted(others.catch(() => undefined), signal);
     if (profile !== undefined) return new DraftController(profile);
   }
   const own = measureCosts(target, drafter, { rule, sampling: { temperature, topK, topP }, signal });

@@ -293,7 +293,7 @@ Deno.test("inspect tells what a checkpoint is and needs", async () => {
   assert.equal(unfit.code, 1);
   assert.match(
     unfit.err,
-    /"specdiff\.target_width" of config\.json is 32, expected the width 384 of the target that it is loaded with$/m,
+    /"specdiff\.target_width" of config\.json is 32, expected the width 384 of the target that it is loaded with; it was looked at with the embedded target, --target names another$/m,
   );
 });
 

@@ -285,7 +285,7 @@ Deno.test("the law is exact where γ and T are chosen by what happened before", 
     [
       "controller of T",
       ({ stepChoices: choices = [1] }) =>
-        new DraftController(new CostProfile([1, 1.4, 1.6], 0, { choices, shares: [0, 0.01, 0.01] })),
+        new DraftController(new CostProfile([1, 1.4, 1.6], 0, { choices, ms: 0.01 })),
     ],
     ["inquisitive", (drafter) => new Inquisitive(drafter)],
   ];

@@ -395,6 +395,18 @@ onStandIn(
         backend.matrix({ outputs: 700, inputs: 512, dtype: "f32" }, []),
         /Cannot hold a \[700, 512\] f32 matrix: .*int8 needs/,
       );
+      // whatever it is for
+      for (
+        const [what, allocate] of [
+          ["an activation", () => backend.activation(700, 512)],
+          ["a cache", () => backend.cache({ layers: 2, width: 512, capacity: 700 })],
+        ] as const
+      ) {
+        assert.throws(allocate, {
+          name: "OutOfMemoryError",
+          message: new RegExp(`^Cannot hold ${what} of .* MiB: .* are free on CUDA 0: `),
+        });
+      }
     }),
 );
 

@@ -100,7 +100,7 @@ SD_KERNEL(THREADS, accept, int* out, const float* p_rows, const float* q_rows, i
   told = block_fold(told, lesser, 2 * n + 1);
 
   if (told <= 2 * n) {
-    token = told < n ? draft[told] : undrawn(p_rows[(told - n) * stride]);
+    token = told < n ? draft[told] | DRAFTED : undrawn(p_rows[(told - n) * stride]);
   } else if (test == DRAWN) {
     for (int j = threadIdx.x; j < n; j += blockDim.x) {
       if (drawn[j] != draft[j]) kept = min(kept, j);

@@ -12,6 +12,7 @@ enum FaultCode {
   MASS_OF_LAW = 3,  // bits 5 … 31 of the float
   DRAFTED_UNLIKELY = 4,
   STRANGE_TOKEN = 5,
+  DRAFTED = 6,  // added to LOGITS or NO_WEIGHT: it is the draft that could not be drawn
 };
 
 // In place of a token: three bits of code, 27 of detail, and 10 in front, which no id has.

@@ -330,9 +330,9 @@ export interface Backend extends Disposable {
   /**
    * Uploads a matrix, converting and packing it into the device's layout chunk by chunk, so that the host
    * never needs to hold a whole one. `chunks` yields f32 rows of W in order, any whole number of rows at a
-   * time, [n, inputs] each.
-   * @throws {RangeError} if the chunks do not add up to [outputs, inputs].
-   * @throws {Error} if the device's memory does not suffice; the message names a dtype that might fit.
+   * time, [n, inputs] each. They must be finite, and within the dtype's range: what becomes of others differs.
+   * @throws {RangeError} if the chunks do not add up to [outputs, inputs]
+   * @throws {OutOfMemoryError} if the device's memory does not suffice; the message names a dtype that might fit
    */
   matrix(
     options: MatrixOptions,

@@ -15,15 +15,19 @@ export class LogitsError extends RangeError {
   override readonly name: string = "LogitsError";
   /** What is wrong with the logits, to be said again by whoever knows more of them. */
   readonly fault: string;
+  /** Whether a device found it when it was to test a draft, whose logits they are. */
+  readonly drafted: boolean;
 
   /**
    * An error that says what is wrong, and what failed for it.
    * @param fault what is wrong with the logits
    * @param doing what failed for it
+   * @param drafted as below
    */
-  constructor(fault: string, doing: string = "make a distribution") {
+  constructor(fault: string, doing: string = "make a distribution", drafted: boolean = false) {
     super(`Cannot ${doing}: ${fault}`);
     this.fault = fault;
+    this.drafted = drafted;
   }
 }
 

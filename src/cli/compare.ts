@@ -157,7 +157,9 @@ function render({ machine, settings, rows }: Comparison): string[] {
     ], 1),
     "",
     ...(rows.some(({ gamma }) => gamma === "auto")
-      ? ["auto: γ was chosen for each round; the number is its mean, a round without a draft counted as 0"]
+      ? [
+        "auto: γ was chosen for each round, and T where a drafter offers several; the number is γ's mean, 0 without a draft",
+      ]
       : []),
     "τ: tokens per round; accepted: share of the tokens drafted at positions 1, 2, …;",
     "ms/round: in the drafter + in the target; = plain: the text under coupled is that of plain decoding",

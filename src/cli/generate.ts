@@ -126,6 +126,7 @@ export function describe(stats: Statistics): string {
       : `accepted at positions 1, 2, …: ${positions(stats.acceptanceRatePerPosition)}`,
     `${stats.drafter}`,
     `γ ${stats.meanGamma.toFixed(1)} on average`,
+    `${stats.meanDraftPasses.toFixed(1)} passes of the drafter per draft`,
     `${stats.plainRounds} of ${stats.rounds} rounds without a draft`,
     `rule ${stats.rule} (${stats.exactness})`,
     `seed ${stats.seed}`,

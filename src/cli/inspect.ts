@@ -74,7 +74,12 @@ export const inspect: Command = {
       : values.target === undefined
       ? embeddedTarget()
       : await locate(values.target);
-    const inspection = await examine(checkpoint, target);
+    const inspection = await examine(checkpoint, target).catch((error: Error) => {
+      if (partial && values.target === undefined) {
+        error.message += "; it was looked at with the embedded target, --target names another";
+      }
+      throw error;
+    });
     if (values.json) out.line(JSON.stringify(inspection, null, 2));
     else for (const line of render(inspection)) out.line(line);
   },

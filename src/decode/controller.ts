@@ -72,10 +72,10 @@ export class CostProfile {
   readonly ms: Float64Array;
   /** Milliseconds a drafter takes to read a token that came by a plain step. */
   readingMs: number;
-  /** T that may be chosen, ascending. */
-  readonly stepChoices: readonly number[];
-  /** [longest draft + 1] what each denoising step but the first adds to a round, as a share of `ms`. */
-  readonly #stepShares: ArrayLike<number>;
+  /** T that may be chosen, ascending; absent: the drafter's own alone. */
+  readonly stepChoices: readonly number[] | undefined;
+  /** What each denoising step but the first adds to a round, in plain steps. */
+  #step: number;
   /** For each T, [longest draft] in how many rounds a position was tested, and accepted, the older the less. */
   readonly #tested: readonly Float64Array[];
   readonly #accepted: readonly Float64Array[];
@@ -92,43 +92,45 @@ export class CostProfile {
    * @param ms for each γ from 0 on; where a shorter draft is said to cost more than a longer one, that is a mistake
    * of the measurement
    * @param readingMs as above
-   * @param steps T that may be chosen, ascending from 1, and what each step but the first adds to a round of γ tokens, as
-   * a share of `ms`, by γ; absent: the drafter's own T alone
-   * @throws {RangeError} if there are no costs, or not all of them are positive
+   * @param steps T that may be chosen, ascending from 1, and the milliseconds that each step but the first adds to a
+   * round; absent: the drafter's own T alone
+   * @throws {RangeError} if there are no costs, not all of them are positive, or T or what it adds make no sense
    */
   constructor(
     ms: ArrayLike<number>,
     readingMs: number = 0,
-    { choices, shares }: { readonly choices: readonly number[]; readonly shares: ArrayLike<number> } = {
-      choices: [1],
-      shares: [],
-    },
+    steps?: { readonly choices: readonly number[]; readonly ms: number },
   ) {
     this.ms = Float64Array.from(ms);
     this.readingMs = readingMs;
-    this.stepChoices = choices;
-    this.#stepShares = shares;
     if (this.ms.length === 0 || !this.ms.every((x) => x > 0 && x < Infinity)) {
       throw new RangeError(
         `Cannot choose gamma: costs are [${this.ms}], expected the milliseconds of a round for each gamma from 0 on`,
       );
     }
+    const { choices, ms: stepMs } = steps ?? { choices: undefined, ms: 0 };
+    const ascending = choices === undefined ||
+      choices[0] === 1 && choices.every((T, t) => Number.isInteger(T) && T > (choices[t - 1] ?? 0));
+    if (!ascending || !(stepMs >= 0 && stepMs < Infinity)) {
+      throw new RangeError(
+        `Cannot choose T: it is one of [${choices}], each step taking ${stepMs} ms, expected them ascending from 1, and ` +
+          "at least 0 ms",
+      );
+    }
+    this.stepChoices = choices;
+    this.#step = stepMs / this.ms[0];
     for (let gamma = this.ms.length - 2; gamma >= 0; gamma--) this.#noMoreThan(gamma, this.ms[gamma + 1]);
     this.#ratios = this.ms.map((ms) => ms / this.ms[0]);
     this.#timed = new Float64Array(this.ms.length);
     this.#verifyMs = this.ms.slice();
-    this.#tested = choices.map(() => new Float64Array(this.ms.length - 1));
-    this.#accepted = choices.map(() => new Float64Array(this.ms.length - 1));
+    const each = () => (choices ?? [1]).map(() => new Float64Array(this.ms.length - 1));
+    this.#tested = each();
+    this.#accepted = each();
   }
 
-  /** What a round of γ tokens in T steps is to one in one step. */
-  #stepFactor(gamma: number, steps: number): number {
-    return steps === 1 ? 1 : 1 + this.#stepShares[gamma] * (Math.min(steps, gamma) - 1);
-  }
-
-  /** What a round of γ > 0 tokens in T steps is expected to cost, in milliseconds. */
+  /** What a round of γ tokens in T steps is expected to cost, in milliseconds. */
   cost(gamma: number, steps: number): number {
-    return this.ms[gamma] * this.#stepFactor(gamma, steps);
+    return this.ms[gamma] + this.#step * this.ms[0] * Math.max(0, Math.min(steps, gamma) - 1);
   }
 
   /**
@@ -141,13 +143,28 @@ export class CostProfile {
     unread: number,
     steps: number = 1,
   ): void {
-    const gamma = draft.length, ms = (draftMs + verifyMs) / this.#stepFactor(gamma, steps);
+    const gamma = draft.length, ms = draftMs + verifyMs, more = Math.min(steps, gamma) - 1;
     if (gamma > 0 && unread > 0) {
-      const reading = (ms - this.ms[gamma]) / unread;
+      const reading = (ms - this.cost(gamma, steps)) / unread;
       const weight = unread / (unread + BELIEVED_UNREAD);
       this.readingMs = Math.max(0, this.readingMs + weight * (reading - this.readingMs));
       return;
     }
+    if (more > 0) {
+      const found = (believed(ms, this.cost(gamma, steps)) - this.ms[gamma]) / more / this.ms[0];
+      this.#step = Math.max(0, this.#step + TIME_WEIGHT * (found - this.#step));
+    } else {
+      this.#observeOneStep(gamma, ms);
+    }
+    if (gamma === 0) return;
+    // a plain step that is never made is known by the passes over more rows, which on average take no less; held to
+    // each of them, it would be thought as fast as the luckiest
+    const before = this.#verifyMs[gamma];
+    this.#verifyMs[gamma] += TIME_WEIGHT * (believed(verifyMs, before) - before);
+    this.#noMoreThan(0, this.#verifyMs[gamma]);
+  }
+
+  #observeOneStep(gamma: number, ms: number): void {
     const timed = this.#timed[gamma]++;
     this.ms[gamma] += Math.max(TIME_WEIGHT, 1 / (timed + 2)) *
       (believed(ms, this.ms[gamma]) - this.ms[gamma]);
@@ -160,17 +177,11 @@ export class CostProfile {
       if (other < gamma) this.#noMoreThan(other, this.ms[gamma]);
       else this.ms[other] = Math.max(this.ms[other], this.ms[gamma]);
     }
-    if (gamma === 0) return;
-    // a plain step that is never made is known by the passes over more rows, which on average take no less; held to
-    // each of them, it would be thought as fast as the luckiest
-    const before = this.#verifyMs[gamma];
-    this.#verifyMs[gamma] += TIME_WEIGHT * (believed(verifyMs, before) - before);
-    this.#noMoreThan(0, this.#verifyMs[gamma]);
   }
 
   /** Remembers of a round how far its draft was accepted; of a plain one, that time has passed. */
   remember(gamma: number, accepted: number, steps: number = 1): void {
-    for (const [t, choice] of this.stepChoices.entries()) {
+    for (const [t, choice] of (this.stepChoices ?? [steps]).entries()) {
       const [tests, accepts] = [this.#tested[t], this.#accepted[t]];
       const kept = Math.exp(-1 / (t === 0 ? MEMORY : STEPS_MEMORY));
       for (let j = 0; j < tests.length; j++) {
@@ -254,8 +265,9 @@ async function measure(
   const text = Int32Array.from({ length }, (_, i) => i % Math.min(4, target.vocabSize));
   const random = new PhiloxSource(0);
   let turn = performance.now();
-  const { stepChoices } = drafter;
-  const timed = async (gamma: number, steps = stepChoices?.[0]): Promise<Step> => {
+  const longest = Math.min(LONGEST, target.contextLength - length);
+  const choices = drafter.stepChoices?.filter((choice) => choice <= longest);
+  const timed = async (gamma: number, steps = choices?.[0]): Promise<Step> => {
     turn = await takeTurns(turn);
     signal?.throwIfAborted();
     const step = await draftAndVerify(target, drafter, gamma, { text, random, rule, sampling, steps });
@@ -268,7 +280,6 @@ async function measure(
   };
   target.keepHidden?.(drafter.hiddenLayers ?? []);
   if (length > 1) await target.score(text.subarray(0, length - 1), 1, sampling);
-  const longest = Math.min(LONGEST, target.contextLength - length);
   await round(1); // what is only just loaded is slow
   drafter.reset();
   const first = await round(1); // the drafter reads the text
@@ -286,23 +297,22 @@ async function measure(
     for (const [gamma, times] of known) times.push(await round(gamma));
   }
   const costs = interpolated(known.map(([gamma, times]) => [gamma, lowerMedian(times)]));
-  const readingMs = Math.max(0, first - costs[1]) / length;
-  const more = stepChoices?.[1];
-  if (stepChoices === undefined || more === undefined || costs.length <= more) {
-    target.truncate(0);
-    drafter.reset();
-    return new CostProfile(costs, readingMs);
-  }
-  // what a further step takes of the drafter's time is much the same for all γ
-  const gamma = Math.max(more, Math.min(4, costs.length - 1)), once: number[] = [], often: number[] = [];
-  for (let turns = 0; turns < MOST_TURNS; turns++) {
-    once.push((await timed(gamma)).draftMs);
-    often.push((await timed(gamma, more)).draftMs);
-  }
+  const stepMs = choices?.[1] === undefined ? 0 : await measureStep(choices[1]);
   target.truncate(0);
   drafter.reset();
-  const step = Math.max(0, lowerMedian(often) - lowerMedian(once)) / (more - 1);
-  return new CostProfile(costs, readingMs, { choices: stepChoices, shares: costs.map((ms) => step / ms) });
+  const steps = choices === undefined ? undefined : { choices, ms: stepMs };
+  return new CostProfile(costs, Math.max(0, first - costs[1]) / length, steps);
+
+  /** What a further denoising step takes, which is much the same for all γ: between one and so many. */
+  async function measureStep(many: number): Promise<number> {
+    const gamma = Math.min(longest, Math.max(many, 4)), once: number[] = [], often: number[] = [];
+    const began = performance.now();
+    for (let turns = 0; turns < 2 || turns < MOST_TURNS && performance.now() - began < PATIENCE_MS; turns++) {
+      once.push((await timed(gamma)).draftMs);
+      often.push((await timed(gamma, many)).draftMs);
+    }
+    return Math.max(0, lowerMedian(often) - lowerMedian(once)) / (many - 1);
+  }
 }
 
 /** Of two in the middle, the lower one. */
@@ -355,7 +365,7 @@ export class DraftController implements DraftPolicy {
 
   /** γ, 0 … most, and T of the next round. */
   next(most: number): DraftPlan {
-    const { ms, stepChoices } = this.#costs;
+    const { ms, stepChoices = [1] } = this.#costs;
     const stake = Math.max(LOSS_STEPS, LOSS_SHARE * this.#tokens) - this.#lost;
     let best: DraftPlan = { gamma: 0 }, bestRate = 1 / ms[0];
     for (const [t, rates] of this.#costs.rates(Math.min(most, ms.length - 1)).entries()) {
@@ -368,7 +378,7 @@ export class DraftController implements DraftPolicy {
         const affordableMs = (1 + stake / (gamma === 1 ? 1 : STAKES)) * ms[0];
         if (gamma < steps || cost + this.#readingMs > affordableMs) continue;
         if (promise > Math.max(bestRate, atLeast)) {
-          best = stepChoices.length > 1 ? { gamma, steps } : { gamma };
+          best = this.#costs.stepChoices === undefined ? { gamma } : { gamma, steps };
           bestRate = promise;
         }
       }

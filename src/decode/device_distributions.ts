@@ -18,6 +18,25 @@ import { LogitsError } from "../backend/distribution.ts";
 import { Growing } from "../model/block.ts";
 import type { Distributions, Law } from "./distributions.ts";
 
+/**
+ * Does what may find that logits stand for no law, at once or where a device is waited for, and says whose they were.
+ * @param model what computed them; or the drafter, if a device says so
+ * @throws {LogitsError} that names the model
+ */
+export function blaming<T>(model: string, body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    if (!(error instanceof LogitsError)) throw error;
+    throw new LogitsError(
+      `${error.fault}, as ${
+        error.drafted ? "the drafter" : model
+      } computed it; its weights may be damaged, or its ` +
+        "dtype too narrow",
+    );
+  }
+}
+
 /** A growing buffer of laws, [rows, V], filled from logits. */
 export class DeviceDistributions implements Distributions, Disposable {
   readonly #backend: Backend;
@@ -61,14 +80,9 @@ export class DeviceDistributions implements Distributions, Disposable {
    */
   fill(start: number, logits: Activation, sampling: Sampling): void {
     this.#changes(start, logits.rows);
-    try {
+    blaming(this.#model, () => {
       this.#backend.distribution(this.slice(start, logits.rows), logits, sampling);
-    } catch (error) {
-      if (error instanceof LogitsError) {
-        throw new LogitsError(`${error.fault}, as ${this.#model} computed it; its weights may be damaged`);
-      }
-      throw error;
-    }
+    });
   }
 
   /** Makes row j a point mass. */
@@ -81,7 +95,7 @@ export class DeviceDistributions implements Distributions, Disposable {
 
   /** @inheritdoc */
   row(j: number): Law {
-    return this.slice(j, 1).read();
+    return blaming(this.#model, () => this.slice(j, 1).read());
   }
 
   /** @inheritdoc */
@@ -97,7 +111,7 @@ export class DeviceDistributions implements Distributions, Disposable {
     while (this.#backend.slowReads === true && this.#filled.has(end)) end++;
     const count = end - j, buffer = this.#drawn.atLeast(count);
     this.#backend.sample(buffer, this.slice(j, count), key);
-    const tokens = buffer.read(count).slice();
+    const tokens = blaming(this.#model, () => buffer.read(count).slice());
     this.#ahead = { key: { ...key, position: origin }, first: j, tokens };
     return tokens[0];
   }

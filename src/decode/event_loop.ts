@@ -26,3 +26,20 @@ export async function takeTurns(since: number): Promise<number> {
   port2.close(); // the other's end does not end it: left open, it would be kept for ever
   return performance.now();
 }
+
+/**
+ * What a promise comes to, or the signal's reason as soon as that is aborted; the promise goes on.
+ * @throws the signal's reason, and whatever the promise is rejected with
+ */
+export async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return await promise;
+  signal.throwIfAborted();
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const end = () => reject(signal.reason);
+  signal.addEventListener("abort", end);
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener("abort", end);
+  }
+}

@@ -55,6 +55,8 @@ export interface Statistics {
   readonly acceptedTokens: number;
   /** Network evaluations of the drafter. */
   readonly draftPasses: number;
+  /** draftPasses / rounds with a draft: T, for a diffusion drafter. */
+  readonly meanDraftPasses: number;
   /** acceptedTokens / draftTokens. */
   readonly draftAcceptanceRate: number;
   /** draftTokens / rounds: γ on average, a plain step counted as 0. */
@@ -153,6 +155,7 @@ export class StatisticsCollector {
       draftTokens,
       acceptedTokens,
       draftPasses: this.#draftPasses,
+      meanDraftPasses: rate(this.#draftPasses, this.#rounds - this.#plainRounds),
       draftAcceptanceRate: rate(acceptedTokens, draftTokens),
       meanGamma: rate(draftTokens, this.#rounds),
       meanAcceptanceLength: rate(this.#tokens, this.#rounds),

@@ -13,7 +13,7 @@ import { UNKNOWN } from "../model/device_tokens.ts";
 import type { CausalModel, FollowUp } from "../model/model.ts";
 import { type Rule, testOf } from "./acceptance.ts";
 import { CachedText } from "./cached_text.ts";
-import { DeviceDistributions } from "./device_distributions.ts";
+import { blaming, DeviceDistributions } from "./device_distributions.ts";
 import type { Distributions } from "./distributions.ts";
 import { type DeviceDraft, type DeviceVerdict, type Draft, isOnDevice, type Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
@@ -110,7 +110,7 @@ export class ModelTarget implements Target, Disposable {
         decisions.accept(verdict, { round, test, p, q, useQ: flags, draft: tokens, purposes: Purpose });
       },
     });
-    const [accepted, token, bonus, ...ids] = verdict.read(3 + n);
+    const [accepted, token, bonus, ...ids] = blaming("the target", () => verdict.read(3 + n));
     const drafted = Int32Array.from(ids);
     if (isOnDevice(draft)) this.#text.committed(drafted);
     return { accepted, token, bonus: bonus === 1, draft: drafted, draftMs: round.draftMs };

@@ -75,8 +75,8 @@ export function speculate(
   const round = async ({ text, room, random, sampling }: StepRequest): Promise<Step> => {
     const most = room - 1; // a round emits one token more than it accepts
     const plan = typeof gamma === "number" ? { gamma } : gamma.next(most);
-    if (!isCount(plan.gamma)) {
-      throw new RangeError(`Cannot speculate: ${expected("the policy's gamma", plan.gamma)}`);
+    if (!isCount(plan?.gamma)) {
+      throw new RangeError(`Cannot speculate: ${expected("gamma in the policy's plan", plan?.gamma)}`);
     }
     // any other might make drafts of a kind that the rule is not exact for
     if (plan.steps !== undefined && !drafter.stepChoices?.includes(plan.steps)) {
@@ -130,7 +130,7 @@ export async function draftAndVerify(
   const round = random.seed === undefined ? undefined : target.beginOnDevice?.(random.seed, text.length);
   const onDevice = gamma > 0 && round !== undefined ? drafter.draftOnDevice?.(request, round) : undefined;
   const draft = onDevice ?? (gamma === 0 ? NO_DRAFT : await drafter.draft(request));
-  checkDraft(draft, drafter, gamma, rule);
+  checkDraft(draft, onDevice !== undefined, drafter, gamma, rule);
   const n = draft.steps.length;
   let draftMs = performance.now() - began;
   let verdict: Verdict, tokens: Int32Array;
@@ -161,15 +161,16 @@ export async function draftAndVerify(
 
 /** A drafter may be anybody's: what it says is looked at before it is believed. */
 function checkDraft(
-  { tokens, steps }: Draft | DeviceDraft,
+  draft: Draft | DeviceDraft,
+  onDevice: boolean,
   { name, vocabSize, leftToRight }: Drafter,
   gamma: number,
   rule: Rule,
 ): void {
   const refuse = (what: string) => new RangeError(`Cannot verify a draft: "${name}" drafted ${what}`);
-  const known = ArrayBuffer.isView(tokens) || Array.isArray(tokens);
-  if (!(steps instanceof Int32Array) || known && !(tokens instanceof Int32Array)) {
-    throw refuse("arrays of another kind, expected tokens and steps to be Int32Array");
+  const { tokens, steps }: Partial<Draft | DeviceDraft> = draft ?? {};
+  if (!(steps instanceof Int32Array && (onDevice || tokens instanceof Int32Array))) {
+    throw refuse("something else than it should, expected tokens and steps, Int32Array each");
   }
   if (steps.length > gamma) throw refuse(`${steps.length} tokens, expected at most ${gamma}`);
   if (tokens instanceof Int32Array) {
@@ -199,9 +200,11 @@ function check(target: Target, drafter: Drafter, gamma: number | DraftPolicy, ru
   if (!rules.includes(rule)) {
     throw new TypeError(`Cannot speculate: unknown rule "${rule}", expected one of ${rules.join(", ")}`);
   }
-  const decided = typeof gamma === "object" && typeof gamma?.next === "function" &&
-    typeof gamma.observe === "function";
-  if (!decided && !isCount(gamma)) throw new RangeError(`Cannot speculate: ${expected("gamma", gamma)}`);
+  if (typeof gamma === "object" && gamma !== null) {
+    if (typeof gamma.next !== "function" || typeof gamma.observe !== "function") {
+      throw new TypeError("Cannot speculate: the policy lacks a method, expected next and observe");
+    }
+  } else if (!isCount(gamma)) throw new RangeError(`Cannot speculate: ${expected("gamma", gamma)}`);
   if (drafter.vocabSize !== target.vocabSize) {
     throw new RangeError(
       `Cannot speculate: the drafter has ${drafter.vocabSize} tokens and the target ${target.vocabSize}, ` +

@@ -71,7 +71,7 @@ export async function fileSource(path: string): Promise<ByteSource> {
  * @throws {TypeError} if it is another URL
  */
 export function toPath(location: string | URL): string {
-  if (typeof location === "string" && !/^[a-z][a-z\d+.-]+:\/\//i.test(location)) return location;
+  if (typeof location === "string" && !/^(file:|[a-z][a-z\d+.-]+:\/\/)/i.test(location)) return location;
   const url = URL.parse(location);
   if (url?.protocol === "file:") return fileURLToPath(url);
   throw new TypeError(

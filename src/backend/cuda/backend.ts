@@ -9,7 +9,6 @@
  * @module
  */
 
-import { CudaError } from "../../../ffi/context.ts";
 import { type CudaDevice, CudaDriver, formatVersion } from "../../../ffi/driver.ts";
 import type { CudaEvent } from "../../../ffi/stream.ts";
 import type {
@@ -31,7 +30,7 @@ import type {
   Vector,
 } from "../backend.ts";
 import * as check from "../check.ts";
-import { formatBytes, matrixTooLarge } from "../out_of_memory.ts";
+import { matrixTooLarge, OutOfMemoryError } from "../out_of_memory.ts";
 import { append, attend, launchedKeys } from "./attention.ts";
 import { CudaDecisions, CudaRound } from "./decisions.ts";
 import { Launcher, NONE } from "./launcher.ts";
@@ -390,10 +389,13 @@ export class CudaBackend implements Backend {
     try {
       return new CudaMatrix(this.#on.queue, options);
     } catch (cause) {
-      if (!(cause instanceof CudaError && cause.outOfMemory)) throw cause;
-      const { free, total } = this.#on.device.memory();
-      const room = `${formatBytes(free)} of ${formatBytes(total)} are free on ${this.description}`;
-      throw matrixTooLarge(options, room, (other) => matrixBytes(outputs, inputs, other), cause);
+      if (!(cause instanceof OutOfMemoryError)) throw cause;
+      throw matrixTooLarge(
+        options,
+        this.#on.queue.room,
+        (other) => matrixBytes(outputs, inputs, other),
+        cause,
+      );
     }
   }
 }

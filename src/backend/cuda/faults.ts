@@ -33,12 +33,16 @@ export function checkLaws(values: Float32Array, stride: number): void {
 
 /** The codes are those of `faults.cuh`. */
 function faultOf(code: number, detail: number): RangeError {
+  const drafted = code >= 6; // of a draft that was tested
   switch (code) {
     case 0:
+    case 6:
       return new LogitsError(
         detail < 3
           ? `the largest logit is ${detail === 1 ? -Infinity : Infinity}`
           : `the logit of token ${detail - 3} is not a number`,
+        undefined,
+        drafted,
       );
     case 2:
       return new RangeError("Cannot use a law: an entry is negative");

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { CudaError } from "../../../ffi/context.ts";
 import type { CudaDevice } from "../../../ffi/driver.ts";
 import type { DeviceMemory } from "../../../ffi/memory.ts";
 import type { CudaStream } from "../../../ffi/stream.ts";
@@ -26,6 +27,7 @@ import {
   checkTruncate,
   checkWrite,
 } from "../check.ts";
+import { formatBytes, OutOfMemoryError } from "../out_of_memory.ts";
 import { checkDrawn, checkLaws } from "./faults.ts";
 import { HALF_HEADS } from "./kernels.ts";
 import { Passes } from "./passes.ts";
@@ -48,6 +50,14 @@ export class Queue {
     this.device = device;
     this.stream = device.stream();
   }
+
+  /** What the device has left, for messages. */
+  get room(): string {
+    const { free, total } = this.device.memory();
+    return `${formatBytes(free)} of ${
+      formatBytes(total)
+    } are free on CUDA ${this.device.ordinal}: ${this.device.name}`;
+  }
 }
 
 /** A range of the device's memory that can be given back. */
@@ -65,7 +75,12 @@ export class Block {
   constructor(queue: Queue, bytes: number, what: string, zeros: number = bytes) {
     this.queue = queue;
     this.#what = what;
-    this.#memory = queue.device.allocate(bytes);
+    try {
+      this.#memory = queue.device.allocate(bytes);
+    } catch (cause) {
+      if (!(cause instanceof CudaError && cause.outOfMemory)) throw cause;
+      throw new OutOfMemoryError(`Cannot hold ${what} of ${formatBytes(bytes)}: ${queue.room}`, { cause });
+    }
     if (zeros > 0) queue.stream.fill(this.#memory.pointer, 0, zeros / 4); // what the driver makes of none is not told
   }
 
