@@ -284,8 +284,8 @@ Deno.test("the law is exact where γ and T are chosen by what happened before", 
     ["controller", () => new DraftController([1, 1.4, 1.6])],
     [
       "controller of T",
-      ({ stepChoices: choices = [1] }) =>
-        new DraftController(new CostProfile([1, 1.4, 1.6], 0, { choices, ms: 0.01 })),
+      ({ stepChoices: choices }) =>
+        new DraftController(new CostProfile([1, 1.4, 1.6], 0, choices && { choices, ms: 0.01 })),
     ],
     ["inquisitive", (drafter) => new Inquisitive(drafter)],
   ];
