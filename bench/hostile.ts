@@ -34,6 +34,7 @@ function unlucky(drafter: Drafter): Drafter {
     vocabSize: drafter.vocabSize,
     leftToRight: true,
     hiddenLayers: drafter.hiddenLayers,
+    stepChoices: drafter.stepChoices,
     draft: async (request) => {
       const { tokens, steps, passes } = await drafter.draft(request);
       return { tokens: new Int32Array(tokens.length).fill(UNLIKELY), steps, passes };

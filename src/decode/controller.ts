@@ -181,11 +181,13 @@ export class CostProfile {
 
   /** Remembers of a round how far its draft was accepted; of a plain one, that time has passed. */
   remember(gamma: number, accepted: number, steps: number = 1): void {
-    for (const [t, choice] of (this.stepChoices ?? [steps]).entries()) {
-      const [tests, accepts] = [this.#tested[t], this.#accepted[t]];
+    for (let t = 0; t < this.#tested.length; t++) {
+      const tests = this.#tested[t], accepts = this.#accepted[t];
+      const made = this.stepChoices === undefined || this.stepChoices[t] === steps;
       const kept = Math.exp(-1 / (t === 0 ? MEMORY : STEPS_MEMORY));
       for (let j = 0; j < tests.length; j++) {
-        const tested = choice === steps && j < gamma && j <= accepted;
+        // the first token is drawn in the first step, whatever T is: what becomes of it is noted once
+        const tested = (j === 0 ? t === 0 : made) && j < gamma && j <= accepted;
         tests[j] = tests[j] * kept + (tested ? 1 : 0);
         accepts[j] = accepts[j] * kept + (tested && j < accepted ? 1 : 0);
       }
@@ -193,31 +195,35 @@ export class CostProfile {
   }
 
   /**
-   * For each T, [count] how often each index of a draft is accepted if all before it are. What is not known of an index
-   * is taken from the one before it; of the first T it is hoped to be as with the others, of another to be better than
-   * with the one before it.
+   * How often index j of a draft in the T at index t is accepted if all before it are. What is not known of it is taken
+   * from the index before it; of the first T it is hoped to be as with the others, of another to be better than with
+   * the one before it, but for the first index, of which all T have the same law.
+   *
+   * @param before that of the index before
+   * @param fewer that of this index with the T before
    */
-  rates(count: number): number[][] {
-    const estimate = (tested: number, accepted: number, prior: number) =>
-      (accepted + PRIOR_ROUNDS * prior) / (tested + PRIOR_ROUNDS);
-    const all: number[][] = [];
-    for (const [t, tests] of this.#tested.entries()) {
-      const others = (counts: readonly Float64Array[], j: number) =>
-        counts.reduce((sum, of, other) => other === t ? sum : sum + of[j], 0);
-      let rate = PRIOR_RATE;
-      all.push(Array.from({ length: count }, (_, j) => {
-        const prior = t > 0
-          ? 1 - (1 - STEPS_HOPE) * (1 - all[t - 1][j])
-          : estimate(others(this.#tested, j), others(this.#accepted, j), rate);
-        return rate = estimate(tests[j], this.#accepted[t][j], prior);
-      }));
+  rate(t: number, j: number, before: number, fewer: number): number {
+    if (t > 0 && j === 0) return fewer;
+    let prior = t > 0 ? 1 - (1 - STEPS_HOPE) * (1 - fewer) : before;
+    if (t === 0 && this.#tested.length > 1) {
+      let tested = 0, accepted = 0;
+      for (let other = 1; other < this.#tested.length; other++) {
+        tested += this.#tested[other][j];
+        accepted += this.#accepted[other][j];
+      }
+      prior = estimate(tested, accepted, before);
     }
-    return all;
+    return estimate(this.#tested[t][j], this.#accepted[t][j], prior);
   }
 
   #noMoreThan(gamma: number, ms: number): void {
     this.ms[gamma] = Math.min(this.ms[gamma], ms);
   }
+}
+
+/** A rate of acceptance, from what was seen and what was assumed. */
+function estimate(tested: number, accepted: number, prior: number): number {
+  return (accepted + PRIOR_ROUNDS * prior) / (tested + PRIOR_ROUNDS);
 }
 
 /** A time as far as it is believed. */
@@ -347,6 +353,8 @@ export class DraftController implements DraftPolicy {
   /** Plain steps that drafting has cost beyond what it brought and what it may. */
   #lost = 0;
   #tokens = 0;
+  /** [longest draft] rates of acceptance, with the T last looked at. */
+  readonly #rates: Float64Array;
   /** Plain rounds since the last draft, whose tokens the drafter has yet to read. */
   #unread = 0;
   #drafted = false;
@@ -361,29 +369,30 @@ export class DraftController implements DraftPolicy {
   constructor(costs: CostProfile | ArrayLike<number>) {
     this.#live = costs instanceof CostProfile;
     this.#costs = costs instanceof CostProfile ? costs : new CostProfile(costs);
+    this.#rates = new Float64Array(this.#costs.ms.length - 1);
   }
 
   /** γ, 0 … most, and T of the next round. */
   next(most: number): DraftPlan {
-    const { ms, stepChoices = [1] } = this.#costs;
+    const { ms, stepChoices } = this.#costs, longest = Math.min(most, ms.length - 1), rates = this.#rates;
     const stake = Math.max(LOSS_STEPS, LOSS_SHARE * this.#tokens) - this.#lost;
-    let best: DraftPlan = { gamma: 0 }, bestRate = 1 / ms[0];
-    for (const [t, rates] of this.#costs.rates(Math.min(most, ms.length - 1)).entries()) {
-      const steps = stepChoices[t], atLeast = best.gamma > 0 ? STEPS_MARGIN * bestRate : bestRate;
-      let reached = 1, expected = 1;
-      for (let gamma = 1; gamma <= rates.length; gamma++) {
-        reached *= rates[gamma - 1];
+    let bestGamma = 0, bestSteps = 1, bestRate = 1 / ms[0];
+    for (let t = 0; t < (stepChoices?.length ?? 1); t++) {
+      const steps = stepChoices?.[t] ?? 1, atLeast = bestGamma > 0 ? STEPS_MARGIN * bestRate : bestRate;
+      let rate = PRIOR_RATE, reached = 1, expected = 1;
+      for (let gamma = 1; gamma <= longest; gamma++) {
+        rate = rates[gamma - 1] = this.#costs.rate(t, gamma - 1, rate, rates[gamma - 1]);
+        reached *= rate;
         expected += reached;
         const cost = this.#costs.cost(gamma, steps), promise = expected / cost;
         const affordableMs = (1 + stake / (gamma === 1 ? 1 : STAKES)) * ms[0];
         if (gamma < steps || cost + this.#readingMs > affordableMs) continue;
-        if (promise > Math.max(bestRate, atLeast)) {
-          best = this.#costs.stepChoices === undefined ? { gamma } : { gamma, steps };
-          bestRate = promise;
+        if (promise > bestRate && (bestSteps === steps || promise > atLeast)) {
+          [bestGamma, bestSteps, bestRate] = [gamma, steps, promise];
         }
       }
     }
-    return best;
+    return stepChoices === undefined ? { gamma: bestGamma } : { gamma: bestGamma, steps: bestSteps };
   }
 
   /**
