@@ -10,35 +10,33 @@
 import type { Backend, Dtype, Sampling } from "./backend/backend.ts";
 import { createBackend, type Device, isOn } from "./backend/create.ts";
 import { isExact, type Rule } from "./decode/acceptance.ts";
-import { type CostProfile, DraftController, measureCosts } from "./decode/controller.ts";
-import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
+import { DraftController, measureCosts } from "./decode/controller.ts";
 import { autoregress } from "./decode/autoregressive.ts";
-import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
+import type { DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
 import type { Drafter, Target } from "./decode/drafter.ts";
 import { unlessAborted } from "./decode/event_loop.ts";
 import { checkRequest, type Origin, type Round } from "./decode/loop.ts";
 import { type Statistics, StatisticsCollector } from "./decode/metrics.ts";
 import { ModelTarget } from "./decode/model_target.ts";
-import { NgramDrafter } from "./decode/ngram_drafter.ts";
 import { PhiloxSource } from "./decode/random.ts";
 import { type Score, scoreTokens } from "./decode/score.ts";
 import { speculate } from "./decode/speculative.ts";
-import { type Checkpoint, openCheckpoint } from "./hub/checkpoint.ts";
 import { toPath } from "./hub/files.ts";
 import { locateModel } from "./hub/models.ts";
 import type { HubOptions } from "./hub/options.ts";
 import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tokenizer.ts";
-import { type LoadedModel, loadModel } from "./model/load.ts";
 import type { CausalModel } from "./model/model.ts";
-import type { LoadOptions } from "./model/uploads.ts";
-import { embeddedDrafter, embeddedDrafters, embeddedTarget } from "./pair.ts";
+import {
+  DEFAULT_RULE,
+  DIFFUSION_OPTIONS,
+  hubOptions,
+  load,
+  loadDrafter,
+  type LoadedDrafter,
+} from "./loading.ts";
+import { embeddedTarget } from "./pair.ts";
 import { TextStops } from "./text_stops.ts";
-import { watchedWeights, type WatchOptions } from "./watched_weights.ts";
-
-/** γ unless told otherwise: what pays on a CPU is short (see the README's figures). */
-const DEFAULT_GAMMA = 4;
-/** The rule, likewise: exact for every order of revealing. */
-const DEFAULT_RULE: Rule = "ordered";
+import type { WatchOptions } from "./watched_weights.ts";
 
 /** What {@linkcode loadEngine} loads, where it runs, and what goes on meanwhile. */
 export interface EngineOptions extends WatchOptions {
@@ -166,37 +164,11 @@ export interface Generation {
 /** In place of a tokenizer that is not there: ids go in, and come out without text. */
 const WORDLESS: Pick<Tokenizer, "decode"> = { decode: () => "" };
 
-/** Options that only a diffusion drafter has a use for: all of them, or this does not compile. */
-const DIFFUSION_OPTIONS = Object.keys(
-  {
-    steps: true,
-    order: true,
-    draftContext: true,
-    contextCache: true,
-    sigma: true,
-    hotStart: true,
-  } satisfies Record<keyof DiffusionDrafterOptions, true>,
-) as (keyof DiffusionDrafterOptions)[];
-
 /** Options of drafting, for which plain decoding has no use. */
 const DRAFT_OPTIONS: readonly (keyof GenerateOptions)[] = ["rule", "gamma", "costs", ...DIFFUSION_OPTIONS];
 
 /** Values with which an option asks for nothing, and is welcome everywhere. */
 const OFF: Readonly<Partial<GenerateOptions>> = { hotStart: false, contextCache: "none" };
-
-/** A drafter as loaded: what is needed to make one for a text. */
-interface LoadedDrafter {
-  /** Options for which it has no use. */
-  readonly unused: readonly (keyof DiffusionDrafterOptions)[];
-  /** What rounds cost, by the options that bear on it: measured when first needed. */
-  readonly costs: Map<string, Promise<CostProfile>>;
-  /** γ, unless told otherwise. */
-  readonly gamma: number;
-  /** The rule, likewise, where it is exact. */
-  readonly rule: Rule;
-  create(options: DiffusionDrafterOptions): Drafter;
-  dispose(): void;
-}
 
 /**
  * Loads a target, its drafters and a tokenizer. Declare it with `using`, or dispose of it: until then its threads keep
@@ -477,12 +449,6 @@ export class Engine implements Disposable {
   }
 }
 
-/** Options of the hub, where either signal ends a download. */
-function hubOptions({ hub = {}, signal }: EngineOptions): HubOptions {
-  const signals = [signal, hub.signal].filter((signal) => signal !== undefined);
-  return { ...hub, signal: signals.length > 1 ? AbortSignal.any(signals) : signals[0] };
-}
-
 /** The rule asked for, or the one that suits the drafter and is exact for what it drafts. */
 function chooseRule(options: GenerateOptions, { rule }: LoadedDrafter, { leftToRight }: Drafter): Rule {
   // block keeps the most of what is drafted left to right
@@ -546,83 +512,4 @@ function choices({ target, drafter }: EngineOptions): readonly (string | URL)[] 
   if (drafter === undefined) return target === undefined ? ["sedd-target"] : [];
   if (drafter === null) return [];
   return typeof drafter === "string" || drafter instanceof URL ? [drafter] : drafter;
-}
-
-async function load(
-  folder: string | URL,
-  backend: Backend,
-  options: LoadOptions,
-  watch: WatchOptions,
-): Promise<LoadedModel> {
-  using checkpoint = await openCheckpoint(folder);
-  const dtype = options.dtype ?? ownDtype(checkpoint);
-  return await loadModel(watchedWeights(checkpoint, watch), backend, { ...options, dtype });
-}
-
-/** The dtype that holds each matrix of a checkpoint as it is, in no more memory than need be. */
-function ownDtype(checkpoint: Checkpoint): Dtype {
-  const stored = new Set(
-    checkpoint.tensors().filter(({ shape }) => shape.length === 2).map(({ dtype }) => dtype),
-  );
-  if (stored.size !== 1) return "f32";
-  return stored.has("F16") ? "f16" : stored.has("BF16") ? "bf16" : "f32";
-}
-
-async function loadDrafter(
-  choice: string | URL,
-  target: CausalModel,
-  targetBackend: Backend,
-  backend: Backend,
-  options: EngineOptions,
-): Promise<LoadedDrafter> {
-  const { vocabSize } = target.shape;
-  if (choice === "ngram") {
-    return {
-      unused: DIFFUSION_OPTIONS,
-      gamma: DEFAULT_GAMMA,
-      rule: DEFAULT_RULE,
-      costs: new Map(),
-      create: () => new NgramDrafter(vocabSize),
-      dispose: () => {},
-    };
-  }
-  const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
-  const folder = embedded?.folder ?? await locateModel(choice, hubOptions(options));
-  const dtype = options.drafterDtype ?? (backend.name === "cuda" ? "f16" : "int8");
-  const loaded = await load(folder, backend, { dtype, target, targetBackend, anyOrder: true }, options)
-    .catch((error: Error) => {
-      // a word alone is more often a name that was mistyped than a folder
-      if (/^[\w-]+$/.test(String(choice))) {
-        error.message += `; embedded drafters are ${embeddedDrafters.join(", ")}`;
-      }
-      throw error;
-    });
-  const { model } = loaded;
-  if (model.shape.vocabSize !== vocabSize) {
-    model[Symbol.dispose]();
-    throw new TypeError(
-      `Cannot draft with "${
-        toPath(folder)
-      }": it has ${model.shape.vocabSize} tokens, expected the target's ${vocabSize}`,
-    );
-  }
-  return {
-    unused: unusedBy(loaded),
-    gamma: embedded?.gamma ?? DEFAULT_GAMMA,
-    rule: embedded?.rule ?? DEFAULT_RULE,
-    costs: new Map(),
-    create: loaded.kind === "diffusion"
-      ? (options) => {
-        const draftContext = options.draftContext ?? embedded?.draftContext;
-        return new DiffusionDrafter(loaded.model, backend, { ...options, draftContext });
-      }
-      : () => new AutoregressiveDrafter(loaded.model, backend),
-    dispose: () => model[Symbol.dispose](),
-  };
-}
-
-/** What a model that drafts has no use for: one that keeps its text's keys and values exactly needs no cache besides. */
-function unusedBy(loaded: LoadedModel): LoadedDrafter["unused"] {
-  if (loaded.kind === "causal") return DIFFUSION_OPTIONS;
-  return loaded.model.prefixAttention === "bidirectional" ? [] : ["contextCache"];
 }

@@ -1,0 +1,146 @@
+/**
+ * What the engine loads: a model from a folder or by name, held as its checkpoint has it, and a drafter with what suits
+ * it. Deliberately absent: texts. How one is generated, and with which of the drafters, is `engine.ts`'s matter.
+ *
+ * @module
+ */
+
+import type { Backend, Dtype } from "./backend/backend.ts";
+import type { Rule } from "./decode/acceptance.ts";
+import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
+import type { CostProfile } from "./decode/controller.ts";
+import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
+import type { Drafter } from "./decode/drafter.ts";
+import { NgramDrafter } from "./decode/ngram_drafter.ts";
+import type { EngineOptions } from "./engine.ts";
+import { type Checkpoint, openCheckpoint } from "./hub/checkpoint.ts";
+import { toPath } from "./hub/files.ts";
+import { locateModel } from "./hub/models.ts";
+import type { HubOptions } from "./hub/options.ts";
+import { type LoadedModel, loadModel } from "./model/load.ts";
+import type { CausalModel } from "./model/model.ts";
+import type { LoadOptions } from "./model/uploads.ts";
+import { embeddedDrafter, embeddedDrafters } from "./pair.ts";
+import { watchedWeights, type WatchOptions } from "./watched_weights.ts";
+
+/** γ unless told otherwise: what pays on a CPU is short (see the README's figures). */
+const DEFAULT_GAMMA = 4;
+/** The rule, likewise: exact for every order of revealing. */
+export const DEFAULT_RULE: Rule = "ordered";
+
+/** Options that only a diffusion drafter has a use for: all of them, or this does not compile. */
+export const DIFFUSION_OPTIONS = Object.keys(
+  {
+    steps: true,
+    order: true,
+    draftContext: true,
+    contextCache: true,
+    sigma: true,
+    hotStart: true,
+  } satisfies Record<keyof DiffusionDrafterOptions, true>,
+) as (keyof DiffusionDrafterOptions)[];
+
+/** A drafter as loaded: what is needed to make one for a text. */
+export interface LoadedDrafter {
+  /** Options for which it has no use. */
+  readonly unused: readonly (keyof DiffusionDrafterOptions)[];
+  /** What rounds cost, by the options that bear on it: measured when first needed. */
+  readonly costs: Map<string, Promise<CostProfile>>;
+  /** γ, unless told otherwise. */
+  readonly gamma: number;
+  /** The rule, likewise, where it is exact. */
+  readonly rule: Rule;
+  create(options: DiffusionDrafterOptions): Drafter;
+  dispose(): void;
+}
+
+/** Options of the hub, where either signal ends a download. */
+export function hubOptions({ hub = {}, signal }: EngineOptions): HubOptions {
+  const signals = [signal, hub.signal].filter((signal) => signal !== undefined);
+  return { ...hub, signal: signals.length > 1 ? AbortSignal.any(signals) : signals[0] };
+}
+
+/** Loads a model from a place that was found; held as it is stored unless the options say otherwise. */
+export async function load(
+  folder: string | URL,
+  backend: Backend,
+  options: LoadOptions,
+  watch: WatchOptions,
+): Promise<LoadedModel> {
+  using checkpoint = await openCheckpoint(folder);
+  const dtype = options.dtype ?? ownDtype(checkpoint);
+  return await loadModel(watchedWeights(checkpoint, watch), backend, { ...options, dtype });
+}
+
+/** The dtype that holds each matrix of a checkpoint as it is, in no more memory than need be. */
+function ownDtype(checkpoint: Checkpoint): Dtype {
+  const stored = new Set(
+    checkpoint.tensors().filter(({ shape }) => shape.length === 2).map(({ dtype }) => dtype),
+  );
+  if (stored.size !== 1) return "f32";
+  return stored.has("F16") ? "f16" : stored.has("BF16") ? "bf16" : "f32";
+}
+
+/**
+ * Loads a drafter.
+ * @param choice as {@linkcode EngineOptions.drafter} says
+ * @throws {TypeError} if its vocabulary is not the target's, and as {@linkcode load}
+ */
+export async function loadDrafter(
+  choice: string | URL,
+  target: CausalModel,
+  targetBackend: Backend,
+  backend: Backend,
+  options: EngineOptions,
+): Promise<LoadedDrafter> {
+  const { vocabSize } = target.shape;
+  if (choice === "ngram") {
+    return {
+      unused: DIFFUSION_OPTIONS,
+      gamma: DEFAULT_GAMMA,
+      rule: DEFAULT_RULE,
+      costs: new Map(),
+      create: () => new NgramDrafter(vocabSize),
+      dispose: () => {},
+    };
+  }
+  const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
+  const folder = embedded?.folder ?? await locateModel(choice, hubOptions(options));
+  const dtype = options.drafterDtype ?? (backend.name === "cuda" ? "f16" : "int8");
+  const loaded = await load(folder, backend, { dtype, target, targetBackend, anyOrder: true }, options)
+    .catch((error: Error) => {
+      // a word alone is more often a name that was mistyped than a folder
+      if (/^[\w-]+$/.test(String(choice))) {
+        error.message += `; embedded drafters are ${embeddedDrafters.join(", ")}`;
+      }
+      throw error;
+    });
+  const { model } = loaded;
+  if (model.shape.vocabSize !== vocabSize) {
+    model[Symbol.dispose]();
+    throw new TypeError(
+      `Cannot draft with "${
+        toPath(folder)
+      }": it has ${model.shape.vocabSize} tokens, expected the target's ${vocabSize}`,
+    );
+  }
+  return {
+    unused: unusedBy(loaded),
+    gamma: embedded?.gamma ?? DEFAULT_GAMMA,
+    rule: embedded?.rule ?? DEFAULT_RULE,
+    costs: new Map(),
+    create: loaded.kind === "diffusion"
+      ? (options) => {
+        const draftContext = options.draftContext ?? embedded?.draftContext;
+        return new DiffusionDrafter(loaded.model, backend, { ...options, draftContext });
+      }
+      : () => new AutoregressiveDrafter(loaded.model, backend),
+    dispose: () => model[Symbol.dispose](),
+  };
+}
+
+/** What a model that drafts has no use for: one that keeps its text's keys and values exactly needs no cache besides. */
+function unusedBy(loaded: LoadedModel): LoadedDrafter["unused"] {
+  if (loaded.kind === "causal") return DIFFUSION_OPTIONS;
+  return loaded.model.prefixAttention === "bidirectional" ? [] : ["contextCache"];
+}
