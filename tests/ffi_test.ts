@@ -450,9 +450,9 @@ onStandIn("1,000 times opened, used and closed, nothing is left", async (standIn
 onStandIn(
   "models loaded, used and disposed of, over and over, leave nothing, nor do texts",
   async (standIn) => {
-    await cycles(5, (cycle) => assert.equal(standIn.live(), 0, `after cycle ${cycle}`), "cuda");
+    await cycles(6, (cycle) => assert.equal(standIn.live(), 0, `after cycle ${cycle}`), "cuda");
     const used = ["cuGraphLaunch", "cuMemAlloc_v2", "cuMemHostAlloc"].map((name) => standIn.calls(name));
-    assert.ok(used[0] >= 10 && used[1] > 400 && used[2] >= 100, String(used));
+    assert.ok(used[0] >= 10 && used[1] > 400 && used[2] > 100, String(used));
 
     const target = fixture("parity/gpt2-tiny"), drafter = fileURLToPath(fixture("parity/sedd-tiny"));
     {

@@ -116,20 +116,19 @@ export async function draftAndVerify(
   { text, random, sampling, rule, draftSampling, steps }: RoundRequest,
 ): Promise<Step> {
   const began = performance.now();
-  const fed = (drafter.hiddenLayers?.length ?? 0) > 0;
-  const request: DraftRequest = {
+  const request = gamma === 0 ? undefined : {
     tokens: text.slice(), // the drafter's own, to do with as it likes
     gamma,
     steps,
     sampling: draftSampling ?? (rule === "match" ? { temperature: 0 } : sampling),
     random,
     coupled: rule === "coupled",
-    hidden: fed && text.length > 1 ? await target.hiddenOf?.(text.subarray(0, -1)) : undefined,
+    hidden: await hiddenFor(drafter, target, text.subarray(0, -1)),
   };
   // where the laws are on a device that can decide by itself, they stay there
   const round = random.seed === undefined ? undefined : target.beginOnDevice?.(random.seed, text.length);
-  const onDevice = gamma > 0 && round !== undefined ? drafter.draftOnDevice?.(request, round) : undefined;
-  const draft = onDevice ?? (gamma === 0 ? NO_DRAFT : await drafter.draft(request));
+  const onDevice = request && round && drafter.draftOnDevice?.(request, round);
+  const draft = onDevice ?? (request === undefined ? NO_DRAFT : await drafter.draft(request));
   checkDraft(draft, onDevice !== undefined, drafter, gamma, rule);
   const n = draft.steps.length;
   let draftMs = performance.now() - began;
@@ -157,6 +156,15 @@ export async function draftAndVerify(
     draftMs,
     verifyMs: Math.max(0, performance.now() - began - draftMs),
   };
+}
+
+/** The hidden states of what the target has seen, for a drafter that asks for them; of nothing there are none. */
+async function hiddenFor(
+  { hiddenLayers = [] }: Drafter,
+  target: Target,
+  seen: Int32Array,
+): Promise<DraftRequest["hidden"]> {
+  return hiddenLayers.length > 0 && seen.length > 0 ? await target.hiddenOf?.(seen) : undefined;
 }
 
 /** A drafter may be anybody's: what it says is looked at before it is believed. */

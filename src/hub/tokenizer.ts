@@ -50,7 +50,7 @@ export function encodeText(tokenizer: Tokenizer, text: string): number[] {
 /** What a value is, for messages: `a Promise`. */
 function kindOfValue(value: unknown): string {
   const { name = typeof value } = (value as object | undefined)?.constructor ?? {};
-  return `a ${name}`;
+  return `${/^[aeiou]/i.test(name) ? "an" : "a"} ${name}`;
 }
 
 /**
