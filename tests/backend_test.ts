@@ -255,6 +255,38 @@ for (const [name, { open, halfTolerance, shapes, heads: headShapes }] of Object.
     }
   });
 
+  Deno.test(`${name}: f16 holds every half, beside any other`, async () => {
+    using backend = await open();
+    const inputs = 62, outputs = 1024; // together as many as there are finite halves
+    const halves = Float32Array.from({ length: inputs * outputs }, (_, i) => {
+      const exponent = Math.floor(i / 2048), mantissa = i % 1024, sign = i % 2048 < 1024 ? 1 : -1;
+      return sign *
+        (exponent === 0 ? mantissa / 1024 * 2 ** -14 : (1 + mantissa / 1024) * 2 ** (exponent - 15));
+    });
+    const identity = Float32Array.from({ length: inputs ** 2 }, (_, i) => i % (inputs + 1) === 0 ? 1 : 0);
+    // in order, so that those of one channel are alike; then of all sizes in each
+    for (const stride of [1, 12347]) {
+      const w = halves.map((_, i) => halves[i * stride % halves.length]); // [outputs, inputs]
+      using matrix = await backend.matrix({ outputs, inputs, dtype: "f16" }, [w]);
+      using tokens = backend.tokens(outputs),
+        cache = backend.cache({ layers: 1, width: 1, capacity: outputs });
+      using rows = backend.activation(outputs, inputs);
+      tokens.write(Array.from({ length: outputs }, (_, i) => i));
+      backend.embed(rows, { tokens, table: matrix, cache });
+      assert.deepEqual(rows.read(), w);
+      using x = backend.activation(inputs, inputs), out = backend.activation(inputs, outputs);
+      x.write(identity);
+      for (const count of [1, 5, inputs]) {
+        const some = out.slice(0, count);
+        backend.project(some, x.slice(0, count), { matrix });
+        const found = some.read();
+        // `===`: a sum with zeros may lose the sign of a zero
+        const wrong = found.findIndex((y, i) => y !== w[i % outputs * inputs + Math.floor(i / outputs)]);
+        assert.equal(wrong, -1, `${count} rows: ${found[wrong]}`);
+      }
+    }
+  });
+
   Deno.test(`${name}: attention is the oracle's`, async () => {
     using backend = await open();
     for (const [size, heads] of headShapes) {

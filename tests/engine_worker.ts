@@ -1,6 +1,7 @@
 /**
  * An engine in a worker, for a program whose event loop must stay free: told what to load and to generate, it posts
- * chunks as they come, and an error if there is one; told anything else, it stops. For `worker_test.ts`.
+ * chunks, each when it is told to go on after the one before, and an error if there is one; told `stop`, it stops. For
+ * `worker_test.ts`.
  *
  * @module
  */
@@ -16,14 +17,18 @@ export interface Order {
   readonly generate: GenerateOptions;
 }
 
-const stop = new AbortController();
+/** The next message. */
+function told(): Promise<unknown> {
+  return new Promise((resolve) => self.onmessage = ({ data }) => resolve(data));
+}
 
 self.onmessage = async ({ data: { load, prompt, generate } }: MessageEvent<Order>) => {
-  self.onmessage = () => stop.abort();
+  const stop = new AbortController();
   try {
     using engine = await loadEngine(load);
     for await (const chunk of engine.stream(prompt, { ...generate, signal: stop.signal })) {
       self.postMessage(chunk);
+      if (await told() === "stop") stop.abort();
     }
     self.postMessage("done");
   } catch (error) {

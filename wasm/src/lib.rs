@@ -12,6 +12,7 @@
 use wasm_bindgen as _;
 
 mod attention;
+mod half;
 mod law;
 mod pack;
 mod probe;

@@ -1,5 +1,7 @@
 //! From rows of f32 to panels, converting on the way.
 
+use crate::half::write_channel;
+
 /// What the host wrote for [`pack`].
 #[repr(C)]
 pub struct Pack {
@@ -7,7 +9,7 @@ pub struct Pack {
     rows_data: *const f32,
     /// Where the first panel goes.
     panels: *mut u8,
-    /// int8: scale of each channel, of the first row on.
+    /// f16, int8: scale of each channel, of the first row on.
     scales: *mut f32,
     /// int8: sum of each channel's bytes, likewise.
     sums: *mut i32,
@@ -28,7 +30,7 @@ pub unsafe extern "C" fn pack(job: &Pack, begin: usize, end: usize, _scratch: *m
             let row = job.rows_data.add((panel * 8 + lane) * job.inputs);
             match job.format {
                 0 => (0..job.inputs).for_each(|k| *(data as *mut f32).add(k * 8 + lane) = *row.add(k)),
-                1 => (0..job.inputs).for_each(|k| *(data as *mut u16).add(k * 8 + lane) = to_half(*row.add(k))),
+                1 => *job.scales.add(panel * 8 + lane) = write_channel(row, job.inputs, (data as *mut u16).add(lane)),
                 2 => (0..job.inputs).for_each(|k| *(data as *mut u16).add(k * 8 + lane) = to_bfloat(*row.add(k))),
                 _ => quantise(job, row, data as *mut i8, panel * 8 + lane),
             }
@@ -57,18 +59,4 @@ fn to_bfloat(value: f32) -> u16 {
         true => (bits >> 16) as u16 | 0x40,
         false => ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16,
     }
-}
-
-/// IEEE half precision, to nearest, ties to even; beyond its range infinity.
-fn to_half(value: f32) -> u16 {
-    let (sign, magnitude) = ((value.to_bits() >> 16) as u16 & 0x8000, value.to_bits() & 0x7fff_ffff);
-    let half = match magnitude {
-        0x7f80_0001.. => 0x7e00,
-        0x4780_0000.. => 0x7c00,
-        // adding 2¹³ (13 = 23 bits of mantissa − 10) units of the last place rounds in the adder itself
-        0x3880_0000.. => (magnitude - (112 << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13,
-        // subnormal: ½ has its last place exactly at 2⁻²⁴
-        _ => (f32::from_bits(magnitude) + 0.5).to_bits() - 0.5f32.to_bits(),
-    };
-    sign | half as u16
 }

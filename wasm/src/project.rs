@@ -11,7 +11,7 @@ pub struct Project {
     x: *mut u8,
     /// Panels of the matrix.
     weights: *const u8,
-    /// int8: [outputs] scale of each channel.
+    /// f16, int8: [outputs] scale of each channel; null: 1.
     scales: *const f32,
     /// int8: [outputs] sum of each channel's bytes.
     sums: *const i32,
@@ -74,7 +74,7 @@ unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *m
 unsafe fn widen<F: Format>(wide: *mut u8, w: *const u8, steps: usize) {
     let held = F::hold();
     for k in 0..steps {
-        let [a, b] = F::load(w.add(k * F::STEP), held);
+        let [a, b] = F::load(w.add(k * F::STEP), held).map(|v| F::raise(v, held));
         v128_store(wide.add(k * 32) as *mut v128, a);
         v128_store(wide.add(k * 32 + 16) as *mut v128, b);
     }
@@ -113,6 +113,8 @@ unsafe fn finish_as<const QUANTISED: bool, const ACTIVATE: bool, const RESIDUAL:
                 let dot = i32x4_sub(y, i32x4_mul(sums, i32x4_splat(zero as i32)));
                 let scales = f32x4_mul(v128_load(job.scales.add(n) as *const v128), f32x4_splat(scale));
                 y = f32x4_mul(f32x4_convert_i32x4(dot), scales);
+            } else if !job.scales.is_null() {
+                y = f32x4_mul(y, v128_load(job.scales.add(n) as *const v128));
             }
             if !job.bias.is_null() {
                 y = f32x4_add(y, v128_load(job.bias.add(n) as *const v128));

@@ -1,5 +1,6 @@
 //! What happens to rows outside of multiplications: norm, quantisation, embedding.
 
+use crate::half;
 use crate::simd::{by_four, keep, load, madd, max, min, opaque, store, sum};
 use core::arch::wasm32::*;
 
@@ -102,7 +103,10 @@ impl Table {
         let data = self.data.add(panel * self.steps * step + lane * (step / 8));
         match self.format {
             0 => (0..columns).for_each(|k| f(k, *(data.add(k * 32) as *const f32))),
-            1 => (0..columns).for_each(|k| f(k, from_half(*(data.add(k * 16) as *const u16)))),
+            1 => {
+                let scale = *self.scales.add(row);
+                (0..columns).for_each(|k| f(k, half::read(*(data.add(k * 16) as *const u16), scale)))
+            }
             2 => (0..columns).for_each(|k| f(k, f32::from_bits((*(data.add(k * 16) as *const u16) as u32) << 16))),
             _ => {
                 let scale = *self.scales.add(row);
@@ -110,11 +114,6 @@ impl Table {
             }
         }
     }
-}
-
-fn from_half(h: u16) -> f32 {
-    let bits = ((h as u32 & 0x8000) << 16) | ((h as u32 & 0x7fff) << 13);
-    f32::from_bits(bits) * f32::from_bits((127 + 112) << 23)
 }
 
 /// What the host wrote for [`embed`].

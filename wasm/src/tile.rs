@@ -6,6 +6,7 @@
 //! **The bit-exact rule.** Whatever the tile, an output is one accumulator that starts at 0 and meets the steps in
 //! ascending order. Tiles differ in which outputs they hold, never in how one is computed.
 
+use crate::half::RAISE;
 use crate::simd::{dot4, dot4_by_pairs, madd, opaque};
 use core::arch::wasm32::*;
 
@@ -27,8 +28,13 @@ pub trait Format {
     /// Vectors that every step needs. They pass through [`opaque`], for V8 makes a constant anew at each use.
     type Held: Copy;
     fn hold() -> Self::Held;
-    /// Columns 0..4 and 4..8 of the step at `w`.
+    /// Columns 0..4 and 4..8 of the step at `w`, short of the factor that [`Format::raise`] gives x.
     unsafe fn load(w: *const u8, held: Self::Held) -> [v128; 2];
+    /// Four numbers of x as they are multiplied: a factor costs least here, for there are fewer of them than weights.
+    #[inline(always)]
+    fn raise(x: v128, _: Self::Held) -> v128 {
+        x
+    }
     /// acc + x·w
     fn multiply(x: v128, w: v128, acc: v128, held: Self::Held) -> v128;
 }
@@ -37,7 +43,7 @@ pub trait Format {
 pub struct F32;
 /// Eight f32 of any number of panels, whose steps may lie apart: what attention has.
 pub struct Loose;
-/// Eight IEEE half-precision numbers.
+/// Eight halves, as `half.rs` has them.
 pub struct F16;
 /// Eight upper halves of an f32.
 pub struct Bf16;
@@ -109,14 +115,16 @@ impl Format for F16 {
     type Held = [v128; 2];
     #[inline(always)]
     fn hold() -> [v128; 2] {
-        [opaque(u16x8_splat(0x8fff)), opaque(u32x4_splat((127 + 112) << 23))]
+        [opaque(u16x8_splat(0x8fff)), opaque(f32x4_splat(RAISE))]
     }
     #[inline(always)]
-    unsafe fn load(w: *const u8, [mask, scale]: [v128; 2]) -> [v128; 2] {
-        // moves exponent and mantissa to their places in an f32, then makes up for the difference of the biases;
-        // the product is exact, also for numbers that are subnormal as halves
+    unsafe fn load(w: *const u8, [mask, _]: [v128; 2]) -> [v128; 2] {
         let h = v128_load(w as *const v128);
-        join_halves(i16x8_shl(h, 13), v128_and(i16x8_shr(h, 3), mask)).map(|v| f32x4_mul(v, scale))
+        join_halves(i16x8_shl(h, 13), v128_and(i16x8_shr(h, 3), mask))
+    }
+    #[inline(always)]
+    fn raise(x: v128, [_, factor]: [v128; 2]) -> v128 {
+        f32x4_mul(x, factor)
     }
     #[inline(always)]
     fn multiply(x: v128, w: v128, acc: v128, _: [v128; 2]) -> v128 {
@@ -233,7 +241,7 @@ unsafe fn tile<F: Format, const M: usize, const P: usize>(out: Rows, x: Rows, w:
     // a constant where it can be: registers are few
     let mut w = Panels { step: if F::GROUPED { F::STEP } else { w.step }, ..w };
     for _ in 0..steps / 4 {
-        let a: [v128; M] = core::array::from_fn(|m| v128_load(x.at(m, 0) as *const v128));
+        let a: [v128; M] = core::array::from_fn(|m| F::raise(v128_load(x.at(m, 0) as *const v128), held));
         advance::<F, M, P>(&mut acc, held, w, |m| splat::<0>(a[m]));
         advance::<F, M, P>(&mut acc, held, w.after(1), |m| splat::<1>(a[m]));
         advance::<F, M, P>(&mut acc, held, w.after(2), |m| splat::<2>(a[m]));
@@ -242,7 +250,7 @@ unsafe fn tile<F: Format, const M: usize, const P: usize>(out: Rows, x: Rows, w:
         w = w.after(4);
     }
     for _ in 0..steps % 4 {
-        advance::<F, M, P>(&mut acc, held, w, |m| v128_load32_splat(x.at(m, 0) as *const u32));
+        advance::<F, M, P>(&mut acc, held, w, |m| F::raise(v128_load32_splat(x.at(m, 0) as *const u32), held));
         x = x.from(0, 1);
         w = w.after(1);
     }

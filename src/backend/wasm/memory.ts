@@ -16,6 +16,11 @@ const PAGE = 65536;
 const MAXIMUM_PAGES = 65536;
 /** Every allocation starts on a cache line. */
 const ALIGNMENT = 64;
+/**
+ * The memory grows to multiples of so many bytes, a large page of most processors: a system that gives such pages
+ * unasked (Linux with transparent huge pages `always`) does so only where all of one becomes usable at once.
+ */
+const GROWTH = 1 << 21;
 
 /** The shared memory and its free list. Addresses are byte offsets. */
 export class Heap {
@@ -125,12 +130,10 @@ export class Heap {
     const held = this.memory.buffer.byteLength, last = this.#free.at(-1);
     // what is free at the very end counts
     const missing = size - (last?.end === held ? last.end - last.begin : 0);
-    // some more than asked for, so that small allocations do not each make the system remap
-    const wanted = Math.min(Math.max(missing, 1 << 20), this.limit - held);
-    const pages = Math.ceil(wanted / PAGE);
+    const end = Math.min(Math.ceil((held + missing) / GROWTH) * GROWTH, this.limit);
     try {
-      if (wanted < missing) throw new RangeError("beyond 4 GiB");
-      this.memory.grow(pages);
+      if (held + missing > this.limit) throw new RangeError("beyond 4 GiB");
+      this.memory.grow((end - held) / PAGE);
     } catch (cause) {
       throw new OutOfMemoryError(
         `Cannot allocate ${formatBytes(size)}: ${formatBytes(this.used)} of ${
@@ -140,7 +143,7 @@ export class Heap {
       );
     }
     this.#view();
-    return this.#insert(held, held + pages * PAGE);
+    return this.#insert(held, end);
   }
 
   #view(): void {

@@ -57,6 +57,9 @@ export const formats: Readonly<Record<Dtype, number>> = { f32: 0, f16: 1, bf16: 
 /** Bytes of one step of a panel of 8 columns; int8 steps hold 4 inputs, others 1. */
 const stepBytes: Readonly<Record<Dtype, number>> = { f32: 32, f16: 16, bf16: 16, int8: 32 };
 
+/** Bytes that each output has behind the panels: a scale for f16, a scale and a sum for int8. */
+const channelBytes: Readonly<Record<Dtype, number>> = { f32: 0, f16: 4, bf16: 0, int8: 8 };
+
 /** Outputs of a group of panels, which the kernels multiply together: `wasm/src/tile.rs`. */
 export const GROUP_COLUMNS = 48;
 
@@ -68,7 +71,7 @@ export interface Packing {
   readonly steps: number;
   /** Bytes of a panel. */
   readonly panelBytes: number;
-  /** Bytes in all, scales and sums of int8 channels included. */
+  /** Bytes in all, what belongs to channels included. */
   readonly bytes: number;
 }
 
@@ -77,10 +80,10 @@ export function packing(outputs: number, inputs: number, dtype: Dtype): Packing 
   const panels = Math.ceil(outputs / GROUP_COLUMNS) * GROUP_COLUMNS / 8,
     steps = dtype === "int8" ? Math.ceil(inputs / 4) : inputs;
   const panelBytes = steps * stepBytes[dtype];
-  return { panels, steps, panelBytes, bytes: panels * (panelBytes + (dtype === "int8" ? 64 : 0)) };
+  return { panels, steps, panelBytes, bytes: panels * (panelBytes + 8 * channelBytes[dtype]) };
 }
 
-/** Panels of 8 outputs; for int8 followed by a scale and then a sum for each output. */
+/** Panels of 8 outputs; behind them, for f16 and int8, the scales of channels, and for int8 the sums. */
 export class WasmMatrix extends Block implements Matrix {
   /** @inheritdoc */
   readonly outputs: number;
@@ -106,14 +109,15 @@ export class WasmMatrix extends Block implements Matrix {
     return this.packing.bytes;
   }
 
-  /** int8: address of [outputs] f32. */
+  /** f16, int8: address of [outputs] f32; else 0. */
   get scales(): number {
-    return this.address + this.packing.panels * this.packing.panelBytes;
+    const { panels, panelBytes } = this.packing;
+    return channelBytes[this.dtype] === 0 ? 0 : this.address + panels * panelBytes;
   }
 
-  /** int8: address of [outputs] i32. */
+  /** int8: address of [outputs] i32; else 0. */
   get sums(): number {
-    return this.scales + this.packing.panels * 32;
+    return this.dtype === "int8" ? this.scales + this.packing.panels * 32 : 0;
   }
 }
 
