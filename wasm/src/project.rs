@@ -56,7 +56,7 @@ unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *m
     let raw = Rows { data: scratch, stride: GROUP_COLUMNS * 4 };
     for g in begin..end {
         let w = weights.from(g * GROUP);
-        if F::WIDENED && job.rows > 3 * TILE_ROWS {
+        if F::WIDENED && job.rows > 4 * TILE_ROWS {
             // converted once for all tiles of rows; a few tiles convert it each, as f32 it might not stay in the cache
             let wide =
                 Panels { data: scratch.add(job.rows * raw.stride), stride: job.steps * F32::STEP, step: F32::STEP };
