@@ -73,7 +73,6 @@ Deno.test("a thread that is about to sleep does not, if it is called or told to 
     control: address,
     thread: 1,
     threads: 2,
-    trial: heap.allocateZeroed(Control.trialBytes),
   });
   const control = new Int32Array(heap.memory.buffer, address);
   const part = Control.thread + Control.threadWords + Control.part;

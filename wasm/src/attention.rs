@@ -6,7 +6,7 @@
 //! nothing. So its result does not depend on which rows share its tile.
 
 use crate::simd::{load, max, store, sum, Elementary};
-use crate::tile::{multiply, Loose, Panels, Rows};
+use crate::tile::{arrange, multiply, Loose, Panels, Rows};
 use core::arch::wasm32::*;
 
 /// What the host wrote for [`append`] and [`attend`].
@@ -85,8 +85,8 @@ pub unsafe extern "C" fn append(job: &Attention, begin: usize, end: usize, _scra
 }
 
 /// Attends. Unit: a block of rows of a head, blocks of one head side by side. Where all rows are one block, it appends
-/// their keys and values too; several have been given them before. Scratch: block × (capacity + D + 8) f32 and 32 bytes
-/// to align.
+/// their keys and values too; several have been given them before. Scratch, f32: block × (positions seen + 16); block ×
+/// (D + 8); block, up to a multiple of four, × the larger of D and the positions seen.
 #[no_mangle]
 pub unsafe extern "C" fn attend(job: &Attention, begin: usize, end: usize, scratch: *mut u8) {
     let blocks = job.rows.div_ceil(job.block);
@@ -109,6 +109,7 @@ unsafe fn attend_block(job: &Attention, head: usize, first: usize, rows: usize, 
 
     let scores = Rows { data: scratch, stride: panels * 32 };
     let spare = scratch.add(rows * scores.stride);
+    let arranged = spare.add(rows * size.div_ceil(8) * 32);
     let offset = head * job.capacity * size;
 
     let mut queries = Rows { data: job.part(0, head, first) as *mut u8, stride: 3 * job.heads * size * 4 };
@@ -123,7 +124,8 @@ unsafe fn attend_block(job: &Attention, head: usize, first: usize, rows: usize, 
     }
     let keys = Panels { data: job.keys.add(offset + begin * size) as *const u8, stride: size * 32, step: 32 };
     // a pass reads all weights between one visit and the next
-    multiply::<Loose>(scores, queries, rows, keys, panels, size, true);
+    arrange::<Loose>(arranged, queries, rows, size);
+    multiply::<Loose>(scores, arranged, rows, keys, panels, size, true);
 
     let mut totals = [0f32; MAX_BLOCK];
     for (r, total) in totals.iter_mut().enumerate().take(rows) {
@@ -135,7 +137,8 @@ unsafe fn attend_block(job: &Attention, head: usize, first: usize, rows: usize, 
     let wide = size.div_ceil(8);
     let mixed = Rows { data: spare, stride: wide * 32 };
     let values = Panels { data: job.values.add(offset + begin * size) as *const u8, stride: 32, step: size * 4 };
-    multiply::<Loose>(mixed, scores, rows, values, wide, end - begin, true);
+    arrange::<Loose>(arranged, scores, rows, end - begin);
+    multiply::<Loose>(mixed, arranged, rows, values, wide, end - begin, true);
     for (r, total) in totals.iter().enumerate().take(rows) {
         let out = job.out.add(((first + r) * job.heads + head) * size);
         for d in (0..size).step_by(4) {

@@ -1,7 +1,9 @@
 //! out = f(x·Wᵀ): projections with what follows them fused.
 
 use crate::simd::{dots_by_pairs, load, madd, store, Elementary};
-use crate::tile::{multiply, Bf16, Format, Int8, Int8Pairs, Panels, Rows, F16, F32, GROUP, GROUP_COLUMNS, TILE_ROWS};
+use crate::tile::{
+    arrange, multiply, Bf16, Format, Int8, Int8Pairs, Panels, Rows, F16, F32, GROUP, GROUP_COLUMNS, TILE_ROWS,
+};
 use core::arch::wasm32::*;
 
 /// What the host wrote for [`project`].
@@ -37,7 +39,8 @@ pub struct Project {
     cold: usize,
 }
 
-/// Unit: a group of panels, 48 columns of out. Scratch: rows × 192 bytes, then a group as f32.
+/// Unit: a group of panels, 48 columns of out. Scratch: rows × 192 bytes; a group as f32; x arranged, a multiple
+/// of four rows.
 #[no_mangle]
 pub unsafe extern "C" fn project(job: &Project, begin: usize, end: usize, scratch: *mut u8) {
     match job.format {
@@ -54,16 +57,21 @@ unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *m
     let weights = Panels { data: job.weights, stride: job.steps * F::STEP, step: F::STEP };
     let x = Rows { data: job.x, stride: job.x_stride };
     let raw = Rows { data: scratch, stride: GROUP_COLUMNS * 4 };
+    let wide = Panels { data: scratch.add(job.rows * raw.stride), stride: job.steps * F32::STEP, step: F32::STEP };
+    let arranged = wide.from(GROUP).data as *mut u8;
+    // a few tiles of rows convert a group each, as f32 it might not stay in the cache; many share one conversion
+    let widened = F::WIDENED && job.rows > 4 * TILE_ROWS;
+    match widened {
+        true => arrange::<F32>(arranged, x, job.rows, job.steps),
+        false => arrange::<F>(arranged, x, job.rows, job.steps),
+    }
     for g in begin..end {
         let w = weights.from(g * GROUP);
-        if F::WIDENED && job.rows > 4 * TILE_ROWS {
-            // converted once for all tiles of rows; a few tiles convert it each, as f32 it might not stay in the cache
-            let wide =
-                Panels { data: scratch.add(job.rows * raw.stride), stride: job.steps * F32::STEP, step: F32::STEP };
+        if widened {
             (0..GROUP).for_each(|p| widen::<F>(wide.from(p).data as *mut u8, w.from(p).data, job.steps));
-            multiply::<F32>(raw, x, job.rows, wide, GROUP, job.steps, false);
+            multiply::<F32>(raw, arranged, job.rows, wide, GROUP, job.steps, false);
         } else {
-            multiply::<F>(raw, x, job.rows, w, GROUP, job.steps, job.cold == 1);
+            multiply::<F>(raw, arranged, job.rows, w, GROUP, job.steps, job.cold == 1);
         }
         finish(job, raw, g * GROUP_COLUMNS);
     }

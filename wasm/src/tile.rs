@@ -1,7 +1,8 @@
 //! The one matrix multiplication: tiles of rows × panels, for projections and for both halves of attention.
 //!
 //! A panel holds 8 neighbouring columns of the right-hand side, one *step* after the other. Both operands advance
-//! by 4 bytes per column and step: one f32, or four bytes of an int8 product.
+//! by 4 bytes per column and step: one f32, or four bytes of an int8 product. Rows of the left-hand side that share a
+//! tile are interleaved beforehand, so that one load has what a step needs of all of them.
 //!
 //! **The bit-exact rule.** Whatever the tile, an output is one accumulator that starts at 0 and meets the steps in
 //! ascending order. Tiles differ in which outputs they hold, never in how one is computed.
@@ -210,48 +211,70 @@ fn splat<const LANE: usize>(v: v128) -> v128 {
     i32x4_shuffle::<LANE, LANE, LANE, LANE>(v, v)
 }
 
-/// One step of a tile: row m contributes `x(m)`, one number in all lanes.
-#[inline(always)]
-unsafe fn advance<F: Format, const M: usize, const P: usize>(
-    acc: &mut [[[v128; 2]; P]; M],
-    held: F::Held,
-    w: Panels,
-    x: impl Fn(usize) -> v128,
-) {
-    let w: [[v128; 2]; P] = core::array::from_fn(|p| F::load(w.from(p).data, held));
-    for m in 0..M {
-        let a = x(m);
-        for p in 0..P {
-            acc[m][p] = core::array::from_fn(|half| F::multiply(a, w[p][half], acc[m][p][half], held));
+/// Rows as tiles read them: TILE_ROWS at a time interleaved, blocks of [steps, TILE_ROWS] entries, and a last one that is
+/// alone as it is.
+pub unsafe fn arrange<F: Format>(to: *mut u8, x: Rows, rows: usize, steps: usize) {
+    let held = F::hold();
+    for first in (0..rows).step_by(TILE_ROWS) {
+        let (to, x, count) = (to.add(first * steps * 4), x.from(first, 0), TILE_ROWS.min(rows - first));
+        let width = if count == 1 { 1 } else { TILE_ROWS };
+        let whole = steps / 4 * 4;
+        for k in (0..whole).step_by(4) {
+            let four = |m: usize| F::raise(v128_load(x.at(m, k) as *const v128), held);
+            let to = to.add(k * width * 4) as *mut v128;
+            if count == 1 {
+                v128_store(to, four(0));
+                continue;
+            }
+            // what stands in the place of a row that is not there is multiplied by nobody
+            let [a, b] = zip(four(0), four(1));
+            let [c, d] = zip(four(2.min(count - 1)), four(3.min(count - 1)));
+            v128_store(to, i64x2_shuffle::<0, 2>(a, c));
+            v128_store(to.add(1), i64x2_shuffle::<1, 3>(a, c));
+            v128_store(to.add(2), i64x2_shuffle::<0, 2>(b, d));
+            v128_store(to.add(3), i64x2_shuffle::<1, 3>(b, d));
+        }
+        for k in whole..steps {
+            for m in 0..count {
+                let entry = F::raise(v128_load32_splat(x.at(m, k) as *const u32), held);
+                v128_store32_lane::<0>(entry, to.add((k * width + m) * 4) as *mut u32);
+            }
         }
     }
 }
 
-/// M × 8P outputs over all steps.
+/// Entries of two rows by turns.
+#[inline(always)]
+fn zip(a: v128, b: v128) -> [v128; 2] {
+    [i32x4_shuffle::<0, 4, 1, 5>(a, b), i32x4_shuffle::<2, 6, 3, 7>(a, b)]
+}
+
+/// M × 8P outputs over all steps, of rows as [`arrange`] leaves them.
 ///
-/// Out of line, because V8 compiles one loop better than a function of fifty. Four steps at a time, because each load
-/// is paid for with a bounds check: one load of x serves four steps. (The check is cheaper without a constant offset,
-/// another reason for `w.step` to be a variable.) One pointer for all rows and one for all panels, because registers
-/// are few.
+/// Out of line, because V8 compiles one loop better than a function of fifty. A step at a time, because of several the
+/// compiler takes all for one accumulator before the next, while what the others need waits in registers, which are few.
 #[inline(never)]
-unsafe fn tile<F: Format, const M: usize, const P: usize>(out: Rows, x: Rows, w: Panels, steps: usize) {
+unsafe fn tile<F: Format, const M: usize, const P: usize>(out: Rows, x: *const u8, w: Panels, steps: usize) {
     let held = F::hold();
     let mut acc = [[[i32x4_splat(0); 2]; P]; M];
     let mut x = x;
     // a constant where it can be: registers are few
     let mut w = Panels { step: if F::GROUPED { F::STEP } else { w.step }, ..w };
-    for _ in 0..steps / 4 {
-        let a: [v128; M] = core::array::from_fn(|m| F::raise(v128_load(x.at(m, 0) as *const v128), held));
-        advance::<F, M, P>(&mut acc, held, w, |m| splat::<0>(a[m]));
-        advance::<F, M, P>(&mut acc, held, w.after(1), |m| splat::<1>(a[m]));
-        advance::<F, M, P>(&mut acc, held, w.after(2), |m| splat::<2>(a[m]));
-        advance::<F, M, P>(&mut acc, held, w.after(3), |m| splat::<3>(a[m]));
-        x = x.from(0, 4);
-        w = w.after(4);
-    }
-    for _ in 0..steps % 4 {
-        advance::<F, M, P>(&mut acc, held, w, |m| F::raise(v128_load32_splat(x.at(m, 0) as *const u32), held));
-        x = x.from(0, 1);
+    for _ in 0..steps {
+        let a = match M {
+            1 => [v128_load32_splat(x as *const u32); TILE_ROWS],
+            _ => {
+                let a = v128_load(x as *const v128);
+                [splat::<0>(a), splat::<1>(a), splat::<2>(a), splat::<3>(a)]
+            }
+        };
+        for p in 0..P {
+            let columns = F::load(w.from(p).data, held);
+            for m in 0..M {
+                acc[m][p] = core::array::from_fn(|half| F::multiply(a[m], columns[half], acc[m][p][half], held));
+            }
+        }
+        x = x.add(if M == 1 { 4 } else { TILE_ROWS * 4 });
         w = w.after(1);
     }
     for m in 0..M {
@@ -278,60 +301,54 @@ unsafe fn fetch(w: Panels, panels: usize, steps: usize) {
     core::hint::black_box(seen);
 }
 
-/// M rows, all panels: those of a matrix by the group, loose ones by four, then, if there are some left, one by one.
-/// `cold` ones are fetched first.
+/// M rows, all panels: of one row those of a matrix by the group and loose ones by four, else one by one. `cold` ones
+/// are fetched first, as many at a time.
 #[inline(always)]
 unsafe fn row_tile<F: Format, const M: usize>(
     out: Rows,
-    x: Rows,
+    x: *const u8,
     w: Panels,
     panels: usize,
     steps: usize,
     cold: bool,
 ) {
     let side_by_side = if F::GROUPED { GROUP } else { 4 };
-    let whole = panels / side_by_side * side_by_side;
-    for p in (0..whole).step_by(side_by_side) {
+    for first in (0..panels).step_by(side_by_side) {
+        let count = side_by_side.min(panels - first);
+        let (out, w) = (out.from(0, first * 8), w.from(first));
         if cold {
-            fetch(w.from(p), side_by_side, steps);
+            fetch(w, count, steps);
         }
-        if F::GROUPED {
-            tile::<F, M, GROUP>(out.from(0, p * 8), x, w.from(p), steps);
-        } else {
-            tile::<F, M, 4>(out.from(0, p * 8), x, w.from(p), steps);
-        }
-    }
-    if !F::GROUPED {
-        for p in whole..panels {
-            tile::<F, M, 1>(out.from(0, p * 8), x, w.from(p), steps);
+        match (M == 1 && count == side_by_side, F::GROUPED) {
+            (true, true) => tile::<F, M, GROUP>(out, x, w, steps),
+            (true, false) => tile::<F, M, 4>(out, x, w, steps),
+            _ => (0..count).for_each(|p| tile::<F, M, 1>(out.from(0, p * 8), x, w.from(p), steps)),
         }
     }
 }
 
-/// out = x·w, every panel whole: 8 columns each, f32, or i32 for the int8 formats. A panel comes from memory once;
-/// what follows the first tile of rows finds it in the cache.
+/// out = x·w, every panel whole: 8 columns each, f32, or i32 for the int8 formats. x: as [`arrange`] leaves it. A panel
+/// comes from memory once; what follows the first tile of rows finds it in the cache.
 ///
-/// Tiles are as wide as they are because memory is read at its full rate only from several places at once, and because
-/// a vector of x is then loaded and spread once for many panels. That their accumulators exceed x86's 16 registers
-/// costs less than that gains, up to four rows.
+/// A sum is ready for its next step only after a few multiplications of others, so one row takes several panels at
+/// once. Several rows take one: they have no more accumulators than x86 has registers then, and read memory in one
+/// stretch, from panel to panel.
 ///
-/// Panels that are `cold`, and few enough for the nearest cache, are worth fetching before they are multiplied.
+/// Panels that are `cold`, and few enough for the nearest cache, are worth fetching before one row is multiplied with
+/// them. Several rows take their time with each, and the processor fetches ahead by itself.
 #[inline(never)]
 pub unsafe fn multiply<F: Format>(
     out: Rows,
-    x: Rows,
+    x: *const u8,
     rows: usize,
     w: Panels,
     panels: usize,
     steps: usize,
     cold: bool,
 ) {
-    let tiles = rows.div_ceil(TILE_ROWS);
-    for t in 0..tiles {
-        // as even as can be: a tile of one row has too few accumulators to hide their latency
-        let (first, last) = (rows * t / tiles, rows * (t + 1) / tiles);
-        let (out, x, cold) = (out.from(first, 0), x.from(first, 0), cold && t == 0);
-        match last - first {
+    for first in (0..rows).step_by(TILE_ROWS) {
+        let (out, x, cold) = (out.from(first, 0), x.add(first * steps * 4), cold && rows == 1);
+        match rows - first {
             1 => row_tile::<F, 1>(out, x, w, panels, steps, cold),
             2 => row_tile::<F, 2>(out, x, w, panels, steps, cold),
             3 => row_tile::<F, 3>(out, x, w, panels, steps, cold),

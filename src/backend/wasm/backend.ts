@@ -230,8 +230,9 @@ class WasmBackend implements Backend {
     const job = this.#attentionJob(to, from, rows, cache.length, options);
     // one block appends by itself: a job less in every pass of few rows
     if (block < rows) this.#pool.run("append", job, heads, rows * size * 4);
-    // scores [block, end padded to panels], then queries or their mixed values [block, size padded]
-    this.#pool.reserveScratch(block * (end + 16 + size + 8) * 4);
+    // scores [block, end padded to panels]; queries or their mixed values [block, size padded]; rows arranged
+    const rowsOfFour = Math.ceil(block / 4) * 4;
+    this.#pool.reserveScratch((block * (end + 16 + size + 8) + rowsOfFour * Math.max(end, size)) * 4);
     // beside the multiplications a key has its share of a softmax, which costs more than they do
     this.#pool.run("attend", job, heads * Math.ceil(rows / block), block * end * (size * 2 + 512));
   }
@@ -333,8 +334,9 @@ class WasmBackend implements Backend {
       flags,
       quantised && this.#heap.used > CACHED_BYTES ? 1 : 0,
     ];
-    // raw sums of a group of columns, and a group widened to f32
-    this.#pool.reserveScratch((rows + inputs) * GROUP_COLUMNS * 4);
+    // raw sums of a group of columns; a group widened to f32; rows arranged, four at a time
+    const arranged = Math.ceil(rows / 4) * 4 * packing.steps;
+    this.#pool.reserveScratch(((rows + packing.steps) * GROUP_COLUMNS + arranged) * 4);
     // reading the weights costs as much as multiplying them by some four rows
     this.#pool.run(
       "project",

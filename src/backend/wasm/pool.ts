@@ -167,7 +167,6 @@ export class Pool {
 export async function startPool(heap: Heap, module: WebAssembly.Module, threads: number): Promise<Pool> {
   const control = heap.allocateZeroed(controlWords(threads) * 4);
   const stacks = heap.allocate(STACK * (threads - 1));
-  const trials = heap.allocateZeroed(Control.trialBytes * threads);
   const setup = (thread: number): ThreadSetup => ({
     module,
     memory: heap.memory,
@@ -176,7 +175,6 @@ export async function startPool(heap: Heap, module: WebAssembly.Module, threads:
     control,
     thread,
     threads,
-    trial: placeTrial(heap, trials + thread * Control.trialBytes),
     stack: thread === 0 ? undefined : stacks + thread * STACK,
   });
   const main = joinThreads(setup(0));
@@ -196,16 +194,6 @@ export async function startPool(heap: Heap, module: WebAssembly.Module, threads:
     throw error;
   }
   return new Pool(heap, control, main, workers);
-}
-
-/** Writes a job of `project` to an address and returns that: 4 rows of 124 inputs by a group of outputs, all zeros. */
-function placeTrial(heap: Heap, address: number): number {
-  const rows = 4, inputs = 124, outputs = 48;
-  const scratch = address + Control.trialScratch, x = scratch + rows * outputs * 4;
-  const out = x + rows * inputs * 4, weights = out + rows * outputs * 4;
-  const job = [out, x, weights, 0, 0, 0, 0, 0, rows, outputs, inputs, inputs * 4, outputs * 4, 0, 0, 0];
-  new Uint32Array(heap.memory.buffer, address, job.length).set(job);
-  return address;
 }
 
 function failed(kernel: Kernel, cause: unknown): Error {

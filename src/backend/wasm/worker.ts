@@ -41,9 +41,6 @@ export const Control = {
   done: 16,
   /** How many words a thread has. */
   threadWords: 32,
-  /** Of a job to try things with, which is not in this block: where its scratch memory is, and its bytes in all. */
-  trialScratch: 64,
-  trialBytes: 32768,
 } as const;
 
 /** The kernels in the order of their numbers. */
@@ -78,8 +75,6 @@ export interface ThreadSetup {
   readonly thread: number;
   /** How many there are. */
   readonly threads: number;
-  /** Address of a job of `project`, {@linkcode Control.trialBytes} with all that it needs. */
-  readonly trial: number;
   /** End of this thread's stack; absent: the one the module came with. */
   readonly stack?: number | undefined;
 }
@@ -108,43 +103,16 @@ export function joinThreads(setup: ThreadSetup): Thread {
   const { exports } = new WebAssembly.Instance(module, imports);
   if (setup.stack !== undefined) (exports.__stack_pointer as WebAssembly.Global).value = setup.stack;
   type Kernel = (job: number, begin: number, end: number, scratch: number) => void;
-  const functions = kernels.map((name) => exports[name] as Kernel), project = kernels.indexOf("project");
+  const functions = kernels.map((name) => exports[name] as Kernel);
   const control = new Int32Array(memory.buffer, setup.control, layout.thread + threads * layout.threadWords);
   const job = setup.control + layout.job * 4;
   const own = layout.thread + thread * layout.threadWords + layout.part;
   const ownDone = own - layout.part + layout.done;
 
-  /**
-   * What calls kernels, from one place of the program each. V8 puts a kernel's spilled vectors wherever the stack
-   * happens to stand, to 8 bytes: in one case of two a quarter of them straddle cache lines, and tiles of several rows
-   * take a sixth longer. A word of arguments more makes it the other case. Which is which depends on how V8 has
-   * compiled what is further up, and changes: so both are tried now and then, with a small product.
-   */
-  const caller = () => {
-    const given = [0, 1].map((more) => [job, ...new Array<number>(8 + more).fill(0)]);
-    const tried = given.map((
-      args,
-    ) => [setup.trial, 0, 1, setup.trial + layout.trialScratch, ...args.slice(4)]);
-    let chosen = given[0], patience = 32, calls = 0;
-    return (kernel: number, begin: number, end: number) => {
-      if (++calls === patience) {
-        calls = 0;
-        patience = Math.min(2 * patience, 16384);
-        const least = [Infinity, Infinity];
-        for (let turn = 0; turn < 10; turn++) {
-          const began = performance.now();
-          for (let i = 0; i < 16; i++) Reflect.apply(functions[project], undefined, tried[turn % 2]);
-          least[turn % 2] = Math.min(least[turn % 2], performance.now() - began);
-        }
-        chosen = given[least[1] < least[0] ? 1 : 0];
-      }
-      chosen[1] = begin;
-      chosen[2] = end;
-      chosen[3] = (control[layout.scratch] >>> 0) + thread * control[layout.scratchSize];
-      Reflect.apply(functions[kernel], undefined, chosen);
-    };
+  const run = (kernel: number, begin: number, end: number) => {
+    const scratch = (control[layout.scratch] >>> 0) + thread * control[layout.scratchSize];
+    functions[kernel](job, begin, end, scratch);
   };
-  const run = caller(), runShared = caller();
 
   const left = (part: number) => part >>> 16 < (part & 0xffff);
   const called = () => left(Atomics.load(control, own));
@@ -167,7 +135,7 @@ export function joinThreads(setup: ThreadSetup): Thread {
         const chunk = part >>> 16, chunks = control[layout.chunks];
         const begin = (n: number) => Math.floor(n * control[layout.units] / chunks); // the first unit of chunk n
         try {
-          runShared(control[layout.kernel], begin(chunk), begin(chunk + 1));
+          run(control[layout.kernel], begin(chunk), begin(chunk + 1));
         } catch (error) {
           fault ??= error;
           Atomics.add(control, layout.failures, 1);
