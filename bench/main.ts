@@ -26,6 +26,7 @@ import {
   chosenOverBest,
   type CpuReport,
   drafterWeights,
+  kernelSources,
   toldClosely,
   where,
   writeReport,
@@ -76,6 +77,7 @@ async function run(): Promise<CpuReport> {
   kernels.push(await halves());
   return {
     date: new Date().toISOString().slice(0, 10),
+    sources: kernelSources,
     weights: drafterWeights(),
     kernels,
     dtype: engine.target.embedding.dtype,

@@ -10,6 +10,7 @@
 
 import { createHash } from "node:crypto";
 import type { Dtype } from "../src/backend/backend.ts";
+import { sources } from "../src/backend/wasm/kernels.generated.ts";
 import type { Comparison, Row } from "../src/cli/measure.ts";
 import type { Machine } from "../src/cli/machine.ts";
 import { embeddedDrafter, embeddedDrafters } from "../src/pair.ts";
@@ -21,6 +22,8 @@ import { markdownTable } from "./markdown.ts";
 export interface CpuReport {
   /** Day of the run. */
   readonly date: string;
+  /** What tells the CPU's kernels from those of other times, see {@linkcode kernelSources}; absent: from before them. */
+  readonly sources?: string;
   /** What tells the weights of each drafter from those it had at other times, see {@linkcode drafterWeights}. */
   readonly weights: Readonly<Record<string, string>>;
   readonly kernels: readonly Section[];
@@ -55,8 +58,12 @@ export interface PeerReport {
   /** Day of the run. */
   readonly date: string;
   /** As in {@linkcode CpuReport}. */
+  readonly sources?: string;
+  /** As in {@linkcode CpuReport}. */
   readonly weights: Readonly<Record<string, string>>;
   readonly machine: Machine;
+  /** The peers' versions; absent: not recorded. */
+  readonly versions?: Readonly<Record<string, string>>;
   readonly tables: readonly PeerTable[];
 }
 
@@ -152,15 +159,28 @@ function label(title: string, what: string): string {
   return `${short}: ${told}`;
 }
 
-/** A hash of each embedded drafter as it is now. */
+/** A hash of the weights of each embedded drafter as they are now. */
 export function drafterWeights(): Record<string, string> {
   return Object.fromEntries(embeddedDrafters.map((name) => {
-    const { folder } = embeddedDrafter(name)!, hash = createHash("sha256");
-    for (const file of ["config.json", "model.safetensors.gz"]) {
-      hash.update(Deno.readFileSync(new URL(file, folder)));
-    }
-    return [name, hash.digest("hex").slice(0, 16)];
+    const file = new URL("model.safetensors.gz", embeddedDrafter(name)!.folder);
+    return [name, createHash("sha256").update(Deno.readFileSync(file)).digest("hex").slice(0, 16)];
   }));
+}
+
+/** What tells the CPU's kernels as they are now from those of other times. */
+export const kernelSources: string = sources.slice(0, 16);
+
+/** Whether a report is of the kernels as they are now, for people. */
+function which({ sources }: CpuReport | PeerReport): string {
+  return sources === kernelSources ? "these" : "earlier ones";
+}
+
+/** A figure, and a cross where it is not what it was to be. */
+function judged(figure: Figure): string {
+  const shown = amount(figure), value = parseFloat(shown);
+  const [, relation, bound] = /^([≥≤]) ([\d.]+)/.exec(figure.aim ?? "") ?? [];
+  const met = relation === undefined || (relation === "≥" ? value >= Number(bound) : value <= Number(bound));
+  return met ? shown : `${shown} ✗`;
 }
 
 /** Whether drafters are still what they were in a report: of one whose weights have changed it says nothing any more. */
@@ -176,15 +196,21 @@ function cpuFigures(upToDate: UpToDate): string {
     drafter,
     ...recent.map(({ report }) => {
       if (!upToDate(report, drafter)) return "";
-      const { speedup, gamma, meanAcceptanceLength } = best(report.pair, drafter);
-      return `${speedup.toFixed(2)} × (γ ${gamma}, τ ${meanAcceptanceLength.toFixed(2)})`;
+      const row = best(report.pair, drafter), { gamma, meanAcceptanceLength } = row;
+      const [low, high] = row.tokensPerSecondQuartiles.map((speed) =>
+        (row.speedup * speed / row.tokensPerSecond).toFixed(2)
+      );
+      const tau = meanAcceptanceLength.toFixed(2);
+      return `${row.speedup.toFixed(2)} × (${low}–${high}; γ ${gamma}, τ ${tau})`;
     }),
   ]);
   const chosenRows = drafters.map((drafter) => [
     `γ chosen round by round / the best fixed γ or plain decoding: ${drafter}`,
     "≥ 0.95 ×",
     ...reports.map(({ report }) =>
-      upToDate(report, drafter) ? `${chosenOverBest(report.pair, drafter).toFixed(2)} ×` : ""
+      upToDate(report, drafter)
+        ? judged({ what: "", value: chosenOverBest(report.pair, drafter), unit: "×", aim: "≥ 0.95 ×" })
+        : ""
     ),
   ]);
   const aims = new Map<string, string>(); // of each label
@@ -196,7 +222,7 @@ function cpuFigures(upToDate: UpToDate): string {
         if (!aims.has(name)) aims.set(name, figure.aim ?? "");
         const drafter = drafters.find((name) => new RegExp(`^${name}[: ]`).test(figure.what));
         if (drafter !== undefined && !upToDate(report, drafter)) continue;
-        found.set(name, amount(figure));
+        found.set(name, judged(figure));
       }
     }
     return found;
@@ -205,21 +231,31 @@ function cpuFigures(upToDate: UpToDate): string {
     [name, aim],
   ) => [name, aim, ...figures.map((found) => found.get(name) ?? "")]);
   return [
-    ...markdownTable([[
-      "each drafter at its best γ / plain decoding",
-      ...recent.map(({ name, report }) => link(name, report.pair[0].machine)),
-    ], [
-      "run",
-      ...recent.map(({ report: { date, pair, dtype } }) =>
-        `${date}, ${pair[0].machine.cores} cores, target held as ${dtype}`
-      ),
-    ], ...bestRows]),
+    ...markdownTable([
+      [
+        "each drafter at its best γ / plain decoding",
+        ...recent.map(({ name, report }) => link(name, report.pair[0].machine)),
+      ],
+      [
+        "run",
+        ...recent.map(({ report: { date, pair, dtype } }) =>
+          `${date}, ${pair[0].machine.cores} cores, target held as ${dtype}`
+        ),
+      ],
+      ["kernels", ...recent.map(({ report }) => which(report))],
+      ...bestRows,
+    ]),
     "",
     reports.every(({ report }) => allEqual(report.pair))
       ? "Under `coupled`, every text equalled that of plain decoding, token for token."
       : "**Under `coupled`, a text differed from that of plain decoding.**",
     "",
-    ...markdownTable([["", "aim", ...machines], ...chosenRows, ...aimedRows]),
+    ...markdownTable([
+      ["", "aim", ...machines],
+      ["kernels", "", ...reports.map(({ report }) => which(report))],
+      ...chosenRows,
+      ...aimedRows,
+    ]),
   ].join("\n");
 }
 
@@ -252,9 +288,14 @@ function peerFigures(upToDate: UpToDate): string {
       "specdiff, CPU, 2 threads each",
       ...reports.map(({ name, report }) => link(name, report.machine)),
     ],
+    ["run", ...reports.map(({ report }) => report.date)],
+    ["kernels", ...reports.map(({ report }) => which(report))],
     ...rows,
     [
-      `${reports[0].report.tables[0].title}: speculative decoding at temperature 1, against the fastest peer`,
+      `${
+        reports[0].report.tables[0].title
+      }: speculative decoding at temperature 1, against the fastest peer's ` +
+      "plain decoding",
       ...reports.map(({ report }) => {
         const drafter = fastest(report).engine.replace("specdiff + ", "");
         if (!upToDate(report, drafter)) return "";

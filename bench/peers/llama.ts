@@ -26,7 +26,8 @@ export async function llamaBench(
   ];
   const { success, stdout, stderr } = await new Deno.Command(program, { args }).output();
   if (!success) throw new Error(new TextDecoder().decode(stderr).trim().split("\n").at(-1));
-  const [{ samples_ns: samples }] = JSON.parse(new TextDecoder().decode(stdout));
+  const [{ samples_ns: samples, build_number, build_commit }] = JSON.parse(new TextDecoder().decode(stdout));
   samples.sort((a: number, b: number) => a - b);
-  return { ms: samples[samples.length >> 1] / 1e6 / Math.max(1, generate), peakBytes: null };
+  const ms = samples[samples.length >> 1] / 1e6 / Math.max(1, generate);
+  return { ms, peakBytes: null, version: `build ${build_number} (${build_commit})` };
 }

@@ -17,6 +17,7 @@ import { embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
 import { readOptions } from "../arguments.ts";
 import {
   drafterWeights,
+  kernelSources,
   type PeerReport,
   type PeerRow,
   type PeerTable,
@@ -28,6 +29,7 @@ import { markdownTable } from "../markdown.ts";
 import { writeGguf } from "./gguf.ts";
 import { lines } from "./lines.ts";
 import { llamaBench } from "./llama.ts";
+import { ONNXRUNTIME } from "./onnx.ts";
 import type { Answer, Order } from "./peer.ts";
 import { gpt2Of, noiseGpt2 } from "./weights.ts";
 
@@ -100,7 +102,8 @@ async function startLlama(model: string, dtype: "f32" | "int8"): Promise<Peer> {
       gpt2Of(model === "124M" ? noiseGpt2() : await openCheckpoint(embeddedTarget())),
       dtype,
     );
-    await peer.obey({ what: "pass", context: 0, rows: 1, times: 1 });
+    const { version } = await peer.obey({ what: "pass", context: 0, rows: 1, times: 1 });
+    if (version !== undefined) versions["llama.cpp"] = version;
     return peer;
   } catch (error) {
     peer.stop();
@@ -170,10 +173,12 @@ async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<P
 const HEAD = ["engine", "speed", "4-row pass", "9-row pass", "first token after 16", "peak memory"];
 
 /** Ratios to specdiff's one-token pass: the time is its own business, the ratio everybody's. */
-function markdown({ date, machine, tables }: PeerReport): string {
+function markdown({ date, machine, versions = {}, tables }: PeerReport): string {
   const name = (row: PeerRow, own: boolean) => own ? `**${row.engine}**` : row.engine;
   return [
-    `${where(date, machine)}, ${THREADS} threads each.`,
+    `${where(date, machine)}, ${THREADS} threads each; ${
+      Object.entries(versions).map((named) => named.join(" ")).join(", ")
+    }.`,
     `Medians of ${ROUNDS} turns in one run, quartiles in brackets; \`deno task bench:peers\` repeats it.`,
     "",
     "Speed is that of plain decoding, token by token, against specdiff's (more is faster): the likeliest token is",
@@ -211,13 +216,22 @@ function markdown({ date, machine, tables }: PeerReport): string {
   ].join("\n");
 }
 
+/** Of the peers that ran. */
+const versions: Record<string, string> = { onnxruntime: ONNXRUNTIME };
 const tables: PeerTable[] = [];
 for (const model of ["pair", "124M"] as const) {
   for (const dtype of ["f32", "int8"] as const) tables.push(await measure(model, dtype));
 }
 const machine = toldClosely(describeMachine(""), options.generation);
 const date = new Date().toISOString().slice(0, 10);
-const report: PeerReport = { date, weights: drafterWeights(), machine, tables };
+const report: PeerReport = {
+  date,
+  sources: kernelSources,
+  weights: drafterWeights(),
+  machine,
+  versions,
+  tables,
+};
 const text = markdown(report);
 console.log(text);
 if (options.write) await writeReport("peers", machine, report, text);

@@ -11,6 +11,9 @@
 
 import type { Gpt2, Tensor } from "./weights.ts";
 
+/** The version of onnxruntime-node and onnxruntime-web. */
+export const ONNXRUNTIME = "1.30.0";
+
 const FLOAT = 1, INT8 = 3, INT64 = 7; // TensorProto.DataType
 
 /** A message under construction: the wire format of protocol buffers. */

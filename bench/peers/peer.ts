@@ -18,7 +18,7 @@ import { loadModel } from "../../src/model/load.ts";
 import type { Weights } from "../../src/model/weights.ts";
 import { embeddedTarget } from "../../src/pair.ts";
 import { lines } from "./lines.ts";
-import { onnxOf } from "./onnx.ts";
+import { onnxOf, ONNXRUNTIME } from "./onnx.ts";
 import { type Gpt2, gpt2Of, noiseGpt2 } from "./weights.ts";
 
 /** What to do next. */
@@ -38,6 +38,8 @@ export interface Answer {
   readonly peakBytes: number | null;
   /** The tokens generated. */
   readonly tokens?: readonly number[];
+  /** Of the engine, where only it knows. */
+  readonly version?: string;
 }
 
 /** A model that appends tokens to its text. */
@@ -184,7 +186,7 @@ async function open(engine: string, weights: Weights, dtype: Dtype, threads: num
   const drafter = /^specdiff \+ (.*)$/.exec(engine)?.[1];
   if (drafter !== undefined) return speculating(drafter, threads);
   if (engine === "specdiff") return ownRunner(weights, dtype, threads);
-  const ort: Onnx = await import(`npm:${engine}@1.30.0`);
+  const ort: Onnx = await import(`npm:${engine}@${ONNXRUNTIME}`);
   return onnxRunner(ort, engine === "onnxruntime-web" ? "wasm" : "cpu", gpt2Of(weights), dtype, threads);
 }
 

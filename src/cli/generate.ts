@@ -35,7 +35,7 @@ export const generate: Command = {
   examples: [
     'generate "It was a dark and stormy night" --show-draft',
     "generate --max-tokens 50 --seed 7 --json < prompt.txt",
-    "generate --target ./gpt2-xl --drafter ./sedd-small --gamma 8 --temperature 0 - < prompt.txt",
+    "generate --target ./gpt2-large --drafter ./sedd-small --gamma 8 --temperature 0 - < prompt.txt",
     'generate --target openai-community/gpt2 --drafter louaaron/sedd-small "In a shocking finding,"',
     'generate --target ./gpt2-xl --drafter ./sedd-small --device cuda:0 --draft-device cuda:1 "It was"',
   ],
