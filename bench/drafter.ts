@@ -24,8 +24,11 @@ import { encodeText, loadTokenizer } from "../src/hub/tokenizer.ts";
 import { loadModel } from "../src/model/load.ts";
 import type { DiffusionModel } from "../src/model/model.ts";
 import { embeddedDrafter, embeddedTarget } from "../src/pair.ts";
+import { readOptions } from "./arguments.ts";
 import { type Paths, svg } from "./charts.ts";
 import { markdownTable } from "./markdown.ts";
+
+readOptions({}); // there are none
 
 const GAMMA = 4;
 /** From one draft to the next. */
