@@ -20,27 +20,32 @@ pub unsafe extern "C" fn probe_madd(job: &Probe, begin: usize, end: usize, scrat
     v128_store(scratch, acc.into_iter().fold(b, |x, y| f32x4_add(x, y)));
 }
 
-/// Unit: 1500 steps of 8 independent sums of 4 products, 4 lanes each: as many as the other probe has multiply-adds. Eight,
-/// as the operands need registers too.
+/// Unit: 12000 sums of 4 products, 4 lanes each: as many as the other probe has multiply-adds. Side by side 6 or 8 of them,
+/// as registers hold with all that they need: what is added in one instruction is ready later, and needs no more.
 #[no_mangle]
 pub unsafe extern "C" fn probe_dot(job: &Probe, begin: usize, end: usize, scratch: *mut v128) {
-    let ones = opaque(i16x8_splat(1));
+    let (units, ones) = (end - begin, opaque(i16x8_splat(1)));
     match dots_by_pairs() {
-        true => dots(job, (end - begin) * 1500, scratch, |a, b, acc| dot4_by_pairs(a, b, acc, ones)),
-        false => dots(job, (end - begin) * 1500, scratch, dot4),
+        true => dots::<3>(job, units, scratch, |a, b, acc| dot4_by_pairs(a, b, acc, ones)),
+        false => dots::<4>(job, units, scratch, dot4),
     }
 }
 
 #[inline(always)]
-unsafe fn dots(job: &Probe, steps: usize, scratch: *mut v128, dot: impl Fn(v128, v128, v128) -> v128) {
-    let a: [v128; 4] = core::array::from_fn(|i| v128_load(job.data.add(i)));
+unsafe fn dots<const N: usize>(
+    job: &Probe,
+    units: usize,
+    scratch: *mut v128,
+    dot: impl Fn(v128, v128, v128) -> v128,
+) {
+    let a: [v128; N] = core::array::from_fn(|i| v128_load(job.data.add(i)));
     let mut b: [v128; 2] = core::array::from_fn(|i| v128_load(job.data.add(i)));
-    let mut acc = [[a[0]; 4]; 2];
-    for _ in 0..steps {
+    let mut acc = [[a[0]; N]; 2];
+    for _ in 0..units * 12000 / (2 * N) {
         for (acc, b) in acc.iter_mut().zip(b.iter_mut()) {
             *acc = core::array::from_fn(|i| dot(a[i], *b, acc[i]));
             // other operands each time, or pairs would be formed once
-            *b = v128_xor(*b, a[3]);
+            *b = v128_xor(*b, a[N - 1]);
         }
     }
     v128_store(scratch, acc.into_iter().flatten().fold(a[0], |x, y| i32x4_add(x, y)));
