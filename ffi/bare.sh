@@ -1,56 +1,86 @@
-#!/bin/sh
-# The GPU's tests and benchmark on a machine that can fetch nothing and has no Deno, only python3 and the driver.
+#!/usr/bin/env bash
+# The GPU's tests and benchmark on a machine that can fetch nothing and has no Deno, only bash, python3 and the driver.
 #
-#   ffi/bare.sh pack             where there is a network: puts Deno, compressed, and the tokenizer library into .bare/
-#   ffi/bare.sh test  [folder]   there, in this checkout with .bare/: deno task test:gpu, its output also to the folder
-#   ffi/bare.sh bench [folder]   likewise deno task bench:gpu, with its report
-set -eu
-cd "$(dirname "$0")/.."
-deno=${TMPDIR:-/tmp}/specdiff-bare/deno
+#   ffi/bare.sh pack                        where there is a network: makes .bare anew, with this script and, in one
+#                                           archive, Deno and all that is needed of the checkout and of npm
+#   .bare/bare.sh test  [folder [option…]]  there, with nothing but .bare: deno task test:gpu
+#   .bare/bare.sh bench [folder [option…]]  likewise deno task bench:gpu
+#   .bare/bare.sh all   [folder]            within ten minutes: doctor, the tests, the benchmark, then what
+#                                           compute-sanitizer finds; what was done by then is in the folder
+#
+# What is printed also goes to the folder, with the benchmark's report; it is .bare/out unless it is named.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+most=$((64 << 20)) # bytes that such machines take
 
-unpack() {
-  [ -x "$deno" ] || python3 - .bare/deno.xz "$deno" <<'PYTHON'
-import lzma, os, shutil, sys
-os.makedirs(os.path.dirname(sys.argv[2]), exist_ok=True)
-with lzma.open(sys.argv[1]) as packed, open(sys.argv[2] + ".part", "wb") as out:
-    shutil.copyfileobj(packed, out, 1 << 20)
-os.chmod(sys.argv[2] + ".part", 0o755)
-os.rename(sys.argv[2] + ".part", sys.argv[2])
-PYTHON
-  # what other scripts of the repository need is not there, so it must not be asked for
-  cp deno.lock .bare/deno.lock.before
-  trap 'cp .bare/deno.lock.before deno.lock' EXIT
-  cp .bare/deno.lock deno.lock
-  DENO_DIR=$(dirname "$deno")/cache
-  mkdir -p "$DENO_DIR" && cp -r .bare/npm "$DENO_DIR/"
-  PATH=$(dirname "$deno"):$PATH
-  HTTPS_PROXY=http://127.0.0.1:9 # what would be fetched fails at once
-  export DENO_DIR PATH HTTPS_PROXY
+# What is needed of the checkout.
+files() {
+  git ls-files -- mod.ts cli.ts deno.json deno.lock src ffi bench tests fixtures/pair fixtures/parity \
+    ':!bench/peers' ':!bench/reports' ':!tests/*_test.ts'
 }
 
-out=${2:-.bare/out}
+pack() {
+  cd "$here/.."
+  rm -rf .bare
+  mkdir -p .bare/cache
+  DENO_DIR=$PWD/.bare/cache deno install --frozen
+  deno eval 'Deno.copyFileSync(Deno.execPath(), ".bare/deno")'
+  files | tar -c .bare/deno .bare/cache/npm -T - | xz --x86 --lzma2=preset=9e,dict=128MiB >.bare/packed.tar.xz
+  rm -r .bare/deno .bare/cache
+  cp ffi/bare.sh .bare/
+  bytes=$(cat .bare/* | wc -c)
+  if ((bytes > most)); then
+    echo "Cannot take .bare to such a machine: $bytes bytes found, expected at most $most" >&2
+    exit 1
+  fi
+  echo ".bare has $bytes bytes, of at most $most"
+}
+
+unpack() {
+  mkdir -p "$1"
+  out=$(cd "$1" && pwd)
+  tree=${TMPDIR:-/tmp}/specdiff-bare
+  rm -rf "$tree"
+  python3 -m tarfile -e "$here/packed.tar.xz" "$tree"
+  cd "$tree"
+  export DENO_DIR=$tree/.bare/cache PATH=$tree/.bare:$PATH
+  export HTTPS_PROXY=http://127.0.0.1:9 # what would be fetched fails at once
+  # where PyTorch brought cuBLAS, though nobody entered its environment
+  [ -n "${VIRTUAL_ENV:-}" ] || VIRTUAL_ENV=$(python3 -c 'import sys; print(sys.prefix)')
+  export VIRTUAL_ENV
+}
+
+# Runs a command for so many seconds at most; what it prints also goes to the log of that name.
+logged() {
+  local log=$out/$1.log seconds=$2
+  shift 2
+  timeout -k 5 "$seconds" "$@" 2>&1 | tee "$log"
+}
+
+tests() { logged "$1" "$2" deno task test:gpu --require-gpu "${@:3}"; }
+benchmark() { logged bench "$1" deno task bench:gpu --require-gpu --folder "$out" "${@:2}"; }
+
 case ${1:-} in
-pack)
-  mkdir -p .bare
-  rm -rf .bare/fresh .bare/deno.lock
-  DENO_DIR=$PWD/.bare/fresh deno install --lock=.bare/deno.lock --entrypoint tests/gpu/main.ts bench/gpu/main.ts
-  rm -rf .bare/npm && mv .bare/fresh/npm .bare/npm && rm -rf .bare/fresh
-  xz --x86 --lzma2=preset=9e,dict=128MiB -c "$(readlink -f "$(command -v deno)")" >.bare/deno.xz
-  du -sh .bare
-  ;;
+files | pack) "$1" ;;
 test)
-  unpack
-  mkdir -p "$out"
-  { deno task test:gpu || echo "exit $?"; } 2>&1 | tee "$out/test.log"
+  unpack "${2:-$here/out}"
+  tests test 590 "${@:3}"
   ;;
 bench)
-  unpack
-  mkdir -p "$out"
-  { deno task bench:gpu || echo "exit $?"; } 2>&1 | tee "$out/bench.log"
-  cp bench/reports/nvidia-* "$out/" || true
+  unpack "${2:-$here/out}"
+  benchmark 590 "${@:3}"
+  ;;
+all)
+  unpack "${2:-$here/out}"
+  status=0
+  logged doctor 30 deno run --cached-only --allow-read --allow-env --allow-sys --allow-ffi cli.ts doctor || status=$?
+  tests test 240 --skip compute-sanitizer "${@:3}" || status=$?
+  benchmark 240 "${@:3}" || status=$?
+  tests sanitizer $((580 - SECONDS)) --only compute-sanitizer "${@:3}" || status=$?
+  exit "$status"
   ;;
 *)
-  sed -n 's/^# \{0,1\}//p' "$0" | sed 1d
+  sed -n 's/^# \{0,1\}//p' "$0" | sed '1d;/^What is needed/,$d'
   exit 2
   ;;
 esac

@@ -14,7 +14,7 @@
 import assert from "node:assert/strict";
 import { readOptions } from "../../bench/arguments.ts";
 import { type GenerateOptions, loadEngine } from "../../mod.ts";
-import { createBackend } from "../../src/backend/create.ts";
+import { createBackend, type Device } from "../../src/backend/create.ts";
 import { usable } from "../../src/cli/measure.ts";
 import { isExact, rules } from "../../src/decode/acceptance.ts";
 import { type Law, massOf } from "../../src/decode/distributions.ts";
@@ -53,13 +53,17 @@ export interface SoakReport {
 }
 
 /**
- * Makes rounds until `enough` says so.
+ * Makes rounds until `enough` says so, on a device.
  * @throws {Error} naming the round's options if anything is not as it must be
  */
-export async function soak(seed: number, enough: (rounds: number) => boolean): Promise<SoakReport> {
+export async function soak(
+  seed: number,
+  enough: (rounds: number) => boolean,
+  device: Device = "auto",
+): Promise<SoakReport> {
   const choices = new Choices(seed);
-  using engine = await loadEngine({ drafter: DRAFTERS });
-  using backend = await createBackend("auto", { threads: 1 });
+  using engine = await loadEngine({ drafter: DRAFTERS, device });
+  using backend = await createBackend(device, { threads: 1 });
   using checkpoint = await openCheckpoint(embeddedTarget());
   const judge = await loadModel(checkpoint, backend);
   assert.ok(judge.kind === "causal");
