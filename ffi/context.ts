@@ -30,11 +30,14 @@ const HINTS: Readonly<Record<number, string>> = {
 };
 
 /**
- * Errors of the device or of a kernel: a fault of its memory, an address out of bounds, a kernel that ran too long,
- * an assertion, a fault of the stack, an illegal or misaligned instruction or address, any other failure. All calls
- * fail from then on.
+ * Errors of the device or of a kernel: a fault of its memory, of NVLink or of other hardware, an address out of bounds,
+ * a kernel that ran too long, an assertion, a fault of the stack, an illegal or misaligned instruction or address, any
+ * other failure, tensor memory that was not given back. All calls fail from then on.
  */
-const LOST: ReadonlySet<number> = new Set([214, 700, 702, 710, 714, 715, 716, 717, 718, 719]);
+const LOST: ReadonlySet<number> = new Set([
+  ...[214, 220, 226],
+  ...[700, 702, 710, 714, 715, 716, 717, 718, 719, 721],
+]);
 
 const OUT_OF_MEMORY = 2;
 
@@ -93,6 +96,12 @@ export class Context {
     if (!LOST.has(status)) throw driverError(this.cuda, status, call, this.device);
     this.#lost ??= driverError(this.cuda, status, call, this.device);
     throw this.#lost;
+  }
+
+  /** Waits for the device, and throws if it is lost: for errors of others than the driver, which do not say so. */
+  expectAlive(): void {
+    const status = this.cuda.cuCtxSynchronize();
+    if (LOST.has(status)) this.check(status, "cuCtxSynchronize");
   }
 
   /** Makes this context the current one. */

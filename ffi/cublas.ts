@@ -104,6 +104,7 @@ export class Cublas extends DeviceObject {
    * Puts a product into the stream. All of it is row-major; for its best kernels addresses and rows have to be aligned
    * to 16 bytes.
    * @throws {CublasError} with `unsupported` if it has no kernel for this one
+   * @throws {CudaError} if the device is lost
    */
   multiply({ out, x, matrix, dtype, rows, inputs, outputs }: Product): void {
     this.context.enter();
@@ -127,7 +128,9 @@ export class Cublas extends DeviceObject {
     if (status === 0) return;
     const text = this.#functions.cublasGetStatusString(status);
     const words = text === null ? "unknown to it" : Deno.UnsafePointerView.getCString(text);
-    throw new CublasError(call, status, words, this.context.device);
+    const error = new CublasError(call, status, words, this.context.device);
+    if (!error.unsupported) this.context.expectAlive();
+    throw error;
   }
 
   protected override free(): void {

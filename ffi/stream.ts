@@ -20,8 +20,8 @@ export class CudaStream extends DeviceObject {
   readonly #inUse: ArrayBufferView[] = [];
   /** Of what is being recorded: whether a launch in it may begin before the one ahead has ended. */
   #recording: { dependent: boolean } | undefined;
-  /** Whether the driver refused to record such launches. */
   #refuses = false;
+  #recorded = 0;
 
   /** See {@linkcode CudaDevice.stream}. */
   constructor(context: Context, own: Own, release: Release) {
@@ -31,6 +31,16 @@ export class CudaStream extends DeviceObject {
     const out = new BigUint64Array(1);
     context.check(context.cuda.cuStreamCreate(out, NON_BLOCKING), "cuStreamCreate");
     this.handle = out[0];
+  }
+
+  /** Whether the driver refused to record dependent launches. */
+  get refuses(): boolean {
+    return this.#refuses;
+  }
+
+  /** Graphs that were recorded. */
+  get recorded(): number {
+    return this.#recorded;
   }
 
   /** Runs a kernel. */
@@ -137,7 +147,9 @@ export class CudaStream extends DeviceObject {
       throw error;
     }
     context.check(cuda.cuStreamEndCapture(this.handle, out), "cuStreamEndCapture");
-    return this.#own((release) => new CudaGraph(context, out[0], release));
+    const graph = this.#own((release) => new CudaGraph(context, out[0], release));
+    this.#recorded++;
+    return graph;
   }
 
   /** Runs a graph. */

@@ -381,7 +381,21 @@ async function repeated(backend: CudaBackend, refused: number): Promise<void> {
   });
   // run, recorded and run, run, run; then anew
   assert.deepEqual(seen, [[all, 0], [refused + all, 1], [0, 1], [0, 1], [all, 0], [all, 1]]);
+  assert.deepEqual(backend.graphs, { recorded: 2, dependent: refused === 0 });
 }
+
+test("what is timed is enqueued once more than it is counted, and nothing of it waits", (backend) => {
+  using x = filled(backend, 4, 16, 1), y = backend.activation(4, 16);
+  let enqueued = 0;
+  standIn!.reset();
+  const times = backend.time(() => {
+    assert.equal(standIn!.calls("cuStreamSynchronize"), 0);
+    backend.copy(y, x);
+    enqueued++;
+  }, 3);
+  assert.ok(times.length === 3 && times.every((ms) => ms >= 0));
+  assert.equal(enqueued, 4);
+});
 
 test("a denoising pass that is repeated is one launch and one for its head, for each σ and place of masks", async (backend) => {
   using of = await openCheckpoint(fixture("parity/gpt2-bare"));

@@ -54,6 +54,11 @@ export interface CudaOptions {
    * @default {256}
    */
   readonly cublasRows?: number | undefined;
+  /**
+   * Whether a kernel may begin before the one ahead of it has ended, where the device can do that; for benchmarks.
+   * @default {true}
+   */
+  readonly dependent?: boolean | undefined;
 }
 
 /** The first driver that can use the kernels: 525. */
@@ -78,12 +83,12 @@ export function createCudaBackend(options: CudaOptions = {}): CudaBackend {
         `update it to 525 or later`,
     );
   }
-  const { device, cublasRows } = options;
-  if (device !== undefined) return open(driver, device, cublasRows);
+  const { device } = options;
+  if (device !== undefined) return open(driver, device, options);
   let first: unknown;
   for (let ordinal = 0; ordinal < Math.max(1, driver.deviceCount); ordinal++) {
     try {
-      return open(driver, ordinal, cublasRows);
+      return open(driver, ordinal, options);
     } catch (error) {
       first ??= error;
     }
@@ -91,7 +96,7 @@ export function createCudaBackend(options: CudaOptions = {}): CudaBackend {
   throw first;
 }
 
-function open(driver: CudaDriver, ordinal: number, cublasRows: number | undefined): CudaBackend {
+function open(driver: CudaDriver, ordinal: number, options: CudaOptions): CudaBackend {
   const device = driver.device(ordinal);
   try {
     if (device.capability[0] < OLDEST_CAPABILITY) {
@@ -100,7 +105,7 @@ function open(driver: CudaDriver, ordinal: number, cublasRows: number | undefine
           `${device.capability.join(".")}, expected 8.0 (Ampere) or later`,
       );
     }
-    return new CudaBackend(device, cublasRows);
+    return new CudaBackend(device, options);
   } catch (error) {
     device[Symbol.dispose]();
     throw error;
@@ -129,9 +134,12 @@ export class CudaBackend implements Backend {
   readonly decisions: CudaDecisions;
   readonly #on: Launcher;
 
-  /** On a device, which it disposes of; for `cublasRows` see {@linkcode CudaOptions}. */
-  constructor(device: CudaDevice, cublasRows: number = CUBLAS_ROWS) {
-    this.#on = new Launcher(device, cublasRows);
+  /** On a device, which it disposes of. */
+  constructor(
+    device: CudaDevice,
+    { cublasRows = CUBLAS_ROWS, dependent = true }: Omit<CudaOptions, "device"> = {},
+  ) {
+    this.#on = new Launcher(device, cublasRows, dependent);
     this.decisions = new CudaDecisions(this, this.#on);
     this.ordinal = device.ordinal;
     this.description = `CUDA ${device.ordinal}: ${device.name}`;
@@ -270,6 +278,15 @@ export class CudaBackend implements Backend {
     cache.passes.run(`${rows} ${launchedKeys(cache, rows)} ${addresses} ${key}`, body);
   }
 
+  /**
+   * How many passes were recorded as graphs, and whether kernels in them may begin before the one ahead has ended, which
+   * the driver may have refused.
+   */
+  get graphs(): { readonly recorded: number; readonly dependent: boolean } {
+    const { recorded, refuses } = this.#on.queue.stream;
+    return { recorded, dependent: this.#on.dependent && !refuses };
+  }
+
   /** Marks this place in what is enqueued, for who measures. */
   record(event: CudaEvent): void {
     this.#on.expectOpen();
@@ -277,17 +294,20 @@ export class CudaBackend implements Backend {
   }
 
   /**
-   * Milliseconds of the device for what `body` enqueues, from when it begins to when it is done. Waits for that; what
-   * the device does not get in time is counted as well, so long work is measured best as a pass that is repeated.
+   * Milliseconds of the device for what `body` enqueues, for each of `runs`: one right after the other, and one more
+   * ahead of them, so that nothing waits for the host unless it takes longer to enqueue than the device to compute. Waits
+   * for all of them.
    */
-  time(body: () => void): number {
+  time(body: () => void, runs: number): number[] {
     this.#on.expectOpen();
-    using before = this.#on.device.event(), after = this.#on.device.event();
-    this.record(before);
-    body();
-    this.record(after);
+    using held = new DisposableStack();
+    const marks = Array.from({ length: runs + 1 }, () => held.use(this.#on.device.event()));
+    for (const mark of marks) {
+      body();
+      this.record(mark);
+    }
     this.#on.queue.stream.synchronize();
-    return after.since(before);
+    return marks.slice(1).map((mark, i) => mark.since(marks[i]));
   }
 
   /** @inheritdoc */

@@ -34,11 +34,11 @@ export class Launcher {
   readonly #scratch = new Map<string, CudaActivation>();
 
   /** On a device, with a queue of its own. */
-  constructor(device: CudaDevice, cublasRows: number) {
+  constructor(device: CudaDevice, cublasRows: number, dependent: boolean) {
     this.device = device;
     this.queue = new Queue(device);
     this.kernels = new Kernels(device);
-    this.dependent = device.capability[0] >= 9;
+    this.dependent = dependent && device.capability[0] >= 9;
     this.cublasRows = cublasRows;
   }
 
