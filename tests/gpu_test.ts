@@ -7,7 +7,9 @@
  */
 
 import assert from "node:assert/strict";
-import { figures, markdown, summary } from "../bench/gpu/report.ts";
+import { existsSync } from "node:fs";
+import { emptyReport, markdown, merge, summary } from "../bench/gpu/report.ts";
+import { ownProcess } from "../bench/own_process.ts";
 import { noiseWeights, published } from "../bench/shapes.ts";
 import {
   acceptanceFor,
@@ -27,27 +29,77 @@ for (
     /^Not measured: /,
   ]] as const
 ) {
-  Deno.test(`${script} without a GPU says why, and succeeds`, async () => {
-    const deno = new Deno.Command(Deno.execPath(), {
-      args: [
-        "run",
-        "--allow-read",
-        "--allow-env",
-        "--allow-ffi",
-        new URL(`../${script}`, import.meta.url).pathname,
-      ],
-      env: { SPECDIFF_LIBCUDA: "/there/is/none", NO_COLOR: "1" },
-    });
-    const { code, stdout, stderr } = await deno.output();
-    assert.equal(code, 0, new TextDecoder().decode(stderr));
-    const said = new TextDecoder().decode(stdout);
-    assert.match(said, words);
-    assert.match(said, /Cannot load libcuda: \/there\/is\/none/);
+  Deno.test(`${script} without a GPU says why, and succeeds unless there has to be one`, async () => {
+    for (const [expected, ...options] of [[0], [1, "--require-gpu"]] as const) {
+      const path = new URL(`../${script}`, import.meta.url).pathname;
+      const deno = new Deno.Command(Deno.execPath(), {
+        args: ["run", "--allow-read", "--allow-env", "--allow-ffi", path, ...options],
+        env: { SPECDIFF_LIBCUDA: "/there/is/none", NO_COLOR: "1" },
+      });
+      const { code, stdout, stderr } = await deno.output();
+      assert.equal(code, expected, new TextDecoder().decode(stderr));
+      const said = new TextDecoder().decode(stdout);
+      assert.match(said, words);
+      assert.match(said, /Cannot load libcuda: \/there\/is\/none/);
+    }
   });
 }
 
+Deno.test("what a process of its own says is heard, however it ends", async () => {
+  const run = async (script: string, seconds = 60) => {
+    const lines: string[] = [];
+    const why = await ownProcess("sh", ["-c", script], seconds, (line) => lines.push(line));
+    return [why, ...lines];
+  };
+  assert.deepEqual(await run("echo a; echo b"), [undefined, "a", "b"]);
+  assert.deepEqual(await run("echo a; exit 3"), ["it ended with 3", "a"]);
+  assert.deepEqual(await run("echo a; kill -ABRT $$"), ["it ended with SIGABRT", "a"]);
+  // as one that waits for a kernel that never ends
+  const deaf = "trap '' TERM INT; echo a; exec 1>&2; while :; do sleep 1; done";
+  assert.deepEqual(await run(deaf, 0.5), ["it was not done after 0.5 s", "a"]);
+  await assert.rejects(ownProcess("/there/is/none", [], 60, () => {}), Deno.errors.NotFound);
+});
+
+Deno.test("reports of several processes make one, which has what each found", () => {
+  const one = emptyReport(), two = emptyReport();
+  one.figures.verify.value = 1.5;
+  one.environment.cuBLAS = "13";
+  one.failures.push("first");
+  two.gpu = "X";
+  two.plainSpeed = 7;
+  two.tables.push({ title: "t", columns: [], rows: [] });
+  two.failures.push("second");
+  const { figures, gpu, plainSpeed, environment, tables, failures } = merge([one, two]);
+  assert.deepEqual([figures.verify.value, figures.draft.value], [1.5, null]);
+  assert.deepEqual([gpu, plainSpeed, environment, tables.length], ["X", 7, { cuBLAS: "13" }, 1]);
+  assert.deepEqual(failures, ["first", "second"]);
+});
+
+const repository = new URL("../", import.meta.url);
+
+Deno.test({
+  name: "what is taken to a bare machine holds every module that a GPU's tests and benchmark load",
+  ignore: !existsSync(new URL(".git", repository)),
+  async fn() {
+    const output = async (program: string, ...args: string[]) => {
+      const { success, stdout, stderr } = await new Deno.Command(program, { args, cwd: repository }).output();
+      assert.ok(success, new TextDecoder().decode(stderr));
+      return new TextDecoder().decode(stdout);
+    };
+    const packed = new Set((await output("bash", "ffi/bare.sh", "files")).trim().split("\n"));
+    for (const script of ["tests/gpu/main.ts", "tests/gpu/small_pair.ts", "bench/gpu/main.ts", "cli.ts"]) {
+      const { modules } = JSON.parse(await output(Deno.execPath(), "info", "--json", script));
+      for (const { specifier } of modules as { specifier: string }[]) {
+        if (!specifier.startsWith("file:")) continue;
+        assert.ok(packed.has(specifier.slice(repository.href.length)), specifier);
+      }
+    }
+    for (const file of ["deno.json", "deno.lock", "bench/gpu/hugging_face.py"]) assert.ok(packed.has(file));
+  },
+});
+
 Deno.test("a figure that no run measured is not given as measured, whatever was predicted", () => {
-  const report = { date: "", gpu: "X", environment: {}, figures: figures(), tables: [], failures: [] };
+  const report = emptyReport();
   report.figures.verify.value = 1.234;
   const measured = summary(report).slice(1).map(([, cell]) => cell);
   assert.deepEqual(

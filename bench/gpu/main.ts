@@ -1,20 +1,27 @@
 /**
  * What the CUDA backend is worth on the GPU of this machine: `deno task bench:gpu`. It prints the figures that the
  * backend is judged by, and writes `bench/reports/<gpu>.json` and `.md`, after each part, so that a run that is cut
- * short leaves what it found. Without a GPU it says so, prints what is predicted, and writes nothing.
+ * short leaves what it found. Without a GPU it says so, prints what is predicted, writes nothing, and succeeds unless
+ * there has to be one (`--require-gpu`).
  *
+ * `--folder` says where else to write; with `--plain-launches` no kernel begins before the one ahead of it has ended.
  * `--smoke` runs all of it in tiny shapes on the stand-in for the driver that the tests use, to see that it runs.
+ *
+ * Parts that have a model in common share a process of their own, so that a device that is lost, or a kernel that never
+ * ends, takes no others with it.
  *
  * @module
  */
 
-import { CudaDriver } from "../../ffi/driver.ts";
+import { pathToFileURL } from "node:url";
+import { CudaDriver, formatVersion } from "../../ffi/driver.ts";
 import { table } from "../../src/cli/terminal.ts";
 import { readOptions } from "../arguments.ts";
+import { ownDeno, ownProcess } from "../own_process.ts";
 import { kernels } from "./kernels.ts";
 import { prefills, products } from "./products.ts";
 import { draftPass, plainSpeed, rounds, targetPasses, WatchedBackend } from "./models.ts";
-import { figures, markdown, type Report, summary, type Table } from "./report.ts";
+import { emptyReport, markdown, merge, type Report, summary, type Table } from "./report.ts";
 import { causal, gpt2, loadCausal, loadDiffusion, published, type Shapes, tiny } from "../shapes.ts";
 
 /** Bytes per second of the memory, by what the name of a GPU holds, as its maker states it. */
@@ -28,47 +35,90 @@ const BANDWIDTHS: readonly (readonly [name: string, bandwidth: number])[] = [
   ["A100", 1.555e12],
 ];
 
-const { smoke = false } = readOptions({ smoke: { type: "boolean" } });
-const report: Report = {
-  date: new Date().toISOString().slice(0, 10),
-  gpu: null,
-  environment: {},
-  figures: figures(),
-  tables: [],
-  failures: [],
-};
+const options = readOptions({
+  smoke: { type: "boolean" },
+  "require-gpu": { type: "boolean" },
+  "plain-launches": { type: "boolean" },
+  folder: { type: "string" },
+  group: { type: "string" }, // of parts, in this process: what the others start
+});
+const { smoke = false, "plain-launches": plainLaunches = false } = options;
+const shapes: Shapes = smoke ? tiny : published;
+/** What this process found itself, and those it started. */
+const report = emptyReport(), found = new Map<string, Report>();
 
-/** Runs one part; if it fails, the others are run all the same. */
-async function part(name: string, run: () => void | Promise<void>): Promise<void> {
+/** Parts that share a process: seconds that they may take together, and how they are done. */
+const groups: ReadonlyMap<string, readonly [limit: number, run: (backend: WatchedBackend) => Promise<void>]> =
+  new Map([
+    ["GPT-2 XL and SEDD-small", [120, models]],
+    ["kernels", [45, async (backend) => {
+      await part("kernels", async () => void report.tables.push(...await kernels(backend, shapes)));
+    }]],
+    ["products", [45, async (backend) => {
+      await part("products", async () => {
+        const { cublas } = backend;
+        report.environment.cuBLAS = "problem" in cublas ? "none" : cublas.version;
+        if ("problem" in cublas) console.error(cublas.problem);
+        report.tables.push(await products(backend.ordinal, shapes));
+      });
+    }]],
+    ["GPT-Neo 2.7B", [60, async (backend) => {
+      await part("GPT-Neo 2.7B, passes", async () => {
+        using neo = await loadCausal(backend, shapes.neo, "f16");
+        const times = targetPasses(backend, neo, shapes);
+        report.tables.push(passTable("GPT-Neo 2.7B, f16", times, neo.bytes));
+      });
+    }]],
+  ]);
+
+/** Runs one part, and tells of all that was found; if it fails, the others are run all the same. */
+async function part<T>(name: string, run: () => T | Promise<T>): Promise<T | undefined> {
   const began = performance.now();
   try {
-    await run();
+    return await run();
   } catch (error) {
     const reason = error instanceof Error ? error.stack ?? error.message : String(error);
     report.failures.push(`${name}: ${reason.split("\n").slice(0, 4).join(" ")}`);
     console.error(reason);
+    return undefined;
+  } finally {
+    console.error(`${name}: ${((performance.now() - began) / 1000).toFixed(1)} s`);
+    tell();
   }
-  console.error(`${name}: ${((performance.now() - began) / 1000).toFixed(1)} s`);
-  if (!smoke) await write();
+}
+
+/** Tells who started this process, or writes the report. */
+function tell(): void {
+  if (options.group !== undefined) console.log(JSON.stringify(report));
+  else if (!smoke) write();
+}
+
+/** What was found by now, here and by others. */
+function whole(): Report {
+  return merge([...found.values(), report]);
 }
 
 /** Writes the report, under the name of the GPU. */
-async function write(): Promise<void> {
-  const folder = new URL("../reports/", import.meta.url);
-  const name = report.gpu!.toLowerCase().replace(/[^a-z0-9]+/g, "-");
-  await Deno.mkdir(folder, { recursive: true });
-  await Deno.writeTextFile(new URL(`${name}.json`, folder), `${JSON.stringify(report, null, 2)}\n`);
-  await Deno.writeTextFile(new URL(`${name}.md`, folder), markdown(report));
+function write(): void {
+  const { folder } = options, all = whole();
+  const to = folder === undefined ? new URL("../reports/", import.meta.url) : pathToFileURL(`${folder}/`);
+  const name = all.gpu!.toLowerCase().replace(/[^a-z0-9]+/g, "-");
+  Deno.mkdirSync(to, { recursive: true });
+  Deno.writeTextFileSync(new URL(`${name}.json`, to), `${JSON.stringify(all, null, 2)}\n`);
+  Deno.writeTextFileSync(new URL(`${name}.md`, to), markdown(all));
 }
 
-async function run(backend: WatchedBackend, shapes: Shapes, bandwidth: number | undefined): Promise<void> {
+async function models(backend: WatchedBackend): Promise<void> {
   const { figures } = report, { xl: size, context, verifyRows } = shapes;
+  const bandwidth = BANDWIDTHS.find(([name]) => backend.description.includes(name))?.[1];
   let oneToken = NaN; // ms
   let plain = NaN; // tokens per second
-  const xl = await loadCausal(backend, gpt2(size), "f16", shapes.prefill);
+  using xl = await part("GPT-2 XL", () => loadCausal(backend, gpt2(size), "f16", shapes.prefill));
+  if (xl === undefined) return;
   await part("GPT-2 XL, passes", () => {
     const times = targetPasses(backend, xl, shapes);
     oneToken = times.get(1)!;
+    report.environment["dependent launches"] = backend.graphs.dependent ? "recorded" : "not recorded";
     figures.verify.value = times.get(verifyRows)! / oneToken;
     const read = bytesOf(size, context + verifyRows);
     if (bandwidth !== undefined) figures.plain.value = read / bandwidth / (oneToken / 1e3);
@@ -76,7 +126,7 @@ async function run(backend: WatchedBackend, shapes: Shapes, bandwidth: number | 
   });
   await part("GPT-2 XL, prefill", () => void report.tables.push(prefills(backend, xl, shapes)));
   await part("GPT-2 XL, plain decoding", async () => {
-    plain = await plainSpeed(backend, xl, shapes);
+    report.plainSpeed = plain = await plainSpeed(backend, xl, shapes);
     const middle = shapes.prompt + (shapes.text >> 1);
     const limit = bandwidth === undefined ? NaN : bandwidth / bytesOf(size, middle);
     // whole texts are what counts, not passes alone
@@ -109,28 +159,6 @@ async function run(backend: WatchedBackend, shapes: Shapes, bandwidth: number | 
     });
     await rounds(backend, xl, model, shapes, plain, report);
   });
-  await part("Hugging Face", async () => {
-    const found = await huggingFace(shapes);
-    if (found.problem !== undefined) {
-      report.environment["Hugging Face"] = `not compared (${found.problem})`;
-      return;
-    }
-    figures.huggingFace.value = plain / found.tokensPerSecond;
-    report.tables.push({
-      title:
-        `Hugging Face generate of the same shape in f16: torch ${found.torch}, transformers ${found.transformers}`,
-      columns: ["tok/s"],
-      rows: [[found.tokensPerSecond.toFixed(1)]],
-    });
-  });
-  xl[Symbol.dispose]();
-  await part("products", async () => void report.tables.push(await products(backend.ordinal, shapes)));
-  await part("kernels", async () => void report.tables.push(...await kernels(backend, shapes)));
-  await part("GPT-Neo 2.7B, passes", async () => {
-    using neo = await loadCausal(backend, shapes.neo, "f16");
-    const times = targetPasses(backend, neo, shapes);
-    report.tables.push(passTable("GPT-Neo 2.7B, f16", times, neo.bytes));
-  });
 }
 
 /** Bytes that a token takes at least: 16-bit weights, and 16-bit keys and values of so many positions. */
@@ -161,51 +189,81 @@ interface HuggingFace {
   readonly problem?: string;
 }
 
-/** Runs it. */
-async function huggingFace(shapes: Shapes): Promise<HuggingFace> {
+/** Compares with Hugging Face, which needs a process of its own in any case. */
+async function huggingFace(plain: number): Promise<void> {
   const { prompt, text } = shapes;
   const asked = { ...shapes.xl, prompt, text, device: smoke ? "cpu" : "cuda" };
   const script = new URL("./hugging_face.py", import.meta.url).pathname;
-  const python = new Deno.Command("python3", {
-    args: [script, JSON.stringify(asked)],
-    stderr: "inherit",
-    signal: AbortSignal.timeout(150_000),
+  let found: HuggingFace | undefined;
+  const why = await ownProcess(
+    "python3",
+    [script, JSON.stringify(asked)],
+    100,
+    (line) => found = JSON.parse(line),
+  );
+  if (why !== undefined || found === undefined) {
+    throw new Error(`Cannot compare with Hugging Face: ${why ?? "python3 said nothing"}`);
+  }
+  if (found.problem !== undefined) {
+    report.environment["Hugging Face"] = `not compared (${found.problem})`;
+    return;
+  }
+  report.figures.huggingFace.value = plain / found.tokensPerSecond;
+  report.tables.push({
+    title:
+      `Hugging Face generate of the same shape in f16: torch ${found.torch}, transformers ${found.transformers}`,
+    columns: ["tok/s"],
+    rows: [[found.tokensPerSecond.toFixed(1)]],
   });
-  const { success, stdout } = await python.output();
-  if (!success) throw new Error("Cannot compare with Hugging Face: python3 failed, see above");
-  return JSON.parse(new TextDecoder().decode(stdout).trim().split("\n").at(-1)!);
 }
 
 /** The driver's first device, or why there is none. */
-function openDevice() {
+function describeGpu(): { readonly name: string; readonly cuda: string } | { readonly problem: string } {
   try {
     const driver = new CudaDriver();
-    return { device: driver.device(0), cuda: driver.version / 1000 };
+    using device = driver.device(0);
+    return { name: device.name, cuda: formatVersion(driver.version) };
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return { problem: error instanceof Error ? error.message : String(error) };
   }
 }
 
-if (smoke) await import("../../tests/cuda/standin.ts");
-const opened = openDevice();
-if (typeof opened === "string") {
-  console.log(`Not measured: ${opened}`);
-} else {
-  const { device, cuda } = opened;
-  const { name } = device;
-  using backend = new WatchedBackend(device);
-  Object.assign(report, {
-    gpu: name,
-    environment: {
-      CUDA: cuda.toFixed(1),
-      Deno: Deno.version.deno,
-      host: `${navigator.hardwareConcurrency} cores`,
-    },
-  });
-  const known = BANDWIDTHS.find(([part]) => name.includes(part))?.[1];
-  await run(backend, smoke ? tiny : published, known);
-  if (smoke) console.log(`${markdown(report)}\nOn the stand-in: the numbers mean nothing.`);
+/** Has all groups measured, each in its process, and then Hugging Face. */
+async function measure(): Promise<void> {
+  const flags = [...(smoke ? ["--smoke"] : []), ...(plainLaunches ? ["--plain-launches"] : [])];
+  for (const [name, [limit]] of groups) {
+    const why = await ownDeno(new URL(import.meta.url), ["--group", name, ...flags], limit, (line) => {
+      found.set(name, JSON.parse(line));
+      tell();
+    });
+    if (why !== undefined) report.failures.push(`${name}: ${why}`);
+  }
+  const { plainSpeed } = whole();
+  if (plainSpeed !== null) await part("Hugging Face", () => huggingFace(plainSpeed));
+  tell();
 }
-console.log(table(summary(report), 1).join("\n"));
-for (const failure of report.failures) console.log(`Failed: ${failure}`);
-Deno.exit(report.failures.length > 0 ? 1 : 0);
+
+if (smoke) await import("../../tests/cuda/standin.ts");
+if (options.group !== undefined) {
+  using backend = new WatchedBackend(new CudaDriver().device(0), { dependent: !plainLaunches });
+  await groups.get(options.group)![1](backend);
+  Deno.exit(0);
+}
+const gpu = describeGpu();
+if ("problem" in gpu) {
+  console.log(`Not measured: ${gpu.problem}`);
+} else {
+  report.gpu = gpu.name;
+  Object.assign(report.environment, {
+    CUDA: gpu.cuda,
+    Deno: Deno.version.deno,
+    host: `${navigator.hardwareConcurrency} cores`,
+  });
+  await measure();
+  if (smoke) console.log(`${markdown(whole())}\nOn the stand-in: the numbers mean nothing.`);
+}
+const { failures, environment } = whole();
+console.log(Object.entries(environment).map((entry) => entry.join(": ")).join("\n"));
+console.log(table(summary(whole()), 1).join("\n"));
+for (const failure of failures) console.log(`Failed: ${failure}`);
+Deno.exit(failures.length > 0 || "problem" in gpu && options["require-gpu"] ? 1 : 0);

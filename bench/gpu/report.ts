@@ -33,8 +33,10 @@ export interface Report {
   /** Day of the run. */
   readonly date: string;
   /** As the driver names it; null: there was none. */
-  readonly gpu: string | null;
+  gpu: string | null;
   readonly environment: Record<string, string>;
+  /** Tokens per second of GPT-2 XL's plain decoding; null: not measured. */
+  plainSpeed: number | null;
   readonly figures: Record<FigureName, Figure>;
   readonly tables: Table[];
   /** Parts that failed, each with its error. */
@@ -42,10 +44,40 @@ export interface Report {
 }
 
 /** Names of the figures. */
-export type FigureName = keyof ReturnType<typeof figures>;
+type FigureName = keyof ReturnType<typeof figures>;
+
+/** A report of nothing yet. */
+export function emptyReport(): Report {
+  const date = new Date().toISOString().slice(0, 10);
+  return {
+    date,
+    gpu: null,
+    environment: {},
+    plainSpeed: null,
+    figures: figures(),
+    tables: [],
+    failures: [],
+  };
+}
+
+/** One report of several: of what only one can say, that of the last that does. */
+export function merge(reports: readonly Report[]): Report {
+  const whole = emptyReport();
+  for (const report of reports) {
+    whole.gpu = report.gpu ?? whole.gpu;
+    whole.plainSpeed = report.plainSpeed ?? whole.plainSpeed;
+    Object.assign(whole.environment, report.environment);
+    for (const [name, { value }] of Object.entries(report.figures)) {
+      whole.figures[name as FigureName].value ??= value;
+    }
+    whole.tables.push(...report.tables);
+    whole.failures.push(...report.failures);
+  }
+  return whole;
+}
 
 /** The figures, not measured. Predictions are for an H200 with f16 or bf16 weights at context 1024. */
-export function figures() {
+function figures() {
   const figure = (
     what: string,
     unit: Figure["unit"],

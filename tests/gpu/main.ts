@@ -12,7 +12,7 @@
 import assert from "node:assert/strict";
 import { CudaDriver, formatVersion } from "../../ffi/driver.ts";
 import { loadEngine } from "../../mod.ts";
-import { readOptions } from "../../bench/arguments.ts";
+import { readOptions, refuse } from "../../bench/arguments.ts";
 import { ownDeno } from "../../bench/own_process.ts";
 import { gpt2, noiseWeights, published, tiny } from "../../bench/shapes.ts";
 import type { Dtype } from "../../src/backend/backend.ts";
@@ -402,5 +402,6 @@ for (const [number, [name, , limit = LIMIT]] of checks.entries()) {
   rows.push([verdict, name, `${((performance.now() - began) / 1e3).toFixed(1)} s`, seen]);
   console.error(rows.at(-1)!.join("  "));
 }
+if (rows.length === 0) refuse("no check has such a name");
 console.log([gpu.name, ...table(rows, 4)].join("\n"));
 Deno.exit(rows.some(([verdict]) => verdict === "FAILED") ? 1 : 0);
