@@ -90,7 +90,7 @@ async function part<T>(name: string, run: () => T | Promise<T>): Promise<T | und
 /** Tells who started this process, or writes the report. */
 function tell(): void {
   if (options.group !== undefined) console.log(JSON.stringify(report));
-  else if (!smoke) write();
+  else if (!smoke || options.folder !== undefined) write();
 }
 
 /** What was found by now, here and by others. */
