@@ -51,10 +51,10 @@ const report = emptyReport(), found = new Map<string, Report>();
 const groups: ReadonlyMap<string, readonly [limit: number, run: (backend: WatchedBackend) => Promise<void>]> =
   new Map([
     ["GPT-2 XL and SEDD-small", [120, models]],
-    ["kernels", [45, async (backend) => {
+    ["kernels", [60, async (backend) => {
       await part("kernels", async () => void report.tables.push(...await kernels(backend, shapes)));
     }]],
-    ["products", [45, async (backend) => {
+    ["products", [60, async (backend) => {
       await part("products", async () => {
         const { cublas } = backend;
         report.environment.cuBLAS = "problem" in cublas ? "none" : cublas.version;
