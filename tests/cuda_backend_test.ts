@@ -340,6 +340,35 @@ test("what f16 cannot hold makes no numbers of the rows that see it, and of noth
   }
 });
 
+test("laws of a whole vocabulary are the oracle's: logits that differ late, or not at all", (backend) => {
+  const columns = 50257;
+  using oracle = createReferenceBackend();
+  const noise = values(columns, 7), coarse = values(columns, 8);
+  const rows = [
+    noise.map((x) => 12 * x - 100), // as GPT-2's: one first byte, few second ones
+    coarse.map((x) => Math.round(8 * x) / 2), // both signs, and thousands of each value
+    noise.map((x, v) => v % 3 === 0 ? -Infinity : v % 3 === 1 ? -1e9 : 5 * x),
+    noise.map(() => -7.25),
+  ];
+  const samplings = [
+    { topK: 50 },
+    { topP: 0.9 },
+    { topK: 30_000, topP: 0.95, temperature: 0.8 },
+    { topP: 0.5, temperature: 30 }, // all weights are large
+  ];
+  for (const sampling of samplings) {
+    const [found, expected] = [backend, oracle].map((b) => {
+      using logits = b.activation(rows.length, columns), p = b.activation(rows.length, columns);
+      rows.forEach((row, r) => logits.slice(r, 1).write(row));
+      b.distribution(p, logits, sampling);
+      return p.read().slice();
+    });
+    const what = JSON.stringify(sampling);
+    assertClose(found, expected, 2e-6, what);
+    assertSame(found.map(Math.sign), expected.map(Math.sign), `${what}: what is drawn at all`);
+  }
+});
+
 test("heads that are too large for the device's shared memory are refused", (backend) => {
   const width = 512;
   using cache = backend.cache({ layers: 1, width, capacity: 8 });

@@ -117,10 +117,7 @@ SD_INLINE int invert(int count, double u, Weight weight) {
   const int from = segment * length + threadIdx.x * each, to = min(end, from + each);
   double mine = 0;
   for (int v = from; v < to; v++) mine += weight(v);
-  for (int by = 1; by < WARP; by *= 2) {
-    double other = shfl(mine, lane - by);
-    if (lane >= by) mine += other;
-  }
+  mine = warp_running_sum(mine);
   if (lane == WARP - 1) of_warp[warp] = mine;
   double running = shfl(mine, lane - 1);
   if (lane == 0) running = 0;

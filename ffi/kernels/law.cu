@@ -21,30 +21,62 @@ SD_INLINE float from_ordered(uint32_t key) { return bits_to_float(key >> 31 ? ke
 // Descending logits, ascending ids.
 SD_INLINE u64 ranked(float logit, int id) { return (u64)ordered(logit) << 32 | (uint32_t)~id; }
 
+// Sums of measures, by the value of a byte. The first byte of most logits of a row is the same. To add 32
+// bits to shared memory atomically is an instruction, to add 64 a loop that tries until nobody came between:
+// so a sum is two halves, the low one carrying into the high one. And it has copies, so that few lanes of a
+// warp add to the same; a copy's last entry puts those of a sum into different banks.
+constexpr int COPIES = 16, VALUES = 256, COPY = VALUES + 1;
+struct Sums {
+  uint32_t low[COPIES * COPY], high[COPIES * COPY];
+  u64 of_warp[VALUES / WARP];
+  u64 chosen, left;  // the byte, and what is left of the goal
+
+  SD_INLINE void clear() {
+    for (int i = threadIdx.x; i < COPIES * COPY; i += THREADS) low[i] = high[i] = 0;
+  }
+  SD_INLINE void add(int value, u64 measure) {
+    const int at = threadIdx.x % COPIES * COPY + value;
+    const uint32_t part = (uint32_t)measure, before = atomic_add(&low[at], part);
+    const uint32_t carried = (uint32_t)(measure >> 32) + (before + part < before);
+    if (carried) atomic_add(&high[at], carried);
+  }
+  SD_INLINE u64 total(int value) const {
+    u64 sum = 0;
+    for (int at = value; at < COPIES * COPY; at += COPY) sum += ((u64)high[at] << 32) + low[at];
+    return sum;
+  }
+};
+
 // The largest key for which the measures of all keys at or above it reach `goal`, found a byte at a time.
 template <class Key, class Measure>
-SD_INLINE u64 select(int count, int bytes, u64 goal, Key key, Measure measure) {
-  SD_SHARED(u64, bins, 256);
-  SD_SHARED(u64, chosen, 2);  // byte, what is left of the goal
+SD_INLINE u64 select(Sums& sums, int count, int bytes, u64 goal, Key key, Measure measure) {
+  const int warp = threadIdx.x / WARP;
+  const int value = VALUES - 1 - (int)threadIdx.x;  // the first threads have the largest
   u64 prefix = 0;
   for (int byte = bytes - 1; byte >= 0; byte--) {
-    for (int i = threadIdx.x; i < 256; i += THREADS) bins[i] = 0;
+    sums.clear();
     syncthreads();
     for (int v = threadIdx.x; v < count; v += THREADS) {
-      u64 rest = key(v) >> 8 * byte;
-      if (rest >> 8 == prefix) atomic_add(&bins[rest & 255], measure(v));
+      // the measure before it is needed, so that loads do not wait for one another
+      const u64 rest = key(v) >> 8 * byte, m = measure(v);
+      if (rest >> 8 == prefix && m) sums.add(rest & 255, m);
     }
     syncthreads();
-    if (threadIdx.x == 0) {
-      int bin = 255;
-      while (bin > 0 && bins[bin] < goal) goal -= bins[bin--];
-      chosen[0] = bin;
-      chosen[1] = goal;
+    u64 mine = 0, upto = 0;  // of this thread's value, and of all from the largest down to it
+    if (value >= 0) {
+      mine = sums.total(value);
+      upto = warp_running_sum(mine);
+      if (threadIdx.x % WARP == WARP - 1) sums.of_warp[warp] = upto;
     }
     syncthreads();
-    prefix = prefix << 8 | chosen[0];
-    goal = chosen[1];
+    if (value >= 0) {
+      for (int w = 0; w < warp; w++) upto += sums.of_warp[w];
+      const u64 above = upto - mine;
+      if (above < goal && (upto >= goal || value == 0)) sums.chosen = value, sums.left = goal - above;
+    }
     syncthreads();
+    prefix = prefix << 8 | sums.chosen;
+    goal = sums.left;
   }
   return prefix;
 }
@@ -53,7 +85,8 @@ SD_INLINE u64 select(int count, int bytes, u64 goal, Key key, Measure measure) {
 // padded.
 SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int columns, int logit_columns,
           float temperature, int top_k, double top_p) {
-  constexpr double UNIT = 70368744177664.0;  // 2^46
+  constexpr float UNIT = 0x1p46f;  // products with it are exact
+  SD_SHARED(Sums, sums, 1);
   grid_dependency_wait();
   float* p = p_rows + (size_t)blockIdx.x * padded(columns);
   const float* logits = logit_rows + (size_t)blockIdx.x * padded(logit_columns);
@@ -78,8 +111,8 @@ SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int col
 
   uint32_t threshold = 0;
   if (top_k > 0 && top_k < columns) {
-    threshold = (uint32_t)select(
-        columns, 4, top_k, [&](int v) -> u64 { return ordered(logits[v]); }, [](int) -> u64 { return 1; });
+    auto key = [&](int v) -> u64 { return ordered(logits[v]); };
+    threshold = (uint32_t)select(sums[0], columns, 4, top_k, key, [](int) -> u64 { return 1; });
   }
   u64 total = 0;
   for (int v = threadIdx.x; v < columns; v += THREADS) {
@@ -90,7 +123,7 @@ SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int col
   if (top_p < 1) {
     auto key = [&](int v) { return ranked(logits[v], v); };
     u64 goal = (u64)ceil(top_p * total);
-    u64 least = select(columns, 8, goal > 1 ? goal : 1, key, weight);
+    u64 least = select(sums[0], columns, 8, goal > 1 ? goal : 1, key, weight);
     total = 0;
     for (int v = threadIdx.x; v < columns; v += THREADS) {
       if (key(v) < least) p[v] = 0;
@@ -98,7 +131,7 @@ SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int col
     }
     total = block_fold(total, add);
   }
-  const double scale = UNIT / total;
+  const double scale = (double)UNIT / total;
   for (int v = threadIdx.x; v < columns; v += THREADS) p[v] = (float)(p[v] * scale);
 }
 

@@ -57,6 +57,17 @@ SD_INLINE float warp_sum(float value) {
   return warp_fold(value, [](float a, float b) { return a + b; });
 }
 
+// The sum of a value over the lanes up to this one.
+template <class T>
+SD_INLINE T warp_running_sum(T value) {
+  const int lane = threadIdx.x % WARP;
+  for (int by = 1; by < WARP; by *= 2) {
+    const T other = shfl(value, lane - by);
+    if (lane >= by) value += other;
+  }
+  return value;
+}
+
 // What a norm has to know of 16 columns of a row: their sum, and the sum of squares about their mean. Whoever writes
 // the rows of a residual stream writes their groups too, [rows, columns / 16]; so nobody has to read the rows twice.
 struct Group {
