@@ -340,6 +340,42 @@ test("what f16 cannot hold makes no numbers of the rows that see it, and of noth
   }
 });
 
+test("keys and values that are no numbers reach the rows that see them, and no others", (backend) => {
+  const heads = 2, size = 6, width = heads * size, most = 140, sound = values(most * 3 * width, 5);
+  const run = (qkv: Float32Array, passes: readonly number[], window?: number) => {
+    using cache = backend.cache({ layers: 1, width, capacity: most });
+    return passes.flatMap((count) => {
+      using from = backend.activation(count, 3 * width), out = backend.activation(count, width);
+      from.write(qkv.subarray(cache.length * 3 * width, (cache.length + count) * 3 * width));
+      backend.attention(out, from, { cache, layer: 0, heads, scale: 0.4, causalRows: count, window });
+      cache.advance(count);
+      return [...out.read()];
+    });
+  };
+  // walked by one block, split among blocks, and row by row
+  const ways = [[most], [64, 40, 36], [100, ...new Array<number>(most - 100).fill(1)]];
+  for (const window of [undefined, 4]) {
+    const expected = run(sound, [most], window);
+    for (const position of [20, 70, 131]) {
+      for (const [part, bad] of [[1, NaN], [2, NaN], [2, Infinity], [2, -Infinity]] as const) {
+        const qkv = sound.slice(), until = position + (window ?? most);
+        qkv[(position * 3 + part) * width + size + 3] = bad;
+        for (const passes of ways) {
+          const what = `${bad} as ${part === 1 ? "key" : "value"} of ${position}, passes of ${passes}`;
+          run(qkv, passes, window).forEach((x, i) => {
+            const row = Math.floor(i / width), d = i % width - size;
+            const reached = row >= position && row < until && (part === 1 ? d >= 0 : d === 3);
+            assert.ok(
+              reached ? !Number.isFinite(x) : Object.is(x, expected[i]),
+              `${what}: entry ${i} is ${x}`,
+            );
+          });
+        }
+      }
+    }
+  }
+});
+
 test("laws of a whole vocabulary are the oracle's: logits that differ late, or not at all", (backend) => {
   const columns = 50257;
   using oracle = createReferenceBackend();

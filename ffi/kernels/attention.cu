@@ -120,8 +120,11 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
     for (int i = threadIdx.x; i < count * size; i += THREADS) {
       int r = i / size, d = i % size;
       if (here[r].largest > -INFINITY) {
+        // only what the row sees: others may hold no numbers, and 0 times that is none
+        const int from = max(0, start(first + r) - base), to = min(KEYS, stop(first + r) - base);
         float sum = 0;
-        for (int key = 0; key < KEYS; key++) sum = fmaf(weights[r * KEYS + key], v[key * size + d], sum);
+#pragma unroll 8
+        for (int key = from; key < to; key++) sum = fmaf(weights[r * KEYS + key], v[key * size + d], sum);
         if (split) partial(r, chunk)[2 + d] = sum;
         else mixed[i] = merged(merge<Natural>(known[r], here[r]), mixed[i], sum);
       }
