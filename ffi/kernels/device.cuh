@@ -44,7 +44,10 @@ template <class T> SD_INLINE T shfl_xor(T value, int mask) { return __shfl_xor_s
 
 // The value at `address` before it was changed.
 template <class T> SD_INLINE T atomic_add(T* address, T value) { return atomicAdd(address, value); }
-SD_INLINE void thread_fence() { __threadfence(); }
+
+// Acquires and releases at the scope of the device. `__threadfence` also puts all fences into one order, and
+// takes longer.
+SD_INLINE void device_fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
 // ---- arithmetic
 

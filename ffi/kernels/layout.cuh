@@ -113,15 +113,22 @@ SD_INLINE float normalised(float x, Statistics row, float gain, float shift) {
 }
 
 // Whether this block, which has left its share behind, is the last of `count` to arrive; only that one goes on.
+//
+// One thread fences for its block. What its threads wrote comes before the barrier, that before the fence,
+// and that before the addition; the last to arrive adds to what all additions before made, and its own fence
+// comes before the barrier behind which its block reads. Such orders add up (PTX ISA, causality order), and
+// the grids of cooperative groups wait by the same.
 SD_INLINE bool last_to_arrive(unsigned* arrived, unsigned count) {
   SD_SHARED(bool, last, 1);
-  thread_fence();
   syncthreads();
   if (threadIdx.x == 0) {
+    device_fence();
     last[0] = atomic_add(arrived, 1u) == count - 1;
-    if (last[0]) *arrived = 0;  // for the next launch
+    if (last[0]) {
+      *arrived = 0;  // for the next launch
+      device_fence();
+    }
   }
   syncthreads();
-  thread_fence();
   return last[0];
 }

@@ -309,7 +309,7 @@ template <class T> T atomic_add(T* address, T value) {
   *address = old + value;
   return old;
 }
-inline void thread_fence() {}
+inline void device_fence() {} // blocks run one after the other
 
 inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 inline uint32_t mulhi(uint32_t a, uint32_t b) { return uint64_t(a) * b >> 32; }
