@@ -89,7 +89,7 @@ async function run(): Promise<Report> {
   const target = stack.use(new ModelTarget(loaded.model, backend));
   const models = new Map<Dtype, DiffusionModel>();
   for (const dtype of DTYPES) {
-    const checkpoint = stack.use(await openCheckpoint(embeddedDrafter("sedd")!.folder));
+    const checkpoint = stack.use(await openCheckpoint(embeddedDrafter("sedd")!));
     const drafter = await loadModel(checkpoint, backend, { dtype });
     if (drafter.kind !== "diffusion") {
       throw new TypeError("Cannot measure: the drafter is no diffusion model");

@@ -11,6 +11,8 @@ import { deepStrictEqual } from "node:assert/strict";
 import { quantile } from "../src/cli/measure.ts";
 import { type Engine, loadEngine } from "../mod.ts";
 import { PROMPTS } from "../src/cli/compare.ts";
+import { draftingOf } from "../src/drafting.ts";
+import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { embeddedDrafter } from "../src/pair.ts";
 import type { Section } from "./kernels.ts";
 
@@ -18,7 +20,8 @@ const DRAFTER = "sedd-target", TOKENS = 128, REPETITIONS = 5;
 
 /** Plain decoding and drafting with each, taking turns. */
 export async function halves(): Promise<Section> {
-  const { gamma } = embeddedDrafter(DRAFTER)!;
+  using checkpoint = await openCheckpoint(embeddedDrafter(DRAFTER)!);
+  const { gamma } = draftingOf(checkpoint);
   using f32 = await loadEngine({ drafter: DRAFTER, dtype: "f32" });
   using f16 = await loadEngine({ drafter: DRAFTER });
   const speeds: Record<"plain" | "drafted", [number, number][]> = { plain: [], drafted: [] }; // f32, f16

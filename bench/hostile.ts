@@ -16,6 +16,7 @@ import type { Drafter } from "../src/decode/drafter.ts";
 import type { Round } from "../src/decode/loop.ts";
 import { ModelTarget } from "../src/decode/model_target.ts";
 import { speculate } from "../src/decode/speculative.ts";
+import { draftingOf } from "../src/drafting.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { encodeText } from "../src/hub/tokenizer.ts";
 import { loadModel } from "../src/model/load.ts";
@@ -63,8 +64,8 @@ export async function hostile({ tokenizer, target: { embedding: { dtype } } }: E
   using model = loaded.model;
   const figures: Section["figures"][number][] = [];
   for (const name of embeddedDrafters) {
-    const { folder, draftContext } = embeddedDrafter(name)!;
-    using draftCheckpoint = await openCheckpoint(folder);
+    using draftCheckpoint = await openCheckpoint(embeddedDrafter(name)!);
+    const { draftContext } = draftingOf(draftCheckpoint);
     const drafting = await loadModel(draftCheckpoint, backend, { dtype: "int8", target: model });
     using _model = drafting.model;
     const create = () =>

@@ -162,7 +162,7 @@ function label(title: string, what: string): string {
 /** A hash of the weights of each embedded drafter as they are now. */
 export function drafterWeights(): Record<string, string> {
   return Object.fromEntries(embeddedDrafters.map((name) => {
-    const file = new URL("model.safetensors.gz", embeddedDrafter(name)!.folder);
+    const file = new URL("model.safetensors.gz", embeddedDrafter(name)!);
     return [name, createHash("sha256").update(Deno.readFileSync(file)).digest("hex").slice(0, 16)];
   }));
 }

@@ -2,7 +2,7 @@
  * What most people import: models loaded from folders or by name, text out, faster, with the target's law.
  *
  * Deliberately thin: it wires hub, models, drafters and the decoding loops together. All but stop strings and what
- * suits an embedded drafter can be had from the lower entry points (`./backend`, `./model`, `./decode`, `./hub`).
+ * its configuration says suits a drafter can be had from the lower entry points (`./backend`, `./model`, `./decode`, `./hub`).
  *
  * @module
  */
@@ -21,7 +21,7 @@ import { ModelTarget } from "./decode/model_target.ts";
 import { PhiloxSource } from "./decode/random.ts";
 import { type Score, scoreTokens } from "./decode/score.ts";
 import { speculate } from "./decode/speculative.ts";
-import { toPath } from "./hub/files.ts";
+import { openCheckpoint } from "./hub/checkpoint.ts";
 import { locateModel } from "./hub/models.ts";
 import type { HubOptions } from "./hub/options.ts";
 import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tokenizer.ts";
@@ -50,7 +50,8 @@ export interface EngineOptions extends WatchOptions {
    * Drafters to load, the first of which {@linkcode Engine.generate} uses unless told otherwise: a folder or a
    * name as for the target (of a SEDD or of a smaller causal model with the same vocabulary), the name of an
    * embedded drafter (`sedd-target`, `sedd-causal`, `sedd`, `gpt2`: before a folder of that name, which is `./gpt2`),
-   * or `ngram`. `null`: none.
+   * or `ngram`. `null`: none. With what one is fastest its `config.json` may say (`specdiff.drafting`: `gamma`, `rule`,
+   * `draft_context`), and so it drafts unless a text's options say otherwise.
    * @default `sedd-target` with the embedded target, none with any other
    */
   readonly drafter?: string | URL | readonly (string | URL)[] | null | undefined;
@@ -91,8 +92,8 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   readonly drafter?: string | null | undefined;
   /**
    * The acceptance rule.
-   * @default what suits an embedded drafter, and `block` with `gamma: "auto"`, where it is exact for drafts as these
-   * options make them; else `ordered`
+   * @default what the drafter's `config.json` says suits it (`specdiff.drafting.rule`), and `block` with `gamma: "auto"`,
+   * where it is exact for drafts as these options make them; else `ordered`
    */
   readonly rule?: Rule | undefined;
   /**
@@ -102,7 +103,7 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
    * way, but times differ from run to run: with `auto`, the same seed gives the same text only under `coupled` and
    * `match`, at temperature 0, or with `costs`. The first text with `auto` waits until rounds have been timed.
    * What was accepted bears on the next texts' γ, so that those of one engine must not share a seed.
-   * @default what suits an embedded drafter, 4 with any other
+   * @default what the drafter's `config.json` says suits it (`specdiff.drafting.gamma`), else 4
    */
   readonly gamma?: number | "auto" | undefined;
   /**
@@ -202,10 +203,11 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
   const folder = options.target === undefined
     ? embeddedTarget()
     : await locateModel(options.target, hubOptions(options));
-  const target = await load(folder, backend, { dtype: options.dtype }, options);
+  using checkpoint = await openCheckpoint(folder);
+  const target = await load(checkpoint, backend, { dtype: options.dtype }, options);
   if (target.kind !== "causal") {
     throw new TypeError(
-      `Cannot use "${toPath(folder)}" as a target: it is a diffusion model, expected an autoregressive one`,
+      `Cannot use "${checkpoint.origin}" as a target: it is a diffusion model, expected an autoregressive one`,
     );
   }
   const tokenizer = options.tokenizer ?? await loadTokenizer(folder).catch((error: Error) => error);

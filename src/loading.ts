@@ -12,9 +12,10 @@ import type { CostProfile } from "./decode/controller.ts";
 import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
 import type { Drafter } from "./decode/drafter.ts";
 import { NgramDrafter } from "./decode/ngram_drafter.ts";
+import { draftingOf } from "./drafting.ts";
 import type { EngineOptions } from "./engine.ts";
 import { type Checkpoint, openCheckpoint } from "./hub/checkpoint.ts";
-import { toPath } from "./hub/files.ts";
+import { isFolderHere } from "./hub/files.ts";
 import { locateModel } from "./hub/models.ts";
 import type { HubOptions } from "./hub/options.ts";
 import { type LoadedModel, loadModel } from "./model/load.ts";
@@ -60,14 +61,13 @@ export function hubOptions({ hub = {}, signal }: EngineOptions): HubOptions {
   return { ...hub, signal: signals.length > 1 ? AbortSignal.any(signals) : signals[0] };
 }
 
-/** Loads a model from a place that was found; held as it is stored unless the options say otherwise. */
+/** Loads a model, held as it is stored unless the options say otherwise. */
 export async function load(
-  folder: string | URL,
+  checkpoint: Checkpoint,
   backend: Backend,
   options: LoadOptions,
   watch: WatchOptions,
 ): Promise<LoadedModel> {
-  using checkpoint = await openCheckpoint(folder);
   const dtype = options.dtype ?? ownDtype(checkpoint);
   return await loadModel(watchedWeights(checkpoint, watch), backend, { ...options, dtype });
 }
@@ -84,7 +84,8 @@ function ownDtype(checkpoint: Checkpoint): Dtype {
 /**
  * Loads a drafter.
  * @param choice as {@linkcode EngineOptions.drafter} says
- * @throws {TypeError} if its vocabulary is not the target's, and as {@linkcode load}
+ * @throws {CheckpointError} if it is not as expected, or not there
+ * @throws {TypeError} if its vocabulary is not the target's
  */
 export async function loadDrafter(
   choice: string | URL,
@@ -104,39 +105,44 @@ export async function loadDrafter(
       dispose: () => {},
     };
   }
-  const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
-  const folder = embedded?.folder ?? await locateModel(choice, hubOptions(options));
+  using checkpoint = await openDrafter(choice, options);
+  const drafting = draftingOf(checkpoint);
   const dtype = options.drafterDtype ?? (backend.name === "cuda" ? "f16" : "int8");
-  const loaded = await load(folder, backend, { dtype, target, targetBackend, anyOrder: true }, options)
-    .catch((error: Error) => {
-      // a word alone is more often a name that was mistyped than a folder
-      if (/^[\w-]+$/.test(String(choice))) {
-        error.message += `; embedded drafters are ${embeddedDrafters.join(", ")}`;
-      }
-      throw error;
-    });
+  const loaded = await load(checkpoint, backend, { dtype, target, targetBackend, anyOrder: true }, options);
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {
     model[Symbol.dispose]();
     throw new TypeError(
-      `Cannot draft with "${
-        toPath(folder)
-      }": it has ${model.shape.vocabSize} tokens, expected the target's ${vocabSize}`,
+      `Cannot draft with "${checkpoint.origin}": it has ${model.shape.vocabSize} tokens, expected the target's ${vocabSize}`,
     );
   }
   return {
     unused: unusedBy(loaded),
-    gamma: embedded?.gamma ?? DEFAULT_GAMMA,
-    rule: embedded?.rule ?? DEFAULT_RULE,
+    gamma: drafting.gamma ?? DEFAULT_GAMMA,
+    rule: drafting.rule ?? DEFAULT_RULE,
     costs: new Map(),
     create: loaded.kind === "diffusion"
       ? (options) => {
-        const draftContext = options.draftContext ?? embedded?.draftContext;
+        const draftContext = options.draftContext ?? drafting.draftContext;
         return new DiffusionDrafter(loaded.model, backend, { ...options, draftContext });
       }
       : () => new AutoregressiveDrafter(loaded.model, backend),
     dispose: () => model[Symbol.dispose](),
   };
+}
+
+/** Opens the checkpoint of a drafter, wherever it is. */
+async function openDrafter(choice: string | URL, options: EngineOptions): Promise<Checkpoint> {
+  const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
+  try {
+    return await openCheckpoint(embedded ?? await locateModel(choice, hubOptions(options)));
+  } catch (error) {
+    // a word alone that is no folder is more often a name that was mistyped
+    if (embedded === undefined && /^[\w-]+$/.test(String(choice)) && !await isFolderHere(String(choice))) {
+      (error as Error).message += `; embedded drafters are ${embeddedDrafters.join(", ")}`;
+    }
+    throw error;
+  }
 }
 
 /** What a model that drafts has no use for: one that keeps its text's keys and values exactly needs no cache besides. */

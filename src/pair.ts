@@ -5,33 +5,8 @@
  * @module
  */
 
-import type { Rule } from "./decode/acceptance.ts";
-
-/** With what an embedded drafter was fastest on two cores (`deno task bench`, see the README). */
-export interface EmbeddedSettings {
-  /** γ */
-  readonly gamma: number;
-  /** The most tokens of the text it sees: more hardly raises acceptance, and costs. */
-  readonly draftContext?: number | undefined;
-  /** The rule, where it is not `ordered`. */
-  readonly rule?: Rule | undefined;
-}
-
-/** An embedded drafter. */
-export interface EmbeddedDrafter extends EmbeddedSettings {
-  /** Its folder. */
-  readonly folder: URL;
-}
-
-const DRAFTERS: ReadonlyMap<string, EmbeddedSettings & { readonly folder: string }> = new Map([
-  ["sedd-target", { folder: "drafter-sedd-target", gamma: 2, rule: "block" }],
-  ["sedd-causal", { folder: "drafter-sedd-causal", gamma: 2, draftContext: 32, rule: "block" }],
-  ["sedd", { folder: "drafter-sedd", gamma: 1, draftContext: 8, rule: "block" }],
-  ["gpt2", { folder: "drafter-gpt2", gamma: 2, rule: "block" }],
-]);
-
 /** Names of the embedded drafters. */
-export const embeddedDrafters: readonly string[] = [...DRAFTERS.keys()];
+export const embeddedDrafters: readonly string[] = ["sedd-target", "sedd-causal", "sedd", "gpt2"];
 
 /**
  * The folder of the embedded target.
@@ -42,12 +17,11 @@ export function embeddedTarget(): URL {
 }
 
 /**
- * An embedded drafter, or nothing if that is not the name of one.
+ * The folder of an embedded drafter, or nothing if that is not the name of one.
  * @throws {Error} as {@linkcode embeddedTarget}
  */
-export function embeddedDrafter(name: string): EmbeddedDrafter | undefined {
-  const drafter = DRAFTERS.get(name);
-  return drafter && { ...drafter, folder: embedded(`${drafter.folder}/`) };
+export function embeddedDrafter(name: string): URL | undefined {
+  return embeddedDrafters.includes(name) ? embedded(`drafter-${name}/`) : undefined;
 }
 
 function embedded(path: string): URL {

@@ -56,9 +56,9 @@ Deno.test("the joint law of three tokens is the target's, by χ², for each draf
   const law = await jointLaw(target);
   assert.ok(Math.abs([...law.values()].reduce((sum, p) => sum + p) - 1) < 1e-5);
 
-  const causal = await load(embeddedDrafter("sedd-causal")!.folder, backend);
-  const sedd = await load(embeddedDrafter("sedd")!.folder, backend);
-  const gpt2 = await load(embeddedDrafter("gpt2")!.folder, backend);
+  const causal = await load(embeddedDrafter("sedd-causal")!, backend);
+  const sedd = await load(embeddedDrafter("sedd")!, backend);
+  const gpt2 = await load(embeddedDrafter("gpt2")!, backend);
   assert.ok(causal.kind === "diffusion" && sedd.kind === "diffusion" && gpt2.kind === "causal");
   const anyOrder = { steps: 2, order: "random", draftContext: 8 } as const;
   const kept = { steps: 2, contextCache: { recent: 1, refresh: 4 } } as const;

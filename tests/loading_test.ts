@@ -8,9 +8,9 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { type TensorData, writeSafetensors } from "../fixtures/write_safetensors.ts";
-import { loadEngine, type LoadProgress } from "../mod.ts";
+import { type GenerateOptions, loadEngine, type LoadProgress } from "../mod.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
-import { fixture, tensorsOf } from "./helpers.ts";
+import { fixture, tensorsOf, withFolder } from "./helpers.ts";
 
 Deno.test("loading tells how far it is, and a signal ends it anywhere", async () => {
   const target = fixture("parity/gpt2-tiny/"), drafter = fixture("parity/sedd-tiny/");
@@ -72,11 +72,71 @@ Deno.test("a target is held as all of its matrices are stored, unless another dt
   }
 });
 
+Deno.test("what suits a drafter its configuration says, by whatever name it is loaded; options win", async () => {
+  const names = ["sedd-target", "sedd-causal", "sedd", "gpt2"];
+  const folders = names.map((name) => fileURLToPath(fixture(`pair/drafter-${name}`)));
+  using engine = await loadEngine({ drafter: [...names, ...folders], threads: 1 });
+  const of = async (drafter: string, options: GenerateOptions = {}) => {
+    const { tokens, stats } = await engine.generate("It was", {
+      drafter,
+      seed: 3,
+      maxTokens: 40,
+      ...options,
+    });
+    const { rule, draftedPerPosition, acceptedPerPosition } = stats;
+    return { tokens, rule, draftedPerPosition, acceptedPerPosition };
+  };
+  for (const [i, name] of names.entries()) {
+    const named = await of(name);
+    assert.deepEqual(await of(folders[i]), named);
+    assert.deepEqual([named.rule, named.draftedPerPosition.length], ["block", name === "sedd" ? 1 : 2]);
+    const other = await of(folders[i], { rule: "ratio", gamma: 3 });
+    assert.deepEqual([other.rule, other.draftedPerPosition.length], ["ratio", 3]);
+  }
+  // how much a drafter sees shows in what is drafted
+  const seeing = (draftContext?: number) => of("sedd", { draftContext, maxTokens: 100 });
+  assert.deepEqual(await seeing(), await seeing(8));
+  assert.notDeepEqual(await seeing(), await seeing(200));
+});
+
+Deno.test("what a configuration says of drafting is refused where it makes no sense", async () => {
+  const weights = await Deno.readFile(fixture("parity/gpt2-tiny/model.safetensors"));
+  const config = JSON.parse(await Deno.readTextFile(fixture("parity/gpt2-tiny/config.json")));
+  const cases: [specdiff: unknown, field: string, expected: string][] = [
+    [7, "specdiff", "an object"],
+    [{ drafting: [] }, "specdiff.drafting", "an object"],
+    [{ drafting: { gamma: 0 } }, "specdiff.drafting.gamma", "a positive integer"],
+    [{ drafting: { gamma: "auto" } }, "specdiff.drafting.gamma", "a positive integer"],
+    [{ drafting: { rule: "best" } }, "specdiff.drafting.rule", '"ordered" or'],
+    [{ drafting: { draft_context: 1.5 } }, "specdiff.drafting.draft_context", "a positive integer"],
+  ];
+  for (const [specdiff, field, expected] of cases) {
+    const files = { "config.json": JSON.stringify({ ...config, specdiff }), "model.safetensors": weights };
+    await withFolder(
+      files,
+      (drafter) =>
+        assert.rejects(
+          loadEngine({ target: fixture("parity/gpt2-tiny/"), drafter, device: "reference" }),
+          (error) => {
+            assert.equal((error as Error).name, "CheckpointError");
+            assert.ok((error as Error).message.includes(`field "${field}" of config.json is `));
+            assert.ok((error as Error).message.includes(`, expected ${expected}`));
+            return true;
+          },
+        ),
+    );
+  }
+});
+
 Deno.test("loadEngine refuses what cannot work with one clear message", async () => {
   await assert.rejects(loadEngine({ target: "no/such/folder" }), /no\/such\/folder/);
   await assert.rejects(
     loadEngine({ drafter: "sed" }),
     /there is no such folder, .*; embedded drafters are sedd-target, sedd-causal, sedd, gpt2$/,
+  );
+  await assert.rejects(
+    loadEngine({ drafter: "sedd", drafterDtype: "q4" as "int8", threads: 1 }),
+    ({ message }) => !message.includes("embedded drafters"),
   );
   await assert.rejects(loadEngine({ device: "cuda" }), /Cannot open the device "cuda"/);
   await assert.rejects(loadEngine({ threads: 100_000 }), /threads is 100000, expected at most 1024$/);

@@ -89,7 +89,8 @@ const SIGMA: Option<number | "schedule"> = {
 
 const GAMMA: Option<number | "auto"> = {
   value: "N|auto",
-  help: "γ, tokens drafted per round; auto: by what pays (default: what suits an embedded drafter, else 4)",
+  help:
+    "γ, tokens drafted per round; auto: by what pays (default: what suits the drafter by its config.json, else 4)",
   expected: "an integer of at least 1, or auto",
   parse(text) {
     if (text === "auto") return text;
@@ -115,7 +116,7 @@ function deviceOption(help: string): Option<Device> {
 }
 
 const ruleOption: Option<Rule> = choice(
-  "acceptance rule (default: block for embedded drafters, and where γ is auto, if they draft left to right; else ordered; paper is lossy)",
+  "acceptance rule (default: what suits the drafter by its config.json, and block where γ is auto, if it drafts left to right; else ordered; paper is lossy)",
   rules,
 );
 
@@ -150,7 +151,7 @@ const OPTIONS = {
     revealOrders,
   ),
   "draft-context": count(
-    "the most tokens of the text a diffusion drafter sees (default: what suits an embedded one, else all)",
+    "the most tokens of the text a diffusion drafter sees (default: what suits it by its config.json, else all)",
   ),
   "context-cache": choice("what a bidirectional drafter keeps of the text (default: none)", contextCaches),
   sigma: SIGMA,

@@ -61,9 +61,7 @@ export const inspect: Command = {
     const locate = (name: string) => locateModel(name, { onDownload: showDownloads(err) });
     const [word] = words;
     if (word === "") throw new UsageError("the FOLDER is empty");
-    const folder = word === undefined
-      ? embeddedTarget()
-      : embeddedDrafter(word)?.folder ?? await locate(word);
+    const folder = word === undefined ? embeddedTarget() : embeddedDrafter(word) ?? await locate(word);
     using checkpoint = await openCheckpoint(folder);
     const partial = needsTarget(checkpoint);
     if (values.target !== undefined && !partial) {

@@ -109,6 +109,11 @@ export function mayRead(path: string): boolean {
     Deno.permissions.querySync({ name: "read", path }).state === "granted";
 }
 
+/** Whether there is a folder at a path, as far as one may look without asking. */
+export async function isFolderHere(path: string): Promise<boolean> {
+  return mayRead(path) && await kindOf(path) === "folder";
+}
+
 /** Runs an access to `path`; if it fails, the message says on what, and if it is refused, by whom. */
 async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
   try {

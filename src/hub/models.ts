@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { ModelCache, namesIn, readShards, SMALL_FILES } from "./cache.ts";
 import { WEIGHT_FILES } from "./checkpoint.ts";
 import { HubClient, HubError } from "./client.ts";
-import { kindOf, mayRead } from "./files.ts";
+import { isFolderHere, kindOf, mayRead } from "./files.ts";
 import { DEFAULT_REVISION, type ModelName, parseModelName } from "./names.ts";
 import { cacheFolder, endpointOf, type HubOptions, isOffline, tokenOf } from "./options.ts";
 
@@ -41,7 +41,7 @@ export interface CachedModel {
  */
 export async function locateModel(place: string | URL, options: HubOptions = {}): Promise<string | URL> {
   const name = typeof place === "string" ? parseModelName(place) : undefined;
-  if (name === undefined || await isHere(place as string)) return place;
+  if (name === undefined || await isFolderHere(place as string)) return place;
   try {
     const cache = new ModelCache(cacheFolder(options), name.repository);
     const revision = name.revision ?? DEFAULT_REVISION;
@@ -176,9 +176,4 @@ function requireName(text: string): ModelName {
     );
   }
   return name;
-}
-
-/** Whether a folder of that name is here, as far as one may look without asking. */
-async function isHere(path: string): Promise<boolean> {
-  return mayRead(path) && await kindOf(path) === "folder";
 }

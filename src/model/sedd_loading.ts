@@ -7,6 +7,8 @@
  * - `shares: ["embedding", "head"]`: those are the target's, and only the mask's embedding and the head's bias its own;
  * - `markov_head.rank`.
  *
+ * What it says of drafting (`specdiff.drafting`, in the configuration of any drafter) is `drafting.ts`'s matter.
+ *
  * @module
  */
 
