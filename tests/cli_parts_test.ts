@@ -256,7 +256,11 @@ Deno.test("compare takes turns with the same seeds, and tells a text that is not
 
   const timed = asked.filter((options) => options.maxTokens === 4 && options.rule === undefined);
   assert.deepEqual(timed.map(({ drafter, seed }) => [drafter, seed]), [
-    ...[[null, 7n], ["right", 7n], ["wrong", 7n], [null, 7n], ["right", 7n], ["wrong", 7n]],
-    ...[[null, 8n], ["right", 8n], ["wrong", 8n], [null, 8n], ["right", 8n], ["wrong", 8n]],
+    ...[[null, 7n], ["right", 7n], ["wrong", 7n], [null, 8n], ["right", 8n], ["wrong", 8n]],
+    ...[[null, 9n], ["right", 9n], ["wrong", 9n], [null, 10n], ["right", 10n], ["wrong", 10n]],
   ]);
+  // no text before them had a seed of theirs; under coupled a text is plain decoding's, whose seed it has
+  assert.ok(asked.slice(0, 3).every(({ seed }) => seed === 11n));
+  const coupled = asked.filter(({ rule }) => rule === "coupled");
+  assert.deepEqual(coupled.map(({ seed }) => seed), [7n, 8n, 7n, 8n]);
 });

@@ -41,11 +41,11 @@ export const compare: Command = {
   summary: "Measure plain decoding and each drafter, taking turns in one run.",
   details: [
     'A PROMPT that is "-" is read from standard input; without any, there are three built-in ones.',
-    "Every method continues the same prompts with the same seeds. tokens/s are of decoding, without the prompt:",
-    "the median over all runs, and the quartiles. τ is the mean number of tokens per round, the corrected or bonus",
-    "one included; milliseconds are per round. Under the rule coupled the text must be that of plain decoding, token",
-    "for token: it is generated both ways and compared, and a difference is a failure. Each drafter is given the",
-    "options that it has a use for.",
+    "Every method continues the same prompts with the same seeds, one for each run. tokens/s are of decoding,",
+    "without the prompt: the median over all runs, and the quartiles. τ is the mean number of tokens per round,",
+    "the corrected or bonus one included; milliseconds are per round. Under the rule coupled the text must be that",
+    "of plain decoding, token for token: whatever the rule of a row, each prompt is continued once so and compared,",
+    "and a difference is a failure. Each drafter is given the options that it has a use for.",
     "--json prints {machine, settings, rows: [{method, tokensPerSecond, meanAcceptanceLength, …}]}.",
   ],
   options: [...MODEL_OPTIONS, ...DECODE_OPTIONS, "repetitions", "json"],
@@ -163,7 +163,7 @@ function render({ machine, settings, rows }: Comparison): string[] {
       : []),
     "τ: tokens per round; accepted: share of the tokens drafted at positions 1, 2, …;",
     "ms/round: in the drafter + in the target; = plain: the text under coupled is that of plain decoding",
-    `Prompts: ${settings.prompts.length}; seeds: ${settings.repetitions}, from ${settings.seed}; ` +
+    `Prompts: ${settings.prompts.length}; runs on each: ${settings.repetitions}; seeds: one a run, from ${settings.seed}; ` +
     `tokens: at most ${settings.maxTokens} each; ${
       lossy ? "a lossy text does not have" : "every text has"
     } the target's law`,

@@ -20,7 +20,10 @@ const SEED = 1n;
 export interface CompareSettings {
   /** Texts to continue. */
   readonly prompts: readonly string[];
-  /** Runs of each method on each prompt; run r has the seed `seed` + r. */
+  /**
+   * Runs of each method on each prompt. Each run has a seed of its own, which the methods share: from `seed` on, prompt by
+   * prompt, then run by run.
+   */
   readonly repetitions: number;
   /** Tokens per run, fewer only where the context ends. */
   readonly maxTokens: number;
@@ -127,19 +130,22 @@ export async function measure(
     gammas?.map((gamma) => method(drafter, gamma)) ?? [method(drafter)]
   );
   const methods = [method(null), ...drafting];
-  const total = methods.length * prompts.length * repetitions;
+  const texts = prompts.length * repetitions; // of each method
+  // one for each text: where γ is chosen, what was accepted in one bears on how the next is drafted
+  const seedOf = (text: number) => seed + BigInt(text);
   progress("warming up");
   for (const method of methods) {
-    await engine.generate(prompts[0], { ...method.options, seed, maxTokens: WARM_UP_TOKENS });
+    await engine.generate(prompts[0], { ...method.options, seed: seedOf(texts), maxTokens: WARM_UP_TOKENS });
   }
 
   const plainTexts: Generation[] = []; // of the first repetition, one per prompt
   for (let r = 0; r < repetitions; r++) {
-    for (const prompt of prompts) {
+    for (const [i, prompt] of prompts.entries()) {
       for (const method of methods) {
         const done = methods.reduce((sum, { runs }) => sum + runs.length, 0);
-        progress(`run ${done + 1} of ${total}: ${method.drafter ?? "plain"}`);
-        const generation = await engine.generate(prompt, { ...method.options, seed: seed + BigInt(r) });
+        progress(`run ${done + 1} of ${methods.length * texts}: ${method.drafter ?? "plain"}`);
+        const seed = seedOf(r * prompts.length + i);
+        const generation = await engine.generate(prompt, { ...method.options, seed });
         method.runs.push(generation.stats);
         if (r === 0 && method.drafter === null) plainTexts.push(generation);
       }
@@ -151,7 +157,8 @@ export async function measure(
     progress(`comparing texts under coupled: ${method.drafter}`);
     method.equalsPlain = true;
     for (const [i, prompt] of prompts.entries()) {
-      const { tokens } = await engine.generate(prompt, { ...method.options, seed, rule: "coupled" });
+      const coupled = { ...method.options, seed: seedOf(i), rule: "coupled" } as const;
+      const { tokens } = await engine.generate(prompt, coupled);
       const expected = plainTexts[i].tokens;
       method.equalsPlain &&= tokens.length === expected.length &&
         tokens.every((token, j) => token === expected[j]);
