@@ -334,8 +334,20 @@ Deno.test("compare tells of a chosen gamma how long the drafts were on average",
     ],
   ]);
   assert.equal(code, 0);
-  assert.match(out, /^autoregressive +auto \d\.\d +\d/m);
+  assert.match(out, /^autoregressive +auto \d\.\d +block +\d/m);
   assert.match(out, /^auto: γ was chosen for each round/m);
+});
+
+Deno.test("compare tells each row's rule, and of a lossy one nothing but that", async () => {
+  const { code, out } = await run([
+    ...["compare", PROMPT, "--drafter", "sedd-causal,ngram", "--rule", "paper", "--order", "random"],
+    ...["--gamma", "2", "--steps", "2", "--max-tokens", "8", "--repetitions", "1"],
+  ]);
+  assert.equal(code, 0);
+  assert.match(out, /^method +γ +rule .* coupled = plain$/m);
+  assert.match(out, /^plain +\d/m);
+  assert.match(out, /^diffusion sedd-causal \(lossy\) +2 +paper .* –$/m);
+  assert.match(out, /^n-gram +2 +paper .* yes$/m);
 });
 
 Deno.test("demo colours a text, then prints the table", async () => {

@@ -19,7 +19,7 @@ import {
   requireUse,
 } from "./command.ts";
 import { positions, show } from "./generate.ts";
-import { type Comparison, measure, usable } from "./measure.ts";
+import { type Comparison, measure, type Row, usable } from "./measure.ts";
 import { table, type Terminal } from "./terminal.ts";
 
 /** Texts to continue when none is given: the kind of prose that the embedded pair knows. */
@@ -133,12 +133,30 @@ async function report(
   }
 }
 
+/** What was found of the text under coupled; nothing is said of it beside texts that do not have the target's law. */
+function comparedWithPlain({ equalsPlainUnderCoupled, exactness }: Row): string {
+  if (equalsPlainUnderCoupled === null) return "";
+  if (!equalsPlainUnderCoupled) return "NO";
+  return exactness === "lossy" ? "–" : "yes";
+}
+
 /** The comparison as a table, with what it was measured on. */
 function render({ machine, settings, rows }: Comparison): string[] {
   const lossy = rows.some((row) => row.exactness === "lossy");
   return [
     ...table([
-      ["method", "γ", "tokens/s", "quartiles", "speed-up", "τ", "accepted", "ms/round", "= plain"],
+      [
+        "method",
+        "γ",
+        "rule",
+        "tokens/s",
+        "quartiles",
+        "speed-up",
+        "τ",
+        "accepted",
+        "ms/round",
+        "coupled = plain",
+      ],
       ...rows.map((row) => [
         row.exactness === "lossy" ? `${row.method} (lossy)` : row.method,
         row.drafter === null
@@ -146,13 +164,14 @@ function render({ machine, settings, rows }: Comparison): string[] {
           : row.gamma === "auto"
           ? `auto ${row.meanGamma.toFixed(1)}`
           : String(row.gamma),
+        row.drafter === null ? "" : row.rule,
         row.tokensPerSecond.toFixed(1),
         row.tokensPerSecondQuartiles.map((speed) => speed.toFixed(0)).join("–"),
         `${row.speedup.toFixed(2)}×`,
         row.meanAcceptanceLength.toFixed(2),
         positions(row.acceptanceRatePerPosition),
         `${row.msPerRound.draft.toFixed(2)} + ${row.msPerRound.verify.toFixed(2)}`,
-        row.equalsPlainUnderCoupled === null ? "" : row.equalsPlainUnderCoupled ? "yes" : "NO",
+        comparedWithPlain(row),
       ]),
     ], 1),
     "",
@@ -162,7 +181,8 @@ function render({ machine, settings, rows }: Comparison): string[] {
       ]
       : []),
     "τ: tokens per round; accepted: share of the tokens drafted at positions 1, 2, …;",
-    "ms/round: in the drafter + in the target; = plain: the text under coupled is that of plain decoding",
+    "ms/round: in the drafter + in the target;",
+    "coupled = plain: whether under the rule coupled, which is tried besides, the text is that of plain decoding",
     `Prompts: ${settings.prompts.length}; runs on each: ${settings.repetitions}; seeds: one a run, from ${settings.seed}; ` +
     `tokens: at most ${settings.maxTokens} each; ${
       lossy ? "a lossy text does not have" : "every text has"
