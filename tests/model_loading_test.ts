@@ -109,6 +109,11 @@ const refusals: [name: string, fields: Json, message: RegExp][] = [
     /"graph\.type" of config\.json is "uniform", expected "absorb"$/,
   ],
   ["sedd-tiny", { tokens: 50.5 }, /"tokens" of config\.json is 50\.5, expected a positive integer$/],
+  [
+    "sedd-tiny",
+    { "model.length": 1 },
+    /"model\.length" of config\.json is 1, expected at least 2: a token of/,
+  ],
   ["sedd-tiny", { "model.hidden_size": 2e12 }, /has shape \[321, 64\], expected \[321, 2000000000000\]$/],
   ["sedd-tiny", { model: 3 }, /"model" of config\.json is 3, expected an object$/],
   [

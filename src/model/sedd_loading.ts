@@ -46,10 +46,11 @@ export async function loadSedd(
   const width = model.size("hidden_size"), heads = model.size("n_heads");
   const size = headSize(model, "n_heads", heads, width); // D
   if (size % 2 !== 0) throw model.fault("n_heads", "heads of even size, as rotary embeddings turn pairs");
-  const condition = model.size("cond_dim");
+  const condition = model.size("cond_dim"), length = model.size("length");
+  if (length < 2) throw model.fault("length", "at least 2: a token of the text, and one that is drafted");
   const shape: ModelShape = {
     vocabSize: config.size("tokens"),
-    contextLength: model.size("length"),
+    contextLength: length,
     layers: model.size("n_blocks"),
     width,
     heads,
