@@ -25,6 +25,7 @@ import { openCheckpoint } from "./hub/checkpoint.ts";
 import { locateModel } from "./hub/models.ts";
 import type { HubOptions } from "./hub/options.ts";
 import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tokenizer.ts";
+import { checkKinds, GENERATING, LOADING, shown, SIGNAL } from "./given.ts";
 import type { CausalModel } from "./model/model.ts";
 import {
   DEFAULT_RULE,
@@ -188,11 +189,13 @@ const OFF: Readonly<Partial<GenerateOptions>> = { hotStart: false, contextCache:
  *
  * @throws {CheckpointError} if a checkpoint cannot be loaded
  * @throws {HubError} if a model by name cannot be fetched
- * @throws {TypeError} if a drafter's vocabulary is not the target's, or there is no such device or dtype
+ * @throws {TypeError} if an option is of the wrong kind, a drafter's vocabulary is not the target's, or there is no such
+ * device or dtype
  * @throws {BackendUnavailableError} if a device is not there
  * @throws the signal's reason once it is aborted; nothing stays loaded then
  */
 export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
+  checkKinds("load an engine", options, LOADING);
   options.signal?.throwIfAborted();
   const { device = "auto", draftDevice = "auto", threads } = options;
   using held = new DisposableStack(); // what is freed if loading fails
@@ -274,13 +277,14 @@ export class Engine implements Disposable {
    * @param prompt text, or its tokens, which need no tokenizer
    * @throws {CheckpointError} if the target came without a tokenizer, and the prompt or a stop string is text
    * @throws {RangeError} if the prompt is empty or fills the context, or an option is out of range
-   * @throws {TypeError} if the rule would not be exact for the drafter, the drafter was not loaded or has no use for an
+   * @throws {TypeError} if an option is of the wrong kind, the rule would not be exact for the drafter, the drafter was not loaded or has no use for an
    * option, there are costs without `gamma: "auto"`, or the tokenizer's tokens are not the target's
    */
   async *stream(
     prompt: string | ArrayLike<number>,
     options: GenerateOptions = {},
   ): AsyncGenerator<Chunk, Generation> {
+    checkKinds("generate", options, GENERATING);
     const loaded = this.#choose(options);
     const tokens = this.#tokensOf(prompt);
     const stop = typeof options.stop === "string" ? [options.stop] : [...options.stop ?? []];
@@ -360,12 +364,14 @@ export class Engine implements Disposable {
    * Log-probabilities of each token of a text, or of token ids, under the target.
    *
    * @param options.signal ends it with the signal's reason
+   * @throws {TypeError} if the text is neither, or the signal none
    * @throws {RangeError} if there are none, more than the context holds, or one is outside the vocabulary
    */
   async score(
     text: string | ArrayLike<number>,
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<Score> {
+    checkKinds("score", options, { signal: SIGNAL });
     return await scoreTokens(this.target, this.#tokensOf(text), options.signal);
   }
 
@@ -415,7 +421,9 @@ export class Engine implements Disposable {
     const { gamma, costs } = options;
     if (costs !== undefined && gamma !== "auto") {
       throw new TypeError(
-        `Cannot use costs: gamma is ${gamma ?? "the drafter's own"}, expected "auto", which they decide`,
+        `Cannot use costs: gamma is ${
+          gamma === undefined ? "the drafter's own" : shown(gamma)
+        }, expected "auto", which they decide`,
       );
     }
     const loaded = this.#find(options);

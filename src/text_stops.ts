@@ -4,6 +4,8 @@
  * @module
  */
 
+import { shown } from "./given.ts";
+
 /** Watches text that arrives in pieces. */
 export class TextStops {
   readonly #stops: readonly string[];
@@ -17,7 +19,7 @@ export class TextStops {
    */
   constructor(stops: readonly string[]) {
     const wrong = stops.find((stop) => typeof stop !== "string");
-    if (wrong !== undefined) throw new TypeError(`Cannot stop at ${String(wrong)}: expected a string`);
+    if (wrong !== undefined) throw new TypeError(`Cannot stop at ${shown(wrong)}: expected a string`);
     if (stops.includes("")) {
       throw new RangeError("Cannot stop at an empty string: expected at least one character");
     }

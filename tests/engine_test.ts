@@ -190,6 +190,50 @@ Deno.test("prompts and tokenizers of the wrong kind are told apart from empty on
   }
 });
 
+Deno.test("options of the wrong kind are refused in one message, with text in quotes", () =>
+  withEngine(async (engine) => {
+    const cases: [options: unknown, message: string][] = [
+      [null, "the options are null, expected an object"],
+      [{ stop: 1 }, "stop is 1, expected a string or a list of strings"],
+      [{ stopTokens: 5 }, "stopTokens is 5, expected a list of numbers"],
+      [{ stopTokens: "5" }, 'stopTokens is "5", expected a list of numbers'],
+      [{ signal: {} }, "signal is {}, expected an AbortSignal"],
+      [{ gamma: "auto", costs: null }, "costs is null, expected a list of numbers"],
+      ...["temperature", "topK", "topP", "maxTokens", "steps", "draftContext"].map((
+        name,
+      ): [unknown, string] => [
+        { [name]: "1" },
+        `${name} is "1", expected a number`,
+      ]),
+    ];
+    for (const [options, message] of cases) {
+      await assert.rejects(engine.generate(PROMPT, options as GenerateOptions), {
+        name: "TypeError",
+        message: `Cannot generate: ${message}`,
+      });
+    }
+    await assert.rejects(engine.score(PROMPT, { signal: 5 as unknown as AbortSignal }), {
+      name: "TypeError",
+      message: "Cannot score: signal is 5, expected an AbortSignal",
+    });
+    await assert.rejects(engine.generate(PROMPT, { stopTokens: ["a"] as unknown as number[] }), {
+      name: "RangeError",
+      message: 'Cannot decode: a stop token is "a", expected an integer in [0, 2048)',
+    });
+    await assert.rejects(engine.generate(["a"] as unknown as number[]), {
+      name: "RangeError",
+      message: 'Cannot decode: prompt token 0 is "a", expected an integer in [0, 2048)',
+    });
+    await assert.rejects(
+      engine.generate(PROMPT, { sigma: "a" as "schedule" }),
+      /sigma is "a", expected a pos/,
+    );
+    await assert.rejects(
+      engine.generate(PROMPT, { costs: [1], gamma: "1" as "auto" }),
+      /gamma is "1", expected "auto"/,
+    );
+  }));
+
 Deno.test("the layers below work on an engine's models", async () => {
   using engine = await loadEngine({ drafter: null, threads: 1 });
   using target = new ModelTarget(engine.target, engine.backend);

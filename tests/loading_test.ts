@@ -8,7 +8,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { type TensorData, writeSafetensors } from "../fixtures/write_safetensors.ts";
-import { type GenerateOptions, loadEngine, type LoadProgress } from "../mod.ts";
+import { type EngineOptions, type GenerateOptions, loadEngine, type LoadProgress } from "../mod.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { fixture, tensorsOf, withFolder } from "./helpers.ts";
 
@@ -139,6 +139,30 @@ Deno.test("loadEngine refuses what cannot work with one clear message", async ()
     ({ message }) => !message.includes("embedded drafters"),
   );
   await assert.rejects(loadEngine({ device: "cuda" }), /Cannot open the device "cuda"/);
+  const wrong: [options: unknown, message: string][] = [
+    [null, "the options are null, expected an object"],
+    [{ target: 5 }, "target is 5, expected a folder or a name, as a string or a URL"],
+    [
+      { drafter: 5 },
+      "drafter is 5, expected a folder or a name, as a string or a URL, a list of them, or null",
+    ],
+    [
+      { drafter: ["ngram", null] },
+      'drafter is ["ngram",null], expected a folder or a name, as a string or a URL, a list of them, or null',
+    ],
+    [{ tokenizer: {} }, "tokenizer is {}, expected an object with the methods encode and decode"],
+    [{ device: 5 }, "device is 5, expected the name of a device"],
+    [{ threads: "2" }, 'threads is "2", expected a number'],
+    [{ hub: null }, "hub is null, expected an object"],
+    [{ onProgress: 5 }, "onProgress is 5, expected a function"],
+    [{ signal: {} }, "signal is {}, expected an AbortSignal"],
+  ];
+  for (const [options, message] of wrong) {
+    await assert.rejects(loadEngine(options as EngineOptions), {
+      name: "TypeError",
+      message: `Cannot load an engine: ${message}`,
+    });
+  }
   await assert.rejects(loadEngine({ threads: 100_000 }), /threads is 100000, expected at most 1024$/);
   await assert.rejects(
     loadEngine({ target: new URL("../fixtures/pair/drafter-sedd/", import.meta.url), tokenizer: undefined }),

@@ -405,10 +405,17 @@ Deno.test("a draft that is not what its drafter promised is refused, naming the 
       { rule: "ratio" },
       /drafted in the steps 1,0, expected them left to right, as it says of itself$/,
     ],
+    [
+      { tokens, steps, passes, q: [[1]] },
+      {},
+      /with the laws \[\[1\]\], expected an object with the methods row and/,
+    ],
+    [{ tokens, steps, passes, q: null }, {}, /drafted with the laws null, expected/],
     [{ tokens, steps, passes, q: narrow }, {}, /a law of it has 3 entries, expected the target's 10$/],
   ];
   for (const [draft, options, message] of cases) {
-    await assert.rejects(drafting(draft, options), { name: "RangeError", message });
+    const name = /something else|with the laws/.test(message.source) ? "TypeError" : "RangeError";
+    await assert.rejects(drafting(draft, options), { name, message });
   }
   await drafting({ tokens, steps: Int32Array.of(1, 0), passes }, { maxTokens: 3 }); // which ordered takes for what it is
 });

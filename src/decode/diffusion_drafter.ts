@@ -11,6 +11,7 @@
  */
 
 import type { Activation, Backend, DeviceRound, Sampling, TokenBuffer } from "../backend/backend.ts";
+import { shown } from "../given.ts";
 import { Growing } from "../model/block.ts";
 import { UNKNOWN } from "../model/device_tokens.ts";
 import type { DiffusionModel, DiffusionPass, FollowUp } from "../model/model.ts";
@@ -152,27 +153,27 @@ export class DiffusionDrafter implements Drafter {
     ) {
       if (!Number.isInteger(value) || value < 1) {
         throw new RangeError(
-          `Cannot make a diffusion drafter: ${name} is ${value}, expected a positive integer`,
+          `Cannot make a diffusion drafter: ${name} is ${shown(value)}, expected a positive integer`,
         );
       }
     }
     if (!revealOrders.includes(this.#order)) {
       throw new TypeError(
-        `Cannot make a diffusion drafter: order is "${this.#order}", expected one of ${
+        `Cannot make a diffusion drafter: order is ${shown(this.#order)}, expected one of ${
           revealOrders.join(", ")
         }`,
       );
     }
     if (this.#sigma !== "schedule" && !(this.#sigma > 0 && this.#sigma < Infinity)) {
       throw new RangeError(
-        `Cannot make a diffusion drafter: sigma is ${this.#sigma}, expected a positive number`,
+        `Cannot make a diffusion drafter: sigma is ${shown(this.#sigma)}, expected a positive number`,
       );
     }
     const { contextCache = "none" } = options;
     this.#contextCache = typeof contextCache === "string" ? NAMED_CACHES[contextCache] : { ...contextCache };
     if (!isContextCache(this.#contextCache)) {
       throw new RangeError(
-        `Cannot make a diffusion drafter: contextCache is ${JSON.stringify(contextCache)}, expected one of ${
+        `Cannot make a diffusion drafter: contextCache is ${shown(contextCache)}, expected one of ${
           contextCaches.join(", ")
         }, or {recent, refresh} of integers from 0 and 1 on`,
       );

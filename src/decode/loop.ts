@@ -9,6 +9,7 @@
 
 import type { Sampling } from "../backend/backend.ts";
 import { checkSampling, LogitsError } from "../backend/distribution.ts";
+import { shown } from "../given.ts";
 import type { Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
 import { PhiloxSource, type RandomSource } from "./random.ts";
@@ -222,21 +223,21 @@ export function checkRequest(
     );
   }
   if (!(maxTokens >= 1 && (Number.isInteger(maxTokens) || maxTokens === Infinity))) {
-    throw new RangeError(`Cannot decode: maxTokens is ${maxTokens}, expected a positive integer`);
+    throw new RangeError(`Cannot decode: maxTokens is ${shown(maxTokens)}, expected a positive integer`);
   }
   const isId = (token: unknown) =>
     Number.isInteger(token) && token as number >= 0 && token as number < vocabSize;
   for (let i = 0; i < prompt.length; i++) {
     if (!isId(prompt[i])) {
       throw new RangeError(
-        `Cannot decode: prompt token ${i} is ${prompt[i]}, expected an integer in [0, ${vocabSize})`,
+        `Cannot decode: prompt token ${i} is ${shown(prompt[i])}, expected an integer in [0, ${vocabSize})`,
       );
     }
   }
   for (const token of stopTokens) {
     if (!isId(token)) {
       throw new RangeError(
-        `Cannot decode: a stop token is ${token}, expected an integer in [0, ${vocabSize})`,
+        `Cannot decode: a stop token is ${shown(token)}, expected an integer in [0, ${vocabSize})`,
       );
     }
   }

@@ -7,6 +7,7 @@
  * @module
  */
 
+import { shown } from "../given.ts";
 import type { Draft, Drafter, DraftRequest } from "./drafter.ts";
 
 /** Options of {@linkcode NgramDrafter}. */
@@ -34,7 +35,7 @@ export class NgramDrafter implements Drafter {
     this.#longest = options.longest ?? 3;
     if (!Number.isInteger(this.#longest) || this.#longest < 1) {
       throw new RangeError(
-        `Cannot make an n-gram drafter: longest is ${this.#longest}, expected a positive integer`,
+        `Cannot make an n-gram drafter: longest is ${shown(this.#longest)}, expected a positive integer`,
       );
     }
   }

@@ -8,6 +8,7 @@
  */
 
 import { philox } from "../backend/philox.ts";
+import { shown } from "../given.ts";
 import { type Distributions, type Law, massOf } from "./distributions.ts";
 
 /**
@@ -59,9 +60,7 @@ export class PhiloxSource implements RandomSource {
     const whole = typeof seed === "number" ? Number.isSafeInteger(seed) : /^-?\d+$/.test(String(seed));
     if (!whole) {
       throw new RangeError(
-        `Cannot draw random numbers: the seed is ${
-          typeof seed === "string" ? JSON.stringify(seed) : seed
-        }, ` +
+        `Cannot draw random numbers: the seed is ${shown(seed)}, ` +
           "expected an integer, beyond 2^53 as a bigint or in decimal",
       );
     }

@@ -8,6 +8,7 @@
  */
 
 import type { Sampling } from "../backend/backend.ts";
+import { hasMethods, shown } from "../given.ts";
 import { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
 import {
   type DeviceDraft,
@@ -175,10 +176,14 @@ function checkDraft(
   gamma: number,
   rule: Rule,
 ): void {
-  const refuse = (what: string) => new RangeError(`Cannot verify a draft: "${name}" drafted ${what}`);
-  const { tokens, steps }: Partial<Draft | DeviceDraft> = draft ?? {};
+  const refuse = (what: string, Kind: ErrorConstructor = RangeError) =>
+    new Kind(`Cannot verify a draft: "${name}" drafted ${what}`);
+  const { tokens, steps, q }: Partial<Draft | DeviceDraft> = draft ?? {};
   if (!(steps instanceof Int32Array && (onDevice || tokens instanceof Int32Array))) {
-    throw refuse("something else than it should, expected tokens and steps, Int32Array each");
+    throw refuse("something else than it should, expected tokens and steps, Int32Array each", TypeError);
+  }
+  if (!onDevice && q !== undefined && !hasMethods(q, "row", "race")) {
+    throw refuse(`with the laws ${shown(q)}, expected an object with the methods row and race`, TypeError);
   }
   if (steps.length > gamma) throw refuse(`${steps.length} tokens, expected at most ${gamma}`);
   if (tokens instanceof Int32Array) {
@@ -199,9 +204,7 @@ function isCount(n: unknown): n is number {
 }
 
 function expected(what: string, found: unknown): string {
-  return `${what} is ${
-    typeof found === "string" ? JSON.stringify(found) : found
-  }, expected a non-negative integer`;
+  return `${what} is ${shown(found)}, expected a non-negative integer`;
 }
 
 function check(target: Target, drafter: Drafter, gamma: number | DraftPolicy, rule: Rule): void {

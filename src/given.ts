@@ -1,0 +1,104 @@
+/**
+ * What callers give, where no compiler has looked at it: that each option is of the kind it must be, and how messages
+ * show what was found. Deliberately absent: ranges and names, which those who use an option check themselves.
+ *
+ * @module
+ */
+
+import { brief } from "./model/weights.ts";
+
+/** A kind of value: what messages call it, and what is one. */
+export interface Kind {
+  /** Completes `expected …`. */
+  readonly expected: string;
+  /** Whether a value is one. */
+  is(value: unknown): boolean;
+}
+
+/** A value as messages show it: text in quotes, so that `"1"` is not taken for 1. */
+export function shown(value: unknown): string {
+  if (typeof value === "function") return "a function";
+  return typeof value === "string" || typeof value === "object" ? brief(value) : String(value);
+}
+
+/**
+ * Throws unless the options are an object, and each of them that is given is of its kind.
+ * @param doing completes `Cannot …`
+ * @throws {TypeError} naming the first that is not, what was found and what was expected
+ */
+export function checkKinds<Options extends object>(
+  doing: string,
+  options: Options,
+  kinds: { readonly [name in keyof Options]?: Kind },
+): void {
+  if (!isObject(options)) {
+    throw new TypeError(`Cannot ${doing}: the options are ${shown(options)}, expected an object`);
+  }
+  for (const [name, { expected, is }] of Object.entries(kinds) as [keyof Options & string, Kind][]) {
+    const value = options[name];
+    if (value !== undefined && !is(value)) {
+      throw new TypeError(`Cannot ${doing}: ${name} is ${shown(value)}, expected ${expected}`);
+    }
+  }
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null;
+}
+
+/** Whether a value can be spread into a list; text could, and is none. */
+function isList(value: unknown): boolean {
+  return isObject(value) && Symbol.iterator in value;
+}
+
+/** Whether a value is an object with these methods. */
+export function hasMethods(value: unknown, ...names: string[]): boolean {
+  return isObject(value) &&
+    names.every((name) => typeof (value as Record<string, unknown>)[name] === "function");
+}
+
+const isText = (value: unknown) => typeof value === "string";
+const isPlace = (value: unknown) => isText(value) || value instanceof URL;
+
+const NUMBER: Kind = { expected: "a number", is: (value) => typeof value === "number" };
+const NUMBERS: Kind = { expected: "a list of numbers", is: isList };
+const OBJECT: Kind = { expected: "an object", is: isObject };
+const FUNCTION: Kind = { expected: "a function", is: (value) => typeof value === "function" };
+const PLACE: Kind = { expected: "a folder or a name, as a string or a URL", is: isPlace };
+const DEVICE: Kind = { expected: "the name of a device", is: isText };
+
+/** Ends what it is given to. */
+export const SIGNAL: Kind = { expected: "an AbortSignal", is: (value) => value instanceof AbortSignal };
+
+/** What may be given to load an engine. */
+export const LOADING = {
+  target: PLACE,
+  drafter: {
+    expected: `${PLACE.expected}, a list of them, or null`,
+    is: (value) => value === null || isPlace(value) || Array.isArray(value) && value.every(isPlace),
+  },
+  tokenizer: {
+    expected: "an object with the methods encode and decode",
+    is: (value) => hasMethods(value, "encode", "decode"),
+  },
+  device: DEVICE,
+  draftDevice: DEVICE,
+  threads: NUMBER,
+  hub: OBJECT,
+  onProgress: FUNCTION,
+  signal: SIGNAL,
+} satisfies Record<string, Kind>;
+
+/** What may be given to generate a text. */
+export const GENERATING = {
+  stop: { expected: "a string or a list of strings", is: (value) => isText(value) || isList(value) },
+  stopTokens: NUMBERS,
+  costs: NUMBERS,
+  temperature: NUMBER,
+  topK: NUMBER,
+  topP: NUMBER,
+  maxTokens: NUMBER,
+  steps: NUMBER,
+  draftContext: NUMBER,
+  signal: SIGNAL,
+} satisfies Record<string, Kind>;
