@@ -227,6 +227,8 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
 export class Engine implements Disposable {
   /** The target model. */
   readonly target: CausalModel;
+  /** How the target's weights are held. */
+  readonly dtype: Dtype;
   /** Names of the drafters as they were asked for. */
   readonly drafters: readonly string[];
   /** What computes, for people. */
@@ -250,6 +252,7 @@ export class Engine implements Disposable {
     drafters: ReadonlyMap<string, LoadedDrafter>,
   ) {
     this.target = target;
+    this.dtype = target.embedding.dtype;
     this.#tokenizer = tokenizer;
     this.drafters = [...drafters.keys()];
     this.device = backend.description;

@@ -195,10 +195,11 @@ Deno.test("the machine is described as far as permissions go, without asking", {
 /** An engine of constant texts: under `coupled`, drafter "wrong" differs from plain decoding in its last token. */
 function toyEngine(asked: GenerateOptions[]): Engine {
   const speeds: Record<string, number> = { plain: 100, right: 250, wrong: 50 };
-  const toy: Pick<Engine, "drafters" | "device" | "draftDevice" | "generate" | "unused"> = {
+  const toy: Pick<Engine, "drafters" | "device" | "dtype" | "draftDevice" | "generate" | "unused"> = {
     drafters: ["right", "wrong"],
     unused: ({ drafter }) => drafter === "wrong" ? ["steps"] : [],
     device: "a toy",
+    dtype: "bf16",
     draftDevice: "a toy",
     generate(_, options = {}) {
       asked.push(options);
@@ -249,7 +250,7 @@ Deno.test("compare takes turns with the same seeds, and tells a text that is not
   assert.deepEqual(rows.map((row) => row.acceptanceRatePerPosition), [[], [1, 0], [1, 0]]);
   assert.deepEqual(rows[1].msPerRound, { draft: 1, verify: 2, other: 5 });
   assert.deepEqual(rows.map((row) => row.gamma), [0, 3, 3]); // as asked for, if shorter drafts came
-  assert.equal(settings.seed, "7");
+  assert.deepEqual([settings.seed, settings.dtype], ["7", "bf16"]);
   assert.deepEqual(settings.options, { steps: 2, gamma: 3 });
   // of one set of options, each drafter is given what it has a use for
   assert.ok(asked.every(({ drafter, steps }) => steps === (drafter === "wrong" ? undefined : 2)));

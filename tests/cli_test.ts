@@ -211,7 +211,7 @@ Deno.test("generate prints the text and nothing else, from either kind of prompt
   assert.deepEqual(input, word);
   assert.deepEqual(dash, word);
   const { text, tokens, stats, ...rest } = JSON.parse(json.out);
-  assert.deepEqual(rest, {});
+  assert.deepEqual(rest, { dtype: "f16" });
   assert.equal(`${text}\n`, word.out);
   assert.equal(tokens.length, 12);
   assert.equal(stats.tokens, 12);
@@ -348,6 +348,7 @@ Deno.test("compare tells each row's rule, and of a lossy one nothing but that", 
   assert.match(out, /^plain +\d/m);
   assert.match(out, /^diffusion sedd-causal \(lossy\) +2 +paper .* –$/m);
   assert.match(out, /^n-gram +2 +paper .* yes$/m);
+  assert.match(out, /, target held as f16\n$/);
 });
 
 Deno.test("demo colours a text, then prints the table", async () => {

@@ -41,7 +41,7 @@ Deno.test("loading tells how far it is, and a signal ends it anywhere", async ()
 
 Deno.test("a target is held as all of its matrices are stored, unless another dtype is asked for", async () => {
   using embedded = await loadEngine({ drafter: null, threads: 1 });
-  assert.equal(embedded.target.embedding.dtype, "f16");
+  assert.equal(embedded.dtype, "f16");
   const folder = await Deno.makeTempDir();
   try {
     using checkpoint = await openCheckpoint(fixture("parity/gpt2-tiny"));
@@ -60,13 +60,13 @@ Deno.test("a target is held as all of its matrices are stored, unless another dt
       await Deno.writeFile(`${folder}/model.safetensors`, writeSafetensors(stored));
       using engine = await loadEngine({ target: folder, device: "reference" });
       assert.equal(
-        engine.target.embedding.dtype,
+        engine.dtype,
         expected,
         `${count} of ${matrices.length} matrices in bf16`,
       );
     }
     using engine = await loadEngine({ target: folder, device: "reference", dtype: "int8" });
-    assert.equal(engine.target.embedding.dtype, "int8");
+    assert.equal(engine.dtype, "int8");
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -198,6 +198,7 @@ function render({ machine, settings, rows }: Comparison): string[] {
       `${machine.os} ${machine.arch}`,
       `Deno ${machine.deno}`,
       machine.device,
+      `target held as ${settings.dtype}`,
     ].filter((field) => field !== null).join(", "),
   ];
 }

@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { Dtype } from "../backend/backend.ts";
 import type { Rule } from "../decode/acceptance.ts";
 import type { Statistics } from "../decode/metrics.ts";
 import type { Engine, GenerateOptions, Generation } from "../engine.ts";
@@ -92,6 +93,8 @@ export interface Comparison {
     readonly maxTokens: number;
     /** The first seed, in decimal. */
     readonly seed: string;
+    /** How the target's weights were held. */
+    readonly dtype: Dtype;
     /** How else to generate, as asked for; the rest were defaults. */
     readonly options: Omit<GenerateOptions, "seed" | "maxTokens">;
   };
@@ -167,10 +170,10 @@ export async function measure(
 
   const plainSpeed = quantile(speeds(methods[0].runs), 0.5);
   const labels = methodLabels(methods);
-  const { device, draftDevice } = engine;
+  const { device, draftDevice, dtype } = engine;
   return {
     machine: describeMachine(device === draftDevice ? device : `${device}, drafts on ${draftDevice}`),
-    settings: { prompts, repetitions, maxTokens, seed: String(seed), options: given(others) },
+    settings: { prompts, repetitions, maxTokens, seed: String(seed), dtype, options: given(others) },
     rows: methods.map((method, i) => toRow(labels[i], method, plainSpeed)),
   };
 }
