@@ -35,7 +35,7 @@ import {
   loadDrafter,
   type LoadedDrafter,
 } from "./loading.ts";
-import { embeddedTarget } from "./pair.ts";
+import { embeddedTarget, openEmbedded } from "./pair.ts";
 import { TextStops } from "./text_stops.ts";
 import type { WatchOptions } from "./watched_weights.ts";
 
@@ -203,17 +203,17 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
   const draftBackend = isOn(draftDevice, backend)
     ? backend
     : held.use(await createBackend(draftDevice, { threads }));
-  const folder = options.target === undefined
-    ? embeddedTarget()
-    : await locateModel(options.target, hubOptions(options));
-  using checkpoint = await openCheckpoint(folder);
+  using checkpoint = options.target === undefined
+    ? await openEmbedded(embeddedTarget())
+    : await openCheckpoint(await locateModel(options.target, hubOptions(options)));
   const target = await load(checkpoint, backend, { dtype: options.dtype }, options);
   if (target.kind !== "causal") {
     throw new TypeError(
       `Cannot use "${checkpoint.origin}" as a target: it is a diffusion model, expected an autoregressive one`,
     );
   }
-  const tokenizer = options.tokenizer ?? await loadTokenizer(folder).catch((error: Error) => error);
+  const tokenizer = options.tokenizer ??
+    await loadTokenizer(checkpoint.origin).catch((error: Error) => error);
   const drafters = new Map<string, LoadedDrafter>();
   for (const [name, choice] of new Map(choices(options).map((choice) => [String(choice), choice]))) {
     drafters.set(name, await loadDrafter(choice, target.model, backend, draftBackend, options));

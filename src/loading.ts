@@ -21,7 +21,7 @@ import type { HubOptions } from "./hub/options.ts";
 import { type LoadedModel, loadModel } from "./model/load.ts";
 import type { CausalModel } from "./model/model.ts";
 import type { LoadOptions } from "./model/uploads.ts";
-import { embeddedDrafter, embeddedDrafters } from "./pair.ts";
+import { embeddedDrafter, embeddedDrafters, openEmbedded } from "./pair.ts";
 import { watchedWeights, type WatchOptions } from "./watched_weights.ts";
 
 /** γ unless told otherwise: what pays on a CPU is short (see the README's figures). */
@@ -135,7 +135,9 @@ export async function loadDrafter(
 async function openDrafter(choice: string | URL, options: EngineOptions): Promise<Checkpoint> {
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
   try {
-    return await openCheckpoint(embedded ?? await locateModel(choice, hubOptions(options)));
+    return embedded !== undefined
+      ? await openEmbedded(embedded)
+      : await openCheckpoint(await locateModel(choice, hubOptions(options)));
   } catch (error) {
     // a word alone that is no folder is more often a name that was mistyped
     if (embedded === undefined && /^[\w-]+$/.test(String(choice)) && !await isFolderHere(String(choice))) {

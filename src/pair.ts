@@ -5,6 +5,9 @@
  * @module
  */
 
+import { type Checkpoint, openCheckpoint } from "./hub/checkpoint.ts";
+import { toPath, withinFolder } from "./hub/files.ts";
+
 /** Names of the embedded drafters. */
 export const embeddedDrafters: readonly string[] = ["sedd-target", "sedd-causal", "sedd", "gpt2"];
 
@@ -22,6 +25,16 @@ export function embeddedTarget(): URL {
  */
 export function embeddedDrafter(name: string): URL | undefined {
   return embeddedDrafters.includes(name) ? embedded(`drafter-${name}/`) : undefined;
+}
+
+/**
+ * Opens an embedded model by its folder. A permission that is missing is asked for the whole pair: its tokenizer stands
+ * beside the folders, and who loads one model mostly loads another.
+ *
+ * @throws as {@linkcode openCheckpoint}
+ */
+export function openEmbedded(folder: URL): Promise<Checkpoint> {
+  return withinFolder(toPath(new URL("..", folder)), () => openCheckpoint(folder));
 }
 
 function embedded(path: string): URL {

@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import { type TensorData, writeSafetensors } from "../fixtures/write_safetensors.ts";
 import { type EngineOptions, type GenerateOptions, loadEngine, type LoadProgress } from "../mod.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { listModels } from "../src/hub/models.ts";
 import { fixture, tensorsOf, withFolder } from "./helpers.ts";
 
 Deno.test("loading tells how far it is, and a signal ends it anywhere", async () => {
@@ -168,6 +169,48 @@ Deno.test("loadEngine refuses what cannot work with one clear message", async ()
     loadEngine({ target: new URL("../fixtures/pair/drafter-sedd/", import.meta.url), tokenizer: undefined }),
     /diffusion model, expected an autoregressive one/,
   );
+});
+
+const PAIR = fileURLToPath(fixture("pair/"));
+const refused = {
+  name: "NotCapable",
+  message: `Cannot read "${PAIR}": permission to read it is missing; run with --allow-read="${PAIR}"`,
+};
+
+Deno.test({
+  name: "a permission that is missing is asked for the embedded pair, and not for one file after the other",
+  permissions: { read: false },
+  async fn() {
+    await assert.rejects(loadEngine({ threads: 1 }), refused);
+  },
+});
+
+Deno.test({
+  name: "and that of what stands beside a folder for all that stands there",
+  permissions: { read: [fixture("pair/target")] },
+  async fn() {
+    await assert.rejects(loadEngine({ threads: 1 }), refused); // for the drafter
+    using engine = await loadEngine({ drafter: null, threads: 1 });
+    const beside = PAIR.slice(0, -1);
+    await assert.rejects(engine.generate("x"), {
+      name: "NotCapable",
+      message: refused.message.replaceAll(PAIR, beside),
+    });
+  },
+});
+
+Deno.test({
+  name: "who may read no environment is told of folders only where one would do",
+  permissions: { read: true, env: false },
+  async fn() {
+    const missing =
+      /^Cannot look for models: permission to read the environment variable HF_HUB_CACHE is missing; run with --allow-env="[^"]*"/;
+    await assert.rejects(listModels(), { name: "NotCapable", message: new RegExp(`${missing.source}$`) });
+    await assert.rejects(loadEngine({ target: "owner/name", threads: 1 }), {
+      name: "NotCapable",
+      message: new RegExp(`${missing.source}, or name a folder that exists$`),
+    });
+  },
 });
 
 Deno.test("a drafter that its target feeds is loaded with it, and follows the options of a draft", async () => {

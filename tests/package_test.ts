@@ -144,7 +144,7 @@ Deno.test("installed from a registry, library, command line and workers need to 
       assert(out.startsWith(`${text}\n`), out);
       const [embedded, byName, cuda] = out.slice(text.length + 1).trimEnd().split("\n");
       assert.match(embedded, /^Cannot load the embedded pair: .* clone the repository and name the folder/);
-      assert.match(byName, /^Cannot look for a model by name: permission to read .* run with --allow-env=/);
+      assert.match(byName, /^Cannot look for models: permission to read .* run with --allow-env=/);
       assert.match(cuda, /^Cannot open the device "cuda": .* run with --allow-ffi/);
 
       const cli = `jsr:${config.name}@${config.version}/cli`;

@@ -15,7 +15,7 @@ import { type LoadedModel, loadModel } from "../model/load.ts";
 import type { CausalModel, DiffusionModel, ModelShape } from "../model/model.ts";
 import { Plan, withoutMatrices } from "../model/plan.ts";
 import { needsTarget } from "../model/sedd_loading.ts";
-import { embeddedDrafter, embeddedDrafters, embeddedTarget } from "../pair.ts";
+import { embeddedDrafter, embeddedDrafters, embeddedTarget, openEmbedded } from "../pair.ts";
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
 import { showDownloads } from "./downloads.ts";
@@ -61,8 +61,10 @@ export const inspect: Command = {
     const locate = (name: string) => locateModel(name, { onDownload: showDownloads(err) });
     const [word] = words;
     if (word === "") throw new UsageError("the FOLDER is empty");
-    const folder = word === undefined ? embeddedTarget() : embeddedDrafter(word) ?? await locate(word);
-    using checkpoint = await openCheckpoint(folder);
+    const embedded = word === undefined ? embeddedTarget() : embeddedDrafter(word);
+    using checkpoint = embedded !== undefined
+      ? await openEmbedded(embedded)
+      : await openCheckpoint(await locate(word));
     const partial = needsTarget(checkpoint);
     if (values.target !== undefined && !partial) {
       throw new UsageError("--target is given, and the checkpoint is made of no target's parts");

@@ -119,18 +119,36 @@ async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
   try {
     return await access();
   } catch (error) {
-    const { name, message } = error as Error;
-    // only Deno has such, and it throws them through `node:fs` too
-    if (name === "NotCapable") {
-      throw new Deno.errors.NotCapable(
-        `Cannot read "${path}": permission to read it is missing; run with --allow-read="${path}"`,
-        { cause: error },
-      );
-    }
+    if (isRefusal(error)) throw refusal(path, error);
     const denied = ["EACCES", "EPERM"].includes(codeOf(error)!);
-    const reason = denied ? "the system denies it (its owner or mode)" : message;
+    const reason = denied ? "the system denies it (its owner or mode)" : (error as Error).message;
     throw new Error(`Cannot read "${path}": ${reason}`, { cause: error });
   }
+}
+
+/**
+ * Does what reads several files of a folder: if a permission is refused, the message asks for that of the folder, and not
+ * for one file after the other.
+ */
+export async function withinFolder<T>(folder: string, body: () => Promise<T>): Promise<T> {
+  try {
+    return await body();
+  } catch (error) {
+    if (!isRefusal(error) || mayRead(folder)) throw error;
+    throw refusal(folder, error);
+  }
+}
+
+/** Whether an error is that of a missing permission. Only Deno has such, and it throws them through `node:fs` too. */
+export function isRefusal(error: unknown): error is Error {
+  return (error as Error).name === "NotCapable";
+}
+
+function refusal(path: string, cause: Error): Error {
+  return new Deno.errors.NotCapable(
+    `Cannot read "${path}": permission to read it is missing; run with --allow-read="${path}"`,
+    { cause },
+  );
 }
 
 /** What the system calls an error, such as `ENOENT`. */

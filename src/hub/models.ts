@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { ModelCache, namesIn, readShards, SMALL_FILES } from "./cache.ts";
 import { WEIGHT_FILES } from "./checkpoint.ts";
 import { HubClient, HubError } from "./client.ts";
-import { isFolderHere, kindOf, mayRead } from "./files.ts";
+import { isFolderHere, isRefusal, kindOf, mayRead, withinFolder } from "./files.ts";
 import { DEFAULT_REVISION, type ModelName, parseModelName } from "./names.ts";
 import { cacheFolder, endpointOf, type HubOptions, isOffline, tokenOf } from "./options.ts";
 
@@ -43,16 +43,22 @@ export async function locateModel(place: string | URL, options: HubOptions = {})
   const name = typeof place === "string" ? parseModelName(place) : undefined;
   if (name === undefined || await isFolderHere(place as string)) return place;
   try {
-    const cache = new ModelCache(cacheFolder(options), name.repository);
-    const revision = name.revision ?? DEFAULT_REVISION;
-    const commit = await cache.commitOf(revision);
-    if (commit !== undefined && await cache.isComplete(commit, !isOffline(options))) {
-      return cache.snapshot(commit);
-    }
-    return await fetchModel(name, commit ?? revision, options);
+    const root = cacheFolder(options);
+    return await withinFolder(root, async () => {
+      const cache = new ModelCache(root, name.repository);
+      const revision = name.revision ?? DEFAULT_REVISION;
+      const commit = await cache.commitOf(revision);
+      if (commit !== undefined && await cache.isComplete(commit, !isOffline(options))) {
+        return cache.snapshot(commit);
+      }
+      return await fetchModel(name, commit ?? revision, options);
+    });
   } catch (error) {
-    if ((error instanceof HubError || (error as Error).name === "NotCapable") && !mayRead(place as string)) {
-      (error as Error).message += `; if "${place}" is a folder of yours, run with --allow-read="${place}"`;
+    const refused = isRefusal(error);
+    if ((error instanceof HubError || refused) && !mayRead(place as string)) {
+      error.message += `; if "${place}" is a folder of yours, run with --allow-read="${place}"`;
+    } else if (refused) {
+      error.message += ", or name a folder that exists";
     }
     throw error;
   }

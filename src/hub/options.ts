@@ -137,8 +137,8 @@ function variable(name: string): string | undefined {
   } catch (error) {
     if (!(error instanceof Deno.errors.NotCapable)) throw error;
     throw new Deno.errors.NotCapable(
-      `Cannot look for a model by name: permission to read the environment variable ${name} is missing; run with ` +
-        `--allow-env="HF_*,XDG_CACHE_HOME,${userFolder()}", or name a folder that exists`,
+      `Cannot look for models: permission to read the environment variable ${name} is missing; run with ` +
+        `--allow-env="HF_*,XDG_CACHE_HOME,${userFolder()}"`,
       { cause: error },
     );
   }

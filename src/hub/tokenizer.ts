@@ -9,7 +9,7 @@
 import { Tokenizer as TokenizerCore } from "@huggingface/tokenizers";
 import { dirname, join } from "node:path";
 import { brief, CheckpointError } from "../model/weights.ts";
-import { kindOf, toPath } from "./files.ts";
+import { kindOf, toPath, withinFolder } from "./files.ts";
 import { isRecord, readJson } from "./json.ts";
 
 /**
@@ -131,10 +131,14 @@ export async function loadTokenizer(location: string | URL): Promise<Tokenizer> 
     ? [join(given, "tokenizer.json"), join(given, "..", "tokenizer.json")]
     : [given];
   for (const path of candidates) {
-    if (await kindOf(path) !== "file") continue;
-    const configPath = join(dirname(path), "tokenizer_config.json");
-    const config = await kindOf(configPath) === "file" ? await readJson(configPath) : {};
-    const json = await readJson(path);
+    const found = await withinFolder(dirname(path), async () => {
+      if (await kindOf(path) !== "file") return undefined;
+      const configPath = join(dirname(path), "tokenizer_config.json");
+      const config = await kindOf(configPath) === "file" ? await readJson(configPath) : {};
+      return { json: await readJson(path), config };
+    });
+    if (found === undefined) continue;
+    const { json, config } = found;
     checkTokenizer(json, path);
     // what the library makes of a file that is not as it expects shows in any of its methods
     const attempt = <T>(doing: string, body: () => T): T => {
