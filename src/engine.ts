@@ -78,7 +78,7 @@ export interface EngineOptions extends WatchOptions {
    * @default what is fastest: `"int8"` on a CPU, `"f16"` on a GPU, whose tensor cores it is for
    */
   readonly drafterDtype?: Dtype | undefined;
-  /** Threads of the CPU backend. The text does not depend on it. @default the machine's cores */
+  /** Threads of the CPU backend, 512 at most. The text does not depend on it. @default the machine's cores */
   readonly threads?: number | undefined;
   /** For models by name: the cache, the hub, and a look at the download. @default as the environment says */
   readonly hub?: HubOptions | undefined;

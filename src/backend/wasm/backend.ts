@@ -48,8 +48,11 @@ export interface WasmOptions {
   readonly simd?: "relaxed" | "plain" | undefined;
 }
 
-/** More threads than any machine's cores help nobody, and each takes megabytes before it does anything. */
-const MAX_THREADS = 1024;
+/**
+ * As many as the largest machines have cores. More would help nobody, and take their time to start: each compiles the
+ * kernels, and takes megabytes before it does anything.
+ */
+const MAX_THREADS = 512;
 
 /** With more than this in memory, little of a matrix is left in a cache from one pass to the next. */
 const CACHED_BYTES = 2 ** 25;
@@ -59,7 +62,7 @@ const ATTENTION_BLOCK = 24;
 
 /**
  * Starts the CPU backend. Dispose it to end its threads: a program with live threads does not end by itself.
- * @throws {RangeError} if `threads` is not a positive integer, or more than 1024
+ * @throws {RangeError} if `threads` is not a positive integer, or more than 512
  * @throws {Error} if the runtime has no WebAssembly SIMD, or a thread does not start
  */
 export async function createWasmBackend(options: WasmOptions = {}): Promise<Backend> {
