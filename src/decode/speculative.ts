@@ -82,7 +82,7 @@ export function speculate(
     // any other might make drafts of a kind that the rule is not exact for
     if (plan.steps !== undefined && !drafter.stepChoices?.includes(plan.steps)) {
       throw new RangeError(
-        `Cannot speculate: the policy's steps is ${plan.steps}, expected ${
+        `Cannot speculate: the policy's steps is ${shown(plan.steps)}, expected ${
           drafter.stepChoices === undefined
             ? `none, as "${drafter.name}" has its own`
             : `one of ${drafter.stepChoices.join(", ")}`

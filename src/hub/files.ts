@@ -141,7 +141,7 @@ export async function withinFolder<T>(folder: string, body: () => Promise<T>): P
 
 /** Whether an error is that of a missing permission. Only Deno has such, and it throws them through `node:fs` too. */
 export function isRefusal(error: unknown): error is Error {
-  return (error as Error).name === "NotCapable";
+  return (error as Error | null | undefined)?.name === "NotCapable";
 }
 
 function refusal(path: string, cause: Error): Error {

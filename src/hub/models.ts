@@ -8,6 +8,7 @@
  */
 
 import { join } from "node:path";
+import { shown } from "../given.ts";
 import { ModelCache, namesIn, readShards, SMALL_FILES } from "./cache.ts";
 import { WEIGHT_FILES } from "./checkpoint.ts";
 import { HubClient, HubError } from "./client.ts";
@@ -126,7 +127,7 @@ async function fetchModel(name: ModelName, source: string, options: HubOptions):
   const { signal, onDownload, timeout = TIMEOUT } = options;
   if (!(timeout > 0 && timeout < 2 ** 31)) {
     throw new RangeError(
-      `Cannot use the hub: its timeout is ${timeout}, expected milliseconds within (0, 2^31)`,
+      `Cannot use the hub: its timeout is ${shown(timeout)}, expected milliseconds within (0, 2^31)`,
     );
   }
   const root = cacheFolder(options), cache = new ModelCache(root, repository);

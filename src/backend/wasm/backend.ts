@@ -49,8 +49,8 @@ export interface WasmOptions {
 }
 
 /**
- * As many as the largest machines have cores. More would help nobody, and take their time to start: each compiles the
- * kernels, and takes megabytes before it does anything.
+ * As many as the largest machines have cores, which start within seconds. More help nobody, and each takes megabytes
+ * before it does anything.
  */
 const MAX_THREADS = 512;
 
