@@ -2,7 +2,8 @@
  * What most people import: models loaded from folders or by name, text out, faster, with the target's law.
  *
  * Deliberately thin: it wires hub, models, drafters and the decoding loops together. All but stop strings and what
- * its configuration says suits a drafter can be had from the lower entry points (`./backend`, `./model`, `./decode`, `./hub`).
+ * its configuration says suits a drafter can be had from the lower entry points (`./backend`, `./model`, `./decode`,
+ * `./hub`).
  *
  * @module
  */
@@ -280,8 +281,9 @@ export class Engine implements Disposable {
    * @param prompt text, or its tokens, which need no tokenizer
    * @throws {CheckpointError} if the target came without a tokenizer, and the prompt or a stop string is text
    * @throws {RangeError} if the prompt is empty or fills the context, or an option is out of range
-   * @throws {TypeError} if an option is of the wrong kind, the rule would not be exact for the drafter, the drafter was not loaded or has no use for an
-   * option, there are costs without `gamma: "auto"`, or the tokenizer's tokens are not the target's
+   * @throws {TypeError} if an option is of the wrong kind, the rule would not be exact for the drafter, the drafter was
+   * not loaded or has no use for an option, there are costs without `gamma: "auto"`, or the tokenizer's tokens are not
+   * the target's
    */
   async *stream(
     prompt: string | ArrayLike<number>,
