@@ -40,20 +40,20 @@ pub struct Project {
 }
 
 /// Unit: a group of panels, 48 columns of out. Scratch: rows × 192 bytes; a group as f32; x arranged, a multiple
-/// of four rows.
+/// of four rows, which stays there for the job's other calls.
 #[no_mangle]
-pub unsafe extern "C" fn project(job: &Project, begin: usize, end: usize, scratch: *mut u8) {
+pub unsafe extern "C" fn project(job: &Project, begin: usize, end: usize, scratch: *mut u8, first: bool) {
     match job.format {
-        0 => groups::<F32>(job, begin, end, scratch),
-        1 => groups::<F16>(job, begin, end, scratch),
-        2 => groups::<Bf16>(job, begin, end, scratch),
-        _ if dots_by_pairs() => groups::<Int8Pairs>(job, begin, end, scratch),
-        _ => groups::<Int8>(job, begin, end, scratch),
+        0 => groups::<F32>(job, begin, end, scratch, first),
+        1 => groups::<F16>(job, begin, end, scratch, first),
+        2 => groups::<Bf16>(job, begin, end, scratch, first),
+        _ if dots_by_pairs() => groups::<Int8Pairs>(job, begin, end, scratch, first),
+        _ => groups::<Int8>(job, begin, end, scratch, first),
     }
 }
 
 #[inline(always)]
-unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *mut u8) {
+unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *mut u8, first: bool) {
     let weights = Panels { data: job.weights, stride: job.steps * F::STEP, step: F::STEP };
     let x = Rows { data: job.x, stride: job.x_stride };
     let raw = Rows { data: scratch, stride: GROUP_COLUMNS * 4 };
@@ -62,6 +62,7 @@ unsafe fn groups<F: Format>(job: &Project, begin: usize, end: usize, scratch: *m
     // a few tiles of rows convert a group each, as f32 it might not stay in the cache; many share one conversion
     let widened = F::WIDENED && job.rows > 4 * TILE_ROWS;
     match widened {
+        _ if !first => {}
         true => arrange::<F32>(arranged, x, job.rows, job.steps),
         false => arrange::<F>(arranged, x, job.rows, job.steps),
     }

@@ -98,6 +98,7 @@ export class Pool {
     const chunks = Math.min(Math.floor(units * work / MINIMUM_WORK), units, this.threads * CHUNKS_PER_THREAD);
     if (control[Control.failures] > 0) throw new Error(`Cannot run ${kernel}: a kernel has failed before`);
     this.#job.set(job);
+    control[Control.serial]++;
     if (this.threads === 1 || chunks <= 1) return this.#alone(kernel, units);
     if (!this.#sharing.begin()) {
       this.#alone(kernel, units);

@@ -31,6 +31,8 @@ export const Control = {
   scratch: 35,
   /** Bytes of scratch for each thread. */
   scratchSize: 36,
+  /** Which job it is: jobs in a row differ. */
+  serial: 37,
   /** The struct that the kernel reads. */
   job: 48,
   /** The words of the first thread; those of the others follow. */
@@ -102,16 +104,19 @@ export function joinThreads(setup: ThreadSetup): Thread {
   }
   const { exports } = new WebAssembly.Instance(module, imports);
   if (setup.stack !== undefined) (exports.__stack_pointer as WebAssembly.Global).value = setup.stack;
-  type Kernel = (job: number, begin: number, end: number, scratch: number) => void;
+  type Kernel = (job: number, begin: number, end: number, scratch: number, first: number) => void;
   const functions = kernels.map((name) => exports[name] as Kernel);
   const control = new Int32Array(memory.buffer, setup.control, layout.thread + threads * layout.threadWords);
   const job = setup.control + layout.job * 4;
   const own = layout.thread + thread * layout.threadWords + layout.part;
   const ownDone = own - layout.part + layout.done;
 
+  let known = 0; // the job that this thread has had a part of
   const run = (kernel: number, begin: number, end: number) => {
     const scratch = (control[layout.scratch] >>> 0) + thread * control[layout.scratchSize];
-    functions[kernel](job, begin, end, scratch);
+    const first = known === control[layout.serial] ? 0 : 1;
+    known = control[layout.serial];
+    functions[kernel](job, begin, end, scratch, first);
   };
 
   const left = (part: number) => part >>> 16 < (part & 0xffff);
