@@ -9,8 +9,8 @@
 const TURN_MS = 10;
 
 /**
- * Lets timers, signals and input have their turn if none has come for a while. `setImmediate` costs microseconds, a
- * message to oneself some hundred, `setTimeout` milliseconds.
+ * Lets timers, signals and input have their turn if none has come for a while. Immediates cost some tens of
+ * microseconds, `setTimeout` would cost milliseconds.
  *
  * @param since when they last had one, as `performance.now()` tells the time
  * @returns when they last had one now
