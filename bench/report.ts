@@ -22,7 +22,7 @@ import { markdownTable } from "./markdown.ts";
 export interface CpuReport {
   /** Day of the run. */
   readonly date: string;
-  /** What tells the CPU's kernels from those of other times, see {@linkcode kernelSources}; absent: from before them. */
+  /** What tells the CPU's kernels from those of other times, see {@linkcode kernelSources}; absent: not recorded. */
   readonly sources?: string;
   /** What tells the weights of each drafter from those it had at other times, see {@linkcode drafterWeights}. */
   readonly weights: Readonly<Record<string, string>>;

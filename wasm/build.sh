@@ -9,7 +9,6 @@
 # --max-memory            4 GiB, all that 32-bit addresses reach
 # --export=__stack_pointer  each thread is given a stack of its own
 # no-vectorize-slp        or pairs of pointers would be kept in one 64-bit register and taken out at each use
-# unroll-threshold        or the accumulators of the largest tiles would be an array in memory
 # The module is linked against an unshared memory (a shared one would have wasm-bindgen add thread-local storage
 # and an allocator, and needs a standard library with atomics); embed.ts marks the import as shared.
 set -eu
@@ -17,7 +16,7 @@ cd "$(dirname "$0")"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 
 build() {
-  RUSTFLAGS="-C target-feature=$2 -C no-vectorize-slp -C llvm-args=-unroll-threshold=2000 \
+  RUSTFLAGS="-C target-feature=$2 -C no-vectorize-slp \
     -C link-arg=--import-memory -C link-arg=--max-memory=4294967296 \
     -C link-arg=--export=__stack_pointer -C link-arg=-zstack-size=65536" \
     wasm-pack build --release --target web --no-typescript --no-pack --out-dir "target/$1" --out-name kernels

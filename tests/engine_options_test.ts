@@ -1,0 +1,227 @@
+/**
+ * What an engine may be asked for, and what it says to the rest: options, prompts, tokenizers, rules.
+ */
+
+import assert from "node:assert/strict";
+import { type GenerateOptions, loadEngine, type Tokenizer } from "../mod.ts";
+import type { Rule } from "../src/decode/acceptance.ts";
+import { fixture } from "./helpers.ts";
+import { PROMPT, withEngine } from "./pair_engine.ts";
+
+Deno.test("options are read when a text begins, and what becomes of them then is nothing to it", async () => {
+  await withEngine(async (engine) => {
+    const stopTokens: number[] = [], stop: string[] = [];
+    const contextCache = { recent: 2, refresh: 3 };
+    const settings = { drafter: "sedd", seed: 3, maxTokens: 24, rule: "coupled" } as const;
+    const expected = await engine.generate(PROMPT, {
+      ...settings,
+      contextCache: { ...contextCache },
+      stopTokens: [],
+    });
+    let text = "";
+    for await (const chunk of engine.stream(PROMPT, { ...settings, stopTokens, stop, contextCache })) {
+      text += chunk.text;
+      stopTokens.push(...expected.tokens);
+      stop.push("e", "a");
+      Object.assign(contextCache, { recent: NaN, refresh: NaN });
+    }
+    assert.equal(text, expected.text);
+  });
+});
+
+Deno.test("prompts and tokenizers of the wrong kind are told apart from empty ones", async () => {
+  await withEngine(async (engine) => {
+    for (const prompt of [Promise.resolve(PROMPT), 5, {}, null]) {
+      await assert.rejects(engine.generate(prompt as unknown as string), {
+        name: "TypeError",
+        message: "Cannot use the text: it is neither a string nor a list of token ids",
+      });
+    }
+  });
+  const tokenizers: [unknown, string][] = [
+    [
+      { encode: () => Promise.resolve([1]), decode: () => "" },
+      "encode gives a Promise, expected an array of ids",
+    ],
+    [
+      { encode: () => ({ input_ids: [1] }), decode: () => "" },
+      "encode gives an Object, expected an array of ids",
+    ],
+    [{ encode: () => [1], decode: () => Promise.resolve("") }, "decode gives a Promise, expected a string"],
+  ];
+  for (const [tokenizer, message] of tokenizers) {
+    using engine = await loadEngine({ drafter: null, threads: 1, tokenizer: tokenizer as Tokenizer });
+    await assert.rejects(engine.generate("text"), {
+      name: "TypeError",
+      message: `Cannot use the tokenizer: its ${message}`,
+    });
+  }
+});
+
+Deno.test("options of the wrong kind are refused in one message, with text in quotes", () =>
+  withEngine(async (engine) => {
+    const cases: [options: unknown, message: string][] = [
+      [null, "the options are null, expected an object"],
+      [{ stop: 1 }, "stop is 1, expected a string or a list of strings"],
+      [{ stopTokens: 5 }, "stopTokens is 5, expected a list of numbers"],
+      [{ stopTokens: "5" }, 'stopTokens is "5", expected a list of numbers'],
+      [{ signal: {} }, "signal is {}, expected an AbortSignal"],
+      [{ gamma: "auto", costs: null }, "costs is null, expected a list of numbers"],
+      ...["temperature", "topK", "topP", "maxTokens", "steps", "draftContext"].map((
+        name,
+      ): [unknown, string] => [
+        { [name]: "1" },
+        `${name} is "1", expected a number`,
+      ]),
+    ];
+    for (const [options, message] of cases) {
+      await assert.rejects(engine.generate(PROMPT, options as GenerateOptions), {
+        name: "TypeError",
+        message: `Cannot generate: ${message}`,
+      });
+    }
+    await assert.rejects(engine.score(PROMPT, { signal: 5 as unknown as AbortSignal }), {
+      name: "TypeError",
+      message: "Cannot score: signal is 5, expected an AbortSignal",
+    });
+    await assert.rejects(engine.generate(PROMPT, { stopTokens: ["a"] as unknown as number[] }), {
+      name: "RangeError",
+      message: 'Cannot decode: a stop token is "a", expected an integer in [0, 2048)',
+    });
+    await assert.rejects(engine.generate(["a"] as unknown as number[]), {
+      name: "RangeError",
+      message: 'Cannot decode: prompt token 0 is "a", expected an integer in [0, 2048)',
+    });
+    await assert.rejects(
+      engine.generate(PROMPT, { sigma: "a" as "schedule" }),
+      /sigma is "a", expected a pos/,
+    );
+    await assert.rejects(
+      engine.generate(PROMPT, { costs: [1], gamma: "1" as "auto" }),
+      /gamma is "1", expected "auto"/,
+    );
+  }));
+
+Deno.test("a drafter refuses options it has no use for; plain decoding takes all of them", () =>
+  withEngine(async (engine) => {
+    const diffusion = {
+      steps: 1,
+      order: "random",
+      draftContext: 9,
+      contextCache: "draft",
+      sigma: 1,
+      hotStart: true,
+    } as const;
+    const all: GenerateOptions = { rule: "ordered", gamma: "auto", costs: [1, 2], ...diffusion };
+    for (const drafter of ["gpt2", "ngram"]) {
+      assert.deepEqual(engine.unused({ drafter, ...all, steps: undefined }), Object.keys(diffusion).slice(1));
+      await assert.rejects(engine.generate(PROMPT, { drafter, steps: 1, hotStart: true }), {
+        name: "TypeError",
+        message: `Cannot draft with "${drafter}": it has no use for steps, hotStart`,
+      });
+    }
+    for (const drafter of ["sedd-target", "sedd-causal"]) {
+      assert.deepEqual(engine.unused({ drafter, ...all }), ["contextCache"]);
+    }
+    assert.deepEqual(engine.unused({ drafter: "sedd", ...all }), []);
+    assert.deepEqual(engine.unused({ drafter: "ngram", hotStart: false, contextCache: "none" }), []);
+    assert.deepEqual(engine.unused({ drafter: null, ...all }), Object.keys(all));
+    const text = { seed: 4, maxTokens: 9, drafter: null };
+    const plain = await engine.generate(PROMPT, text),
+      same = await engine.generate(PROMPT, { ...text, ...all });
+    assert.deepEqual(same.tokens, plain.tokens);
+  }));
+
+Deno.test("a drafter's own rule is used where it is exact, unless another is asked for", () =>
+  withEngine(async (engine) => {
+    const ruleOf = async (options: GenerateOptions) =>
+      (await engine.generate(PROMPT, { ...options, maxTokens: 4 })).stats.rule;
+    for (const drafter of ["sedd-target", "sedd-causal", "gpt2"]) {
+      assert.equal(await ruleOf({ drafter }), "block");
+      assert.equal(await ruleOf({ drafter, rule: "ratio" }), "ratio");
+    }
+    assert.equal(await ruleOf({ drafter: "ngram" }), "ordered");
+    assert.equal(await ruleOf({ drafter: "sedd" }), "block");
+    const anyOrder = { steps: 2, order: "random" } as const;
+    assert.equal(await ruleOf({ drafter: "sedd-causal", ...anyOrder }), "ordered");
+    assert.equal(await ruleOf({ drafter: null }), "none");
+  }));
+
+Deno.test("combinations that are not exact are refused, but for paper, which is labelled", () =>
+  withEngine(async (engine) => {
+    const anyOrder = {
+      drafter: "sedd",
+      gamma: 4,
+      steps: 2,
+      order: "random",
+      maxTokens: 12,
+      seed: 1,
+    } as const;
+    for (const rule of ["ratio", "block"] as const) {
+      await assert.rejects(engine.generate(PROMPT, { ...anyOrder, rule }), TypeError);
+      await assert.rejects(engine.generate(PROMPT, { rule, hotStart: true, maxTokens: 8 }), TypeError);
+    }
+    const label = async (rule: Rule) =>
+      (await engine.generate(PROMPT, { ...anyOrder, rule })).stats.exactness;
+    assert.equal(await label("paper"), "lossy");
+    assert.equal(await label("ordered"), "exact");
+    await assert.rejects(
+      engine.generate(PROMPT, { drafter: "absent" }),
+      /was not loaded, expected one of sedd-target/,
+    );
+    for (const steps of [1, 2]) {
+      const backwards = { ...anyOrder, steps, order: "backwards" as "random" };
+      await assert.rejects(engine.generate(PROMPT, backwards), {
+        name: "TypeError",
+        message:
+          'Cannot make a diffusion drafter: order is "backwards", expected one of left-to-right, random, ' +
+          "confidence",
+      });
+    }
+  }));
+
+Deno.test("a target without a tokenizer takes token ids, and says what it lacks for text", async () => {
+  using engine = await loadEngine({ target: fixture("parity/gpt2-bare/"), drafter: "ngram", threads: 1 });
+  const { text, tokens } = await engine.generate([1, 2, 3, 1, 2], { maxTokens: 6, seed: 1 });
+  assert.deepEqual([text, tokens.length], ["", 6]);
+  const missing = { name: "CheckpointError", message: /^Cannot load tokenizer .*: there is no / };
+  await assert.rejects(engine.generate("text"), missing);
+  await assert.rejects(engine.generate([1], { stop: ["."] }), missing);
+  await assert.rejects(engine.generate([1, 97]), {
+    name: "RangeError",
+    message: "Cannot decode: prompt token 1 is 97, expected an integer in [0, 97)",
+  });
+});
+
+Deno.test("a text that is far too long, or in tokens of another model, is refused before anything is computed", async () => {
+  using pair = await loadEngine({ drafter: null, threads: 1 });
+  let most = 0;
+  const encode: Tokenizer["encode"] = (text, options) => {
+    most = Math.max(most, text.length);
+    return pair.tokenizer.encode(text, options);
+  };
+  const tokenizer = { encode, decode: pair.tokenizer.decode };
+  using engine = await loadEngine({ tokenizer, drafter: null, threads: 1 });
+  const text = "It was a dark night. ".repeat(10_000), context = engine.target.shape.contextLength;
+  for (const refused of [engine.generate(text), engine.score(text)]) {
+    await assert.rejects(refused, {
+      name: "RangeError",
+      message:
+        `Cannot use a text of 210000 characters: it has more than ${2 * context} tokens, and the target's ` +
+        `context is ${context}`,
+    });
+  }
+  assert.equal(most, 16 * context);
+  // few tokens may be many letters
+  const long = { encode: (text: string) => Array(Math.ceil(text.length / 200)).fill(5), decode: () => "" };
+  using patient = await loadEngine({ tokenizer: long, drafter: null, threads: 1 });
+  assert.equal((await patient.score(".".repeat(40_000))).tokens.length, 200);
+
+  const foreign = { encode: () => [3, 97], decode: () => "" };
+  using other = await loadEngine({ target: fixture("parity/gpt2-bare/"), tokenizer: foreign, threads: 1 });
+  await assert.rejects(other.generate("text"), {
+    name: "TypeError",
+    message:
+      /^Cannot use the tokenizer: it made token 97 of the text, expected one below the target's 97; it is /,
+  });
+});
