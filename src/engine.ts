@@ -26,7 +26,8 @@ import { openCheckpoint } from "./hub/checkpoint.ts";
 import { locateModel } from "./hub/models.ts";
 import type { HubOptions } from "./hub/options.ts";
 import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tokenizer.ts";
-import { checkKinds, GENERATING, LOADING, shown, SIGNAL } from "./given.ts";
+import { checkKinds, GENERATING, HUB, LOADING, SIGNAL } from "./given.ts";
+import { shown } from "./shown.ts";
 import type { CausalModel } from "./model/model.ts";
 import {
   DEFAULT_RULE,
@@ -197,6 +198,7 @@ const OFF: Readonly<Partial<GenerateOptions>> = { hotStart: false, contextCache:
  */
 export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
   checkKinds("load an engine", options, LOADING);
+  checkKinds("use the hub", options.hub ?? {}, HUB);
   options.signal?.throwIfAborted();
   const { device = "auto", draftDevice = "auto", threads } = options;
   using held = new DisposableStack(); // what is freed if loading fails

@@ -1,11 +1,12 @@
 /**
- * What callers give, where no compiler has looked at it: that each option is of the kind it must be, and how messages
- * show what was found. Deliberately absent: ranges and names, which those who use an option check themselves.
+ * What callers give, where no compiler has looked at it: that each option is of the kind it must be. Deliberately absent:
+ * ranges and names, which those who use an option check themselves.
  *
  * @module
  */
 
-import { brief } from "./model/weights.ts";
+import { dtypes } from "./backend/backend.ts";
+import { shown } from "./shown.ts";
 
 /** A kind of value: what messages call it, and what is one. */
 export interface Kind {
@@ -13,12 +14,6 @@ export interface Kind {
   readonly expected: string;
   /** Whether a value is one. */
   is(value: unknown): boolean;
-}
-
-/** A value as messages show it: text in quotes, so that `"1"` is not taken for 1. */
-export function shown(value: unknown): string {
-  if (typeof value === "function") return "a function";
-  return typeof value === "string" || typeof value === "object" ? brief(value) : String(value);
 }
 
 /**
@@ -65,6 +60,12 @@ const NUMBERS: Kind = { expected: "a list of numbers", is: isList };
 const OBJECT: Kind = { expected: "an object", is: isObject };
 const FUNCTION: Kind = { expected: "a function", is: (value) => typeof value === "function" };
 const PLACE: Kind = { expected: "a folder or a name, as a string or a URL", is: isPlace };
+const BOOLEAN: Kind = { expected: "true or false", is: (value) => typeof value === "boolean" };
+const TEXT: Kind = { expected: "a string", is: isText };
+const DTYPE: Kind = {
+  expected: `one of ${dtypes.join(", ")}`,
+  is: (value) => (dtypes as readonly unknown[]).includes(value),
+};
 const DEVICE: Kind = { expected: "the name of a device", is: isText };
 
 /** Ends what it is given to. */
@@ -83,9 +84,22 @@ export const LOADING = {
   },
   device: DEVICE,
   draftDevice: DEVICE,
+  dtype: DTYPE,
+  drafterDtype: DTYPE,
   threads: NUMBER,
   hub: OBJECT,
   onProgress: FUNCTION,
+  signal: SIGNAL,
+} satisfies Record<string, Kind>;
+
+/** What may be given to use a hub. */
+export const HUB = {
+  cacheDir: TEXT,
+  endpoint: TEXT,
+  token: { expected: "a string or null", is: (value) => value === null || isText(value) },
+  offline: BOOLEAN,
+  timeout: NUMBER,
+  onDownload: FUNCTION,
   signal: SIGNAL,
 } satisfies Record<string, Kind>;
 

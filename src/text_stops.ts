@@ -4,7 +4,7 @@
  * @module
  */
 
-import { shown } from "./given.ts";
+import { shown } from "./shown.ts";
 
 /** Watches text that arrives in pieces. */
 export class TextStops {

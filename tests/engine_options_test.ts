@@ -3,8 +3,15 @@
  */
 
 import assert from "node:assert/strict";
-import { type GenerateOptions, loadEngine, type Tokenizer } from "../mod.ts";
+import {
+  type EngineOptions,
+  type GenerateOptions,
+  type HubOptions,
+  loadEngine,
+  type Tokenizer,
+} from "../mod.ts";
 import type { Rule } from "../src/decode/acceptance.ts";
+import { pullModel } from "../src/hub/models.ts";
 import { fixture } from "./helpers.ts";
 import { PROMPT, withEngine } from "./pair_engine.ts";
 
@@ -55,6 +62,34 @@ Deno.test("prompts and tokenizers of the wrong kind are told apart from empty on
       name: "TypeError",
       message: `Cannot use the tokenizer: its ${message}`,
     });
+  }
+});
+
+Deno.test("an engine is not loaded with options of the wrong kind, and the hub is not used", async () => {
+  const dtypes = "expected one of f32, f16, bf16, int8";
+  const loading: [options: unknown, message: string][] = [
+    [{ threads: "2" }, 'threads is "2", expected a number'],
+    [{ dtype: "fp16" }, `dtype is "fp16", ${dtypes}`],
+    [{ drafterDtype: "INT8" }, `drafterDtype is "INT8", ${dtypes}`],
+    [{ hub: "cache" }, 'hub is "cache", expected an object'],
+  ];
+  for (const [options, message] of loading) {
+    await assert.rejects(loadEngine(options as EngineOptions), {
+      name: "TypeError",
+      message: `Cannot load an engine: ${message}`,
+    });
+  }
+  const hub: [options: unknown, message: string][] = [
+    [{ cacheDir: 5 }, "cacheDir is 5, expected a string"],
+    [{ token: 5 }, "token is 5, expected a string or null"],
+    [{ offline: "yes" }, 'offline is "yes", expected true or false'],
+    [{ timeout: "9" }, 'timeout is "9", expected a number'],
+    [{ signal: {} }, "signal is {}, expected an AbortSignal"],
+  ];
+  for (const [options, message] of hub) {
+    const expected = { name: "TypeError", message: `Cannot use the hub: ${message}` };
+    await assert.rejects(loadEngine({ hub: options as HubOptions }), expected);
+    await assert.rejects(pullModel("owner/name", options as HubOptions), expected);
   }
 });
 

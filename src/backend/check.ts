@@ -26,6 +26,7 @@ import {
   type Vector,
 } from "./backend.ts";
 import { checkSampling } from "./distribution.ts";
+import { shown } from "../shown.ts";
 
 type Shape = Pick<Activation, "rows" | "columns">;
 
@@ -37,7 +38,7 @@ type Shape = Pick<Activation, "rows" | "columns">;
 export function checkSizes(doing: string, sizes: Readonly<Record<string, number>>): void {
   for (const [name, value] of Object.entries(sizes)) {
     if (!(Number.isSafeInteger(value) && value > 0)) {
-      throw new RangeError(`Cannot ${doing}: ${name} is ${value}, expected a positive integer`);
+      throw new RangeError(`Cannot ${doing}: ${name} is ${shown(value)}, expected a positive integer`);
     }
   }
 }
@@ -48,7 +49,9 @@ export function checkSizes(doing: string, sizes: Readonly<Record<string, number>
  */
 export function checkDtype(dtype: Dtype): void {
   if (dtypes.includes(dtype)) return;
-  throw new TypeError(`Cannot upload a matrix: dtype ${dtype} is not one of ${dtypes.join(", ")}`);
+  throw new TypeError(
+    `Cannot upload a matrix: dtype is ${shown(dtype)}, expected one of ${dtypes.join(", ")}`,
+  );
 }
 
 /**
@@ -163,7 +166,7 @@ export function checkProject(out: Activation, x: Activation, options: ProjectOpt
   expectVector("project", "bias", bias, matrix.outputs);
   if (norm !== undefined) checkNorm("project", norm, matrix.inputs);
   if (activation !== undefined && activation !== "gelu") {
-    throw new TypeError(`Cannot project: activation "${activation}" is not known, expected "gelu"`);
+    throw new TypeError(`Cannot project: activation is ${shown(activation)}, expected "gelu"`);
   }
 }
 
@@ -190,7 +193,7 @@ export function checkAttention(out: Activation, qkv: Activation, options: Attent
   expectInteger("attend", "causalRows", causalRows, 0, qkv.rows);
   expectPlace("attend", qkv.rows, options);
   if (!Number.isFinite(scale)) {
-    throw new RangeError(`Cannot attend: scale is ${scale}, expected a finite number`);
+    throw new RangeError(`Cannot attend: scale is ${shown(scale)}, expected a finite number`);
   }
   if (window !== undefined) expectInteger("attend", "window", window, 1, Infinity);
 }
@@ -246,7 +249,9 @@ function checkNorm(doing: string, norm: Norm, columns: number): void {
   expectVector(doing, "norm.gain", norm.gain, columns);
   expectVector(doing, "norm.shift", norm.shift, columns);
   if (!(norm.epsilon >= 0)) {
-    throw new RangeError(`Cannot ${doing}: norm.epsilon is ${norm.epsilon}, expected a non-negative number`);
+    throw new RangeError(
+      `Cannot ${doing}: norm.epsilon is ${shown(norm.epsilon)}, expected a non-negative number`,
+    );
   }
 }
 
@@ -266,7 +271,9 @@ function expectPlace(doing: string, rows: number, { cache, layer, heads, rotary 
     throw new RangeError(`Cannot ${doing}: ${heads} heads do not divide the cache's width ${cache.width}`);
   }
   if (cache.halfHeads !== undefined && cache.halfHeads !== heads) {
-    throw new RangeError(`Cannot ${doing}: heads is ${heads}, expected the cache's ${cache.halfHeads}`);
+    throw new RangeError(
+      `Cannot ${doing}: heads is ${shown(heads)}, expected the cache's ${cache.halfHeads}`,
+    );
   }
   if (rotary === undefined) return;
   const size = cache.width / heads;
@@ -295,7 +302,7 @@ function expectTokens(doing: string, found: TokenBuffer, rows: number): void {
 function expectInteger(doing: string, name: string, found: number, least: number, most: number): void {
   if (!(Number.isInteger(found) && found >= least && found <= most)) {
     throw new RangeError(
-      `Cannot ${doing}: ${name} is ${found}, expected an integer within [${least}, ${most}]`,
+      `Cannot ${doing}: ${name} is ${shown(found)}, expected an integer within [${least}, ${most}]`,
     );
   }
 }

@@ -7,6 +7,7 @@
  */
 
 import { LibraryNotFoundError, mayLoadLibraries } from "../../ffi/libraries.ts";
+import { shown } from "../shown.ts";
 import type { Backend } from "./backend.ts";
 import type { CudaBackend } from "./cuda/backend.ts";
 import { createReferenceBackend } from "./reference.ts";
@@ -46,7 +47,7 @@ export async function createBackend(
 ): Promise<Backend> {
   if (!isDevice(device)) {
     throw new TypeError(
-      `Cannot open a device: its name is "${device}", expected one of ${devices.join(", ")} or cuda:N`,
+      `Cannot open a device: its name is ${shown(device)}, expected one of ${devices.join(", ")} or cuda:N`,
     );
   }
   switch (device) {

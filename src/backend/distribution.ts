@@ -7,6 +7,7 @@
  * @module
  */
 
+import { shown } from "../shown.ts";
 import type { Sampling } from "./backend.ts";
 
 /** Logits that stand for no law: what computed them is damaged, or overflowed. */
@@ -40,14 +41,20 @@ export function checkSampling(sampling: Sampling): void {
   const { temperature = 1, topK = 0, topP = 1 } = sampling;
   if (!(Number.isFinite(temperature) && temperature >= 0)) {
     throw new RangeError(
-      `Cannot make a distribution: temperature is ${temperature}, expected a finite number of at least 0`,
+      `Cannot make a distribution: temperature is ${
+        shown(temperature)
+      }, expected a finite number of at least 0`,
     );
   }
   if (!(Number.isInteger(topK) && topK >= 0)) {
-    throw new RangeError(`Cannot make a distribution: topK is ${topK}, expected an integer of at least 0`);
+    throw new RangeError(
+      `Cannot make a distribution: topK is ${shown(topK)}, expected an integer of at least 0`,
+    );
   }
   if (!(Number.isFinite(topP) && topP > 0 && topP <= 1)) {
-    throw new RangeError(`Cannot make a distribution: topP is ${topP}, expected a number within (0, 1]`);
+    throw new RangeError(
+      `Cannot make a distribution: topP is ${shown(topP)}, expected a number within (0, 1]`,
+    );
   }
 }
 

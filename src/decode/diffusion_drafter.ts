@@ -11,7 +11,7 @@
  */
 
 import type { Activation, Backend, DeviceRound, Sampling, TokenBuffer } from "../backend/backend.ts";
-import { shown } from "../given.ts";
+import { shown } from "../shown.ts";
 import { Growing } from "../model/block.ts";
 import { UNKNOWN } from "../model/device_tokens.ts";
 import type { DiffusionModel, DiffusionPass, FollowUp } from "../model/model.ts";

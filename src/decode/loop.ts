@@ -9,7 +9,7 @@
 
 import type { Sampling } from "../backend/backend.ts";
 import { checkSampling, LogitsError } from "../backend/distribution.ts";
-import { shown } from "../given.ts";
+import { shown } from "../shown.ts";
 import type { Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
 import { PhiloxSource, type RandomSource } from "./random.ts";

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { shown } from "../given.ts";
+import { shown } from "../shown.ts";
 import type { Draft, Drafter, DraftRequest } from "./drafter.ts";
 
 /** Options of {@linkcode NgramDrafter}. */

@@ -8,7 +8,7 @@
  */
 
 import { philox } from "../backend/philox.ts";
-import { shown } from "../given.ts";
+import { shown } from "../shown.ts";
 import { type Distributions, type Law, massOf } from "./distributions.ts";
 
 /**

@@ -8,7 +8,8 @@
  */
 
 import type { Sampling } from "../backend/backend.ts";
-import { hasMethods, shown } from "../given.ts";
+import { hasMethods } from "../given.ts";
+import { shown } from "../shown.ts";
 import { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
 import {
   type DeviceDraft,

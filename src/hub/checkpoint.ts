@@ -11,7 +11,8 @@
  */
 
 import { join } from "node:path";
-import { brief, CheckpointError, type Weights } from "../model/weights.ts";
+import { CheckpointError, type Weights } from "../model/weights.ts";
+import { brief } from "../shown.ts";
 import { type ByteSource, fileSource, kindOf, toPath } from "./files.ts";
 import { gzipHead, GzipSource } from "./gzip.ts";
 import { isRecord, readJson } from "./json.ts";

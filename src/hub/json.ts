@@ -6,7 +6,8 @@
  * @module
  */
 
-import { brief, CheckpointError } from "../model/weights.ts";
+import { CheckpointError } from "../model/weights.ts";
+import { brief } from "../shown.ts";
 import { fileSource } from "./files.ts";
 
 /** The most bytes of a file: ten times what the tokenizers of the models here take. */

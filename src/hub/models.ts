@@ -8,7 +8,8 @@
  */
 
 import { join } from "node:path";
-import { shown } from "../given.ts";
+import { checkKinds, HUB } from "../given.ts";
+import { shown } from "../shown.ts";
 import { ModelCache, namesIn, readShards, SMALL_FILES } from "./cache.ts";
 import { WEIGHT_FILES } from "./checkpoint.ts";
 import { HubClient, HubError } from "./client.ts";
@@ -41,6 +42,7 @@ export interface CachedModel {
  * @throws {Deno.errors.NotCapable} if it is a name and a permission is missing
  */
 export async function locateModel(place: string | URL, options: HubOptions = {}): Promise<string | URL> {
+  checkKinds("use the hub", options, HUB);
   const name = typeof place === "string" ? parseModelName(place) : undefined;
   if (name === undefined || await isFolderHere(place as string)) return place;
   try {
@@ -75,6 +77,7 @@ export async function locateModel(place: string | URL, options: HubOptions = {})
  * @throws {HubError} if it cannot be fetched
  */
 export async function pullModel(name: string, options: HubOptions = {}): Promise<string> {
+  checkKinds("use the hub", options, HUB);
   const parsed = requireName(name);
   return await fetchModel(parsed, parsed.revision ?? DEFAULT_REVISION, options);
 }
@@ -83,6 +86,7 @@ export async function pullModel(name: string, options: HubOptions = {}): Promise
  * All models in the cache, by name, each commit by itself; also those that other tools fetched and no engine loads.
  */
 export async function listModels(options: HubOptions = {}): Promise<CachedModel[]> {
+  checkKinds("use the hub", options, HUB);
   const root = cacheFolder(options);
   const models: CachedModel[] = [];
   for (const folder of await namesIn(root)) {
@@ -110,6 +114,7 @@ export async function listModels(options: HubOptions = {}): Promise<CachedModel[
  * @throws {HubError} if it is not in the cache
  */
 export async function removeModel(name: string, options: HubOptions = {}): Promise<void> {
+  checkKinds("use the hub", options, HUB);
   const { repository, revision } = requireName(name);
   const root = cacheFolder(options), cache = new ModelCache(root, repository);
   const commit = revision === undefined ? undefined : await cache.commitOf(revision);

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { brief } from "../model/weights.ts";
+import { brief } from "../shown.ts";
 import type { ByteSource } from "./files.ts";
 import type { Span } from "./gzip.ts";
 import { isRecord, parseObject } from "./json.ts";

@@ -8,7 +8,8 @@
 
 import { Tokenizer as TokenizerCore } from "@huggingface/tokenizers";
 import { dirname, join } from "node:path";
-import { brief, CheckpointError } from "../model/weights.ts";
+import { CheckpointError } from "../model/weights.ts";
+import { brief } from "../shown.ts";
 import { kindOf, toPath, withinFolder } from "./files.ts";
 import { isRecord, readJson } from "./json.ts";
 

@@ -5,7 +5,8 @@
  * @module
  */
 
-import { brief, CheckpointError, type Weights } from "./weights.ts";
+import { CheckpointError, type Weights } from "./weights.ts";
+import { brief } from "../shown.ts";
 
 type Json = Readonly<Record<string, unknown>>;
 

@@ -52,17 +52,3 @@ export function checkLast(weights: Weights, name: string, layers: number): void 
       "layers that config.json tells",
   );
 }
-
-/** The most characters of a value that a message shows. */
-const BRIEF = 80;
-
-/** A value of a file as a message shows it: JSON, cut where it is long. */
-export function brief(value: unknown): string {
-  let json: string;
-  try {
-    json = JSON.stringify(value) ?? String(value);
-  } catch {
-    return "a value too deeply nested to be shown";
-  }
-  return json.length > BRIEF ? `${json.slice(0, BRIEF)}…` : json;
-}
