@@ -21,7 +21,7 @@ import { type Statistics, StatisticsCollector } from "./decode/metrics.ts";
 import { ModelTarget } from "./decode/model_target.ts";
 import { PhiloxSource } from "./decode/random.ts";
 import { type Score, scoreTokens } from "./decode/score.ts";
-import { speculate } from "./decode/speculative.ts";
+import { checkDrafting, speculate } from "./decode/speculative.ts";
 import { openCheckpoint } from "./hub/checkpoint.ts";
 import { locateModel } from "./hub/models.ts";
 import type { HubOptions } from "./hub/options.ts";
@@ -104,7 +104,8 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
    * by what was accepted of late, down to none where drafting does not pay, and with it T for a diffusion drafter without
    * a Markov head, unless `steps`, another `order` or `costs` are given. The text has the target's law either
    * way, but times differ from run to run: with `auto`, the same seed gives the same text only under `coupled` and
-   * `match`, at temperature 0, or with `costs`. The first text with `auto` waits until rounds have been timed.
+   * `match`, at temperature 0, or with `costs`. The first text with `auto` waits until rounds have been timed, and so
+   * does the first that drafts otherwise, by another rule, or is the first at temperature 0 or with top-k or top-p.
    * What was accepted bears on the next texts' γ, so that those of one engine must not share a seed.
    * @default what the drafter's `config.json` says suits it (`specdiff.drafting.gamma`), else 4
    */
@@ -126,7 +127,7 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   readonly maxTokens?: number | undefined;
   /** A string that ends the text, or several; it is not part of it. */
   readonly stop?: string | readonly string[] | undefined;
-  /** Tokens that end the text. @default the target's end-of-text token */
+  /** Tokens that end the text, in place of the target's end-of-text token; `[]`: none. @default that token */
   readonly stopTokens?: readonly number[] | undefined;
   /** Ends the generation with its reason. */
   readonly signal?: AbortSignal | undefined;
@@ -138,7 +139,7 @@ export interface Piece {
   readonly token: number;
   /**
    * Text that became final with it: empty within a character, more than its own after one; always empty if the
-   * target has no tokenizer.
+   * target has no tokenizer. Special tokens are there by their names, but for one that ends the text.
    */
   readonly text: string;
   /** Where it came from. */
@@ -170,6 +171,9 @@ const WORDLESS: Pick<Tokenizer, "decode"> = { decode: () => "" };
 
 /** Options of drafting, for which plain decoding has no use. */
 const DRAFT_OPTIONS: readonly (keyof GenerateOptions)[] = ["rule", "gamma", "costs", ...DIFFUSION_OPTIONS];
+
+/** How many ways of drafting a drafter remembers the times of. */
+const MOST_COSTS = 64;
 
 /** Values with which an option asks for nothing, and is welcome everywhere. */
 const OFF: Readonly<Partial<GenerateOptions>> = { hotStart: false, contextCache: "none" };
@@ -280,15 +284,18 @@ export class Engine implements Disposable {
    * for. Its caches are freed where it ends: who takes chunks by hand and wants no more of them calls `return()`, as
    * leaving a `for await` does.
    *
-   * @param prompt text, or its tokens, which need no tokenizer
+   * @param prompt text, or its tokens, which need no tokenizer (a `BigInt64Array` of them as well)
    * @throws {CheckpointError} if the target came without a tokenizer, and the prompt or a stop string is text
    * @throws {RangeError} if the prompt is empty or fills the context, or an option is out of range
-   * @throws {TypeError} if an option is of the wrong kind, the rule would not be exact for the drafter, the drafter was
-   * not loaded or has no use for an option, there are costs without `gamma: "auto"`, or the tokenizer's tokens are not
-   * the target's
+   * @throws {TypeError} if an option is unknown or of the wrong kind, the rule would not be exact for the drafter, the
+   * drafter was not loaded or has no use for an option, there are costs without `gamma: "auto"`, or the tokenizer's tokens
+   * are not the target's
+   * @throws {OutOfMemoryError} if there is no room for another text's caches, which hold the whole context
+   * @throws {LogitsError} if a model computes what is no number
+   * @throws the signal's reason once it is aborted; what was yielded until then stands
    */
   async *stream(
-    prompt: string | ArrayLike<number>,
+    prompt: string | ArrayLike<number | bigint>,
     options: GenerateOptions = {},
   ): AsyncGenerator<Chunk, Generation> {
     checkKinds("generate", options, GENERATING);
@@ -341,6 +348,7 @@ export class Engine implements Disposable {
       if (ended && !stopped && pieces.length > 0) {
         const last = pieces[pieces.length - 1];
         const rest = stops.push(words.flush());
+        stopped = rest.stopped;
         pieces[pieces.length - 1] = {
           ...last,
           text: last.text + rest.text + (rest.stopped ? "" : stops.flush()),
@@ -359,7 +367,10 @@ export class Engine implements Disposable {
    *
    * @throws as {@linkcode Engine.stream}; what was generated is lost, so use that to keep it
    */
-  async generate(prompt: string | ArrayLike<number>, options: GenerateOptions = {}): Promise<Generation> {
+  async generate(
+    prompt: string | ArrayLike<number | bigint>,
+    options: GenerateOptions = {},
+  ): Promise<Generation> {
     const stream = this.stream(prompt, options);
     for (;;) {
       const { value, done } = await stream.next();
@@ -375,7 +386,7 @@ export class Engine implements Disposable {
    * @throws {RangeError} if there are none, more than the context holds, or one is outside the vocabulary
    */
   async score(
-    text: string | ArrayLike<number>,
+    text: string | ArrayLike<number | bigint>,
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<Score> {
     checkKinds("score", options, { signal: SIGNAL });
@@ -393,12 +404,12 @@ export class Engine implements Disposable {
     return unused.filter((name) => options[name] !== undefined && options[name] !== OFF[name]);
   }
 
-  #tokensOf(text: string | ArrayLike<number>): number[] {
+  #tokensOf(text: string | ArrayLike<number | bigint>): number[] {
     if (typeof text !== "string") {
       if (!Number.isSafeInteger(text?.length)) {
         throw new TypeError("Cannot use the text: it is neither a string nor a list of token ids");
       }
-      return Array.from(text);
+      return Array.from(text, (id) => typeof id === "bigint" ? Number(id) : id);
     }
     const { contextLength, vocabSize } = this.target.shape;
     // of a text that is far too long the beginning tells, and millions of characters would keep the event loop waiting
@@ -490,7 +501,9 @@ async function chooseGamma(
   if (options.costs !== undefined) return new DraftController(options.costs);
   const { temperature, topK, topP, signal } = options;
   const drafting = DIFFUSION_OPTIONS.map((name) => options[name]);
-  const key = JSON.stringify([rule, temperature, topK, topP, ...drafting]);
+  // laws that are made alike take alike
+  const law = temperature === 0 ? "greedy" : topK || (topP ?? 1) < 1 ? "truncated" : "plain";
+  const key = JSON.stringify([rule, law, ...drafting]);
   for (;;) {
     // measured for one text while the others wait: in the midst of one another the times would be wrong
     const others = costs.get(key);
@@ -499,7 +512,9 @@ async function chooseGamma(
     const profile = await unlessAborted(others.catch(() => undefined), signal);
     if (profile !== undefined) return new DraftController(profile);
   }
+  checkDrafting(target, drafter, 0, rule); // before anything is measured
   const own = measureCosts(target, drafter, { rule, sampling: { temperature, topK, topP }, signal });
+  if (costs.size === MOST_COSTS) costs.delete(costs.keys().next().value!); // the oldest
   costs.set(key, own);
   try {
     return new DraftController(await own);

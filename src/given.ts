@@ -17,23 +17,31 @@ export interface Kind {
 }
 
 /**
- * Throws unless the options are an object, and each of them that is given is of its kind.
+ * Throws unless the options are an object, and each that is given is known and of its kind.
  * @param doing completes `Cannot …`
+ * @param kinds of all options
  * @throws {TypeError} naming the first that is not, what was found and what was expected
  */
 export function checkKinds<Options extends object>(
   doing: string,
   options: Options,
-  kinds: { readonly [name in keyof Options]?: Kind },
+  kinds: { readonly [name in keyof Required<Options>]: Kind },
 ): void {
   if (!isObject(options)) {
     throw new TypeError(`Cannot ${doing}: the options are ${shown(options)}, expected an object`);
   }
-  for (const [name, { expected, is }] of Object.entries(kinds) as [keyof Options & string, Kind][]) {
-    const value = options[name];
-    if (value !== undefined && !is(value)) {
-      throw new TypeError(`Cannot ${doing}: ${name} is ${shown(value)}, expected ${expected}`);
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined) continue;
+    // a name that was mistyped, or is another library's, would be passed over without a word
+    if (!Object.hasOwn(kinds, name)) {
+      throw new TypeError(
+        `Cannot ${doing}: there is no option ${shown(name)}, expected one of ${
+          Object.keys(kinds).join(", ")
+        }`,
+      );
     }
+    const { expected, is } = kinds[name as keyof Options];
+    if (!is(value)) throw new TypeError(`Cannot ${doing}: ${name} is ${shown(value)}, expected ${expected}`);
   }
 }
 
@@ -46,15 +54,17 @@ function isList(value: unknown): boolean {
   return isObject(value) && Symbol.iterator in value;
 }
 
-/** Whether a value is an object with these methods. */
+/** Whether a value is an object with these methods, or a function, as tokenizers of transformers.js are. */
 export function hasMethods(value: unknown, ...names: string[]): boolean {
-  return isObject(value) &&
+  return (isObject(value) || typeof value === "function") &&
     names.every((name) => typeof (value as Record<string, unknown>)[name] === "function");
 }
 
 const isText = (value: unknown) => typeof value === "string";
 const isPlace = (value: unknown) => isText(value) || value instanceof URL;
 
+/** What is looked at where it is used. */
+const ANY: Kind = { expected: "", is: () => true };
 const NUMBER: Kind = { expected: "a number", is: (value) => typeof value === "number" };
 const NUMBERS: Kind = { expected: "a list of numbers", is: isList };
 const OBJECT: Kind = { expected: "an object", is: isObject };
@@ -105,6 +115,14 @@ export const HUB = {
 
 /** What may be given to generate a text. */
 export const GENERATING = {
+  drafter: ANY,
+  rule: ANY,
+  gamma: ANY,
+  seed: ANY,
+  order: ANY,
+  contextCache: ANY,
+  sigma: ANY,
+  hotStart: ANY,
   stop: { expected: "a string or a list of strings", is: (value) => isText(value) || isList(value) },
   stopTokens: NUMBERS,
   costs: NUMBERS,

@@ -22,5 +22,6 @@ export function brief(value: unknown): string {
 /** A value that a caller gave: text in quotes, so that `"1"` is not taken for 1. */
 export function shown(value: unknown): string {
   if (typeof value === "function") return "a function";
+  if (typeof value === "bigint") return `${value}n`;
   return typeof value === "string" || typeof value === "object" ? brief(value) : String(value);
 }

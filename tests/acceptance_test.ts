@@ -166,7 +166,9 @@ Deno.test("laws that are none are refused", () => {
     );
   }
   for (const rule of ["match", "coupled"] as const) {
-    assert.throws(bad(rule, [[NaN, NaN, NaN]], [Q[0]]), /no weight is positive/);
+    assert.throws(bad(rule, [[NaN, 0.5, 0.5]], [Q[0]]), /it sums to NaN/);
+    assert.throws(bad(rule, [[0, 0, 0]], [Q[0]]), /it sums to 0/);
+    assert.throws(bad(rule, [[2, -0.5, -0.5]], [Q[0]]), /an entry is negative/);
   }
   const unknown = "medusa" as Rule;
   assert.throws(() => verify(unknown, draftOf([1]), laws(P), new PhiloxSource(1), 0), TypeError);

@@ -155,6 +155,17 @@ Deno.test("output that cannot be written says so; a pipe that is closed is anoth
   assert.throws(() => failing(closed).line("x"), closed);
 });
 
+Deno.test("output that is not to wait, and is full, is tried again until all is written", () => {
+  const sink = memory(false), write = sink.writeSync.bind(sink);
+  let tries = 0;
+  sink.writeSync = (bytes) => {
+    if (tries++ % 3 !== 2) throw new Deno.errors.WouldBlock("Resource temporarily unavailable (os error 11)");
+    return write(bytes);
+  };
+  new Output(sink).line("more than five letters");
+  assert.equal(sink.text, "more than five letters\n");
+});
+
 Deno.test("what a terminal would take for a command is shown instead", () => {
   assert.equal(printable("a\x1b[2J\x07b\r\0\x7f\x9b1m\tc\n“é😀"), "a␛[2J␇b␍␀\ufffd\ufffd1m\tc\n“é😀");
 });

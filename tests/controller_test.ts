@@ -422,6 +422,12 @@ Deno.test("costs that are none are refused", () => {
       message: /^Cannot choose T: it is one of \[/,
     });
   }
+  for (const readingMs of [NaN, -1, Infinity]) {
+    assert.throws(() => new CostProfile([1, 2], readingMs), {
+      name: "RangeError",
+      message: `Cannot choose gamma: readingMs is ${readingMs}, expected milliseconds of at least 0`,
+    });
+  }
   const draft = new Int32Array(2);
   const step = {
     draft,

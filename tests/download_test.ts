@@ -481,14 +481,18 @@ Deno.test("models are listed and removed, one revision or all, and other revisio
       { model: "owner/name", commit: first, revisions: [], bytes: bytes + CONFIG.length, complete: true },
       { model: "owner/name", commit: hub.commit, revisions: ["main"], bytes: bytes + 2, complete: true },
     ]);
+    await Deno.mkdir(join(folder, "onnx"));
+    for (const none of ["v1", `${hub.commit}/onnx`]) {
+      await assert.rejects(
+        removeModel(`owner/name@${none}`, options),
+        failure(new RegExp(`Cannot remove "owner/name@${none}": it is not in`)),
+      );
+    }
+    assert.equal((await listModels(options)).length, 2);
     await removeModel(`owner/name@${first}`, options);
     assert.deepEqual((await listModels(options)).map(({ commit }) => commit), [hub.commit]);
     assert.deepEqual(await Deno.readFile(join(folder, WEIGHTS)), TENSORS);
     assert(!(await blobs(options.cacheDir)).includes(gitHash(new TextEncoder().encode(CONFIG))));
-    await assert.rejects(
-      removeModel("owner/name@v1", options),
-      failure(/Cannot remove "owner\/name@v1": it is not in/),
-    );
     await removeModel("owner/name", options);
     assert.deepEqual(await listModels(options), []);
     await assert.rejects(removeModel("owner/name", options), failure(/it is not in the cache/));

@@ -14,6 +14,7 @@ import {
   speculate,
 } from "../src/decode/mod.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { encodeText } from "../src/hub/tokenizer.ts";
 import { loadModel } from "../src/model/load.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import { checkpointOf, fixture, tensorsOf } from "./helpers.ts";
@@ -35,6 +36,15 @@ Deno.test("a stop string ends the text at the same place in plain and in coupled
       assert.deepEqual(drafted.tokens, plain.tokens);
       assert.equal(drafted.stats.tokens, plain.tokens.length);
     }
+  }));
+
+Deno.test("a stop string that only the end of the text completes ends it", () =>
+  withEngine(async (engine) => {
+    const half = encodeText(engine.tokenizer, "\u00e9")[0]; // the first of its two bytes
+    const tokenizer = { encode: () => [half], decode: () => "\ufffd" };
+    using other = await loadEngine({ drafter: null, threads: 1, tokenizer });
+    const { text, stats } = await other.generate([half], { maxTokens: 1, stop: "\ufffd" });
+    assert.deepEqual([text, stats.finishReason], ["", "stop"]);
   }));
 
 Deno.test("a stop token ends the text inside a draft and is not part of it", () =>

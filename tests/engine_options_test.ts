@@ -12,6 +12,7 @@ import {
 } from "../mod.ts";
 import type { Rule } from "../src/decode/acceptance.ts";
 import { pullModel } from "../src/hub/models.ts";
+import { encodeText } from "../src/hub/tokenizer.ts";
 import { fixture } from "./helpers.ts";
 import { PROMPT, withEngine } from "./pair_engine.ts";
 
@@ -68,6 +69,11 @@ Deno.test("prompts and tokenizers of the wrong kind are told apart from empty on
 Deno.test("an engine is not loaded with options of the wrong kind, and the hub is not used", async () => {
   const dtypes = "expected one of f32, f16, bf16, int8";
   const loading: [options: unknown, message: string][] = [
+    [
+      { drafters: [] },
+      'there is no option "drafters", expected one of target, drafter, tokenizer, device, draftDevice, dtype, ' +
+      "drafterDtype, threads, hub, onProgress, signal",
+    ],
     [{ threads: "2" }, 'threads is "2", expected a number'],
     [{ dtype: "fp16" }, `dtype is "fp16", ${dtypes}`],
     [{ drafterDtype: "INT8" }, `drafterDtype is "INT8", ${dtypes}`],
@@ -97,6 +103,11 @@ Deno.test("options of the wrong kind are refused in one message, with text in qu
   withEngine(async (engine) => {
     const cases: [options: unknown, message: string][] = [
       [null, "the options are null, expected an object"],
+      [
+        { max_tokens: 2 },
+        'there is no option "max_tokens", expected one of drafter, rule, gamma, seed, order, contextCache, sigma, ' +
+        "hotStart, stop, stopTokens, costs, temperature, topK, topP, maxTokens, steps, draftContext, signal",
+      ],
       [{ stop: 1 }, "stop is 1, expected a string or a list of strings"],
       [{ stopTokens: 5 }, "stopTokens is 5, expected a list of numbers"],
       [{ stopTokens: "5" }, 'stopTokens is "5", expected a list of numbers'],
@@ -123,6 +134,22 @@ Deno.test("options of the wrong kind are refused in one message, with text in qu
       name: "RangeError",
       message: 'Cannot decode: a stop token is "a", expected an integer in [0, 2048)',
     });
+    const ids = encodeText(engine.tokenizer, PROMPT), settings = { seed: 1, maxTokens: 9 };
+    assert.deepEqual(
+      (await engine.generate(BigInt64Array.from(ids, BigInt), settings)).tokens,
+      (await engine.generate(ids, settings)).tokens,
+    );
+    await assert.rejects(
+      engine.generate(PROMPT, { topK: -1 }),
+      /topK is -1, expected .* at least 0, which is all/,
+    );
+    for (const gamma of [2, "auto"] as const) {
+      await assert.rejects(engine.generate(PROMPT, { gamma, rule: "x" as Rule }), {
+        name: "TypeError",
+        message:
+          'Cannot speculate: unknown rule "x", expected one of ordered, ratio, block, match, coupled, paper',
+      });
+    }
     await assert.rejects(engine.generate(["a"] as unknown as number[]), {
       name: "RangeError",
       message: 'Cannot decode: prompt token 0 is "a", expected an integer in [0, 2048)',

@@ -102,9 +102,9 @@ Deno.test("costs are measured for one text while others that need them wait, and
         engine.generate(PROMPT, { gamma: "auto", rule: "coupled", seed: i, maxTokens: 4, signal, topK })
       ),
     );
-  await texts(9, [undefined, undefined, undefined]);
+  await texts(0, [undefined, undefined, undefined]);
   assert.equal(measured(), 1);
-  await texts(9, [undefined, undefined]);
+  await texts(0, [undefined, undefined]);
   assert.equal(measured(), 0);
   const enough = new AbortController(), reason = new Error("enough");
   const pass = forward.bind(engine.target);
@@ -120,6 +120,8 @@ Deno.test("costs are measured for one text while others that need them wait, and
     { status: "rejected", reason },
   ]);
   assert.equal(measured(), 2);
+  await texts(7, [undefined]); // a law that is made alike
+  assert.equal(measured(), 0);
 });
 
 Deno.test("the layers below work on an engine's models", async () => {

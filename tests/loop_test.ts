@@ -137,6 +137,14 @@ Deno.test("gamma shrinks to what is left, and a round without a draft is a plain
   }
 });
 
+Deno.test("a text may grow for as long as its reader wants", async () => {
+  let length = 2;
+  for await (const { tokens } of autoregress(new Counter(Infinity), [1, 2])) {
+    assert.deepEqual(tokens, [++length % V]);
+    if (length === 3000) break;
+  }
+});
+
 Deno.test("a text ends with the target's context", async () => {
   for (const gamma of [0, 3]) {
     const target = new Counter(8);
@@ -308,7 +316,10 @@ Deno.test("what makes no sense is refused, saying what was expected", async () =
       decoding([0], { sampling: { temperature: null as unknown as number } }),
       /temperature is null, expected/,
     ],
-    [decoding([0], { sampling: { topP: "1" as unknown as number } }), /topP is 1, expected a number within/],
+    [
+      decoding([0], { sampling: { topP: "1" as unknown as number } }),
+      /topP is "1", expected a number within/,
+    ],
   ];
   await Promise.all(cases.map(([run, message]) => assert.rejects(run, { name: "RangeError", message })));
 });

@@ -6,6 +6,7 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { loadEngine } from "../mod.ts";
 import { decodeTokens, encodeText, loadTokenizer, TextStream, type Tokenizer } from "../src/hub/tokenizer.ts";
 import { CheckpointError } from "../src/model/weights.ts";
 
@@ -150,7 +151,7 @@ Deno.test("TextStream: each token costs the decoding of a few", () => {
   assert(longest <= 5 && calls <= 1001, `${calls} calls of up to ${longest} tokens`);
 });
 
-Deno.test("Tokenizer: what AutoTokenizer of @huggingface/transformers gives fits as it is", () => {
+Deno.test("Tokenizer: what AutoTokenizer of @huggingface/transformers gives fits as it is", async () => {
   // its declarations in version 4, of which it has many more
   interface PreTrainedTokenizer {
     encode(
@@ -182,6 +183,10 @@ Deno.test("Tokenizer: what AutoTokenizer of @huggingface/transformers gives fits
     [5],
     { skip_special_tokens: false, clean_up_tokenization_spaces: false },
   ]);
+  // it is a function with these methods
+  const callable: Tokenizer = Object.assign((text: string) => theirs.encode(text), theirs);
+  using engine = await loadEngine({ drafter: null, threads: 1, tokenizer: callable });
+  assert.match((await engine.generate("five", { maxTokens: 3 })).text, /^(five)+$/);
 });
 
 Deno.test("loadTokenizer: from a file, its folder, or a folder beside it", async () => {

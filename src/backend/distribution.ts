@@ -48,7 +48,7 @@ export function checkSampling(sampling: Sampling): void {
   }
   if (!(Number.isInteger(topK) && topK >= 0)) {
     throw new RangeError(
-      `Cannot make a distribution: topK is ${shown(topK)}, expected an integer of at least 0`,
+      `Cannot make a distribution: topK is ${shown(topK)}, expected an integer of at least 0, which is all`,
     );
   }
   if (!(Number.isFinite(topP) && topP > 0 && topP <= 1)) {

@@ -64,13 +64,24 @@ export class Output {
     if (text === "") return;
     let bytes = this.#encoder.encode(text);
     try {
-      while (bytes.length > 0) bytes = bytes.subarray(this.#sink.writeSync(bytes));
+      while (bytes.length > 0) bytes = bytes.subarray(this.#writeSome(bytes));
     } catch (error) {
       this.#open = false; // a line that cannot be written cannot be ended
       if (error instanceof Deno.errors.BrokenPipe) throw error;
       throw new Error(`Cannot write the output: ${(error as Error).message}`, { cause: error });
     }
     this.#open = !text.endsWith("\n");
+  }
+
+  /** Writes some of the bytes and returns how many: none while whoever shares the stream has it not wait, and it is full. */
+  #writeSome(bytes: Uint8Array): number {
+    try {
+      return this.#sink.writeSync(bytes);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1); // a millisecond
+      return 0;
+    }
   }
 
   /** Writes a text and ends the line. */

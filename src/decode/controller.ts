@@ -19,6 +19,7 @@ import type { Drafter, Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
 import { holding, type Step } from "./loop.ts";
 import { PhiloxSource } from "./random.ts";
+import { shown } from "../shown.ts";
 import { draftAndVerify, type DraftPlan, type DraftPolicy } from "./speculative.ts";
 
 /** Assumed acceptance of a position never tried: hopeful, since only what is tried can be found wanting. */
@@ -94,7 +95,8 @@ export class CostProfile {
    * @param readingMs as above
    * @param steps T that may be chosen, ascending from 1, and the milliseconds that each step but the first adds to a
    * round; absent: the drafter's own T alone
-   * @throws {RangeError} if there are no costs, not all of them are positive, or T or what it adds make no sense
+   * @throws {RangeError} if there are no costs, not all of them are positive, or `readingMs`, T or what it adds make no
+   * sense
    */
   constructor(
     ms: ArrayLike<number>,
@@ -106,6 +108,11 @@ export class CostProfile {
     if (this.ms.length === 0 || !this.ms.every((x) => x > 0 && x < Infinity)) {
       throw new RangeError(
         `Cannot choose gamma: costs are [${this.ms}], expected the milliseconds of a round for each gamma from 0 on`,
+      );
+    }
+    if (!(readingMs >= 0 && readingMs < Infinity)) {
+      throw new RangeError(
+        `Cannot choose gamma: readingMs is ${shown(readingMs)}, expected milliseconds of at least 0`,
       );
     }
     const { choices, ms: stepMs } = steps ?? { choices: undefined, ms: 0 };

@@ -67,8 +67,12 @@ export class HostDistributions implements Distributions {
     return this.#laws[j];
   }
 
-  /** The token that the noise under `key` picks from row j. */
+  /**
+   * The token that the noise under `key` picks from row j.
+   * @throws {RangeError} as {@linkcode massOf}
+   */
   race(j: number, key: NoiseKey): number {
+    massOf(this.#laws[j]);
     return race(this.#laws[j], key);
   }
 }

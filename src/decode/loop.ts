@@ -14,6 +14,9 @@ import type { Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
 import { PhiloxSource, type RandomSource } from "./random.ts";
 
+/** Tokens beyond the prompt that there is room for at first. */
+const FIRST_ROOM = 1024;
+
 /** Options of both loops. */
 export interface DecodeOptions {
   /** What the target's law is made with. @default temperature 1, no top-k, no top-p */
@@ -141,7 +144,7 @@ export async function* decode(
   checkRequest(target, prompt, options);
   const stops = new Set(options.stopTokens), asked = prompt.length + (options.maxTokens ?? Infinity);
   const limit = Math.min(target.contextLength, asked);
-  const text = new Int32Array(limit);
+  let text = new Int32Array(Math.min(limit, prompt.length + FIRST_ROOM));
   text.set(prompt);
   let length = prompt.length;
   let seen = 0; // how much of the text the target may keep
@@ -172,6 +175,11 @@ export async function* decode(
       // the target has not seen the token that follows the accepted ones, but a rejected one in its place
       seen = length + accepted;
       target.truncate(seen);
+      if (length + tokens.length > text.length) {
+        const longer = new Int32Array(Math.min(limit, 2 * (length + tokens.length)));
+        longer.set(text.subarray(0, length));
+        text = longer;
+      }
       text.set(tokens, length);
       length += tokens.length;
       if (stop >= 0) finishReason = "stop";

@@ -8,6 +8,7 @@
  */
 
 import type { Sampling } from "../backend/backend.ts";
+import { checkSampling } from "../backend/distribution.ts";
 import { hasMethods } from "../given.ts";
 import { shown } from "../shown.ts";
 import { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
@@ -73,7 +74,8 @@ export function speculate(
   options: SpeculateOptions = {},
 ): AsyncGenerator<Round, void, void> {
   const { gamma = 5, rule = "ordered", draftSampling } = options;
-  check(target, drafter, gamma, rule);
+  checkDrafting(target, drafter, gamma, rule);
+  if (draftSampling !== undefined) checkSampling(draftSampling);
   const round = async ({ text, room, random, sampling }: StepRequest): Promise<Step> => {
     const most = room - 1; // a round emits one token more than it accepts
     const plan = typeof gamma === "number" ? { gamma } : gamma.next(most);
@@ -208,7 +210,13 @@ function expected(what: string, found: unknown): string {
   return `${what} is ${shown(found)}, expected a non-negative integer`;
 }
 
-function check(target: Target, drafter: Drafter, gamma: number | DraftPolicy, rule: Rule): void {
+/** What {@linkcode speculate} throws before it begins. */
+export function checkDrafting(
+  target: Target,
+  drafter: Drafter,
+  gamma: number | DraftPolicy,
+  rule: Rule,
+): void {
   if (!rules.includes(rule)) {
     throw new TypeError(`Cannot speculate: unknown rule "${rule}", expected one of ${rules.join(", ")}`);
   }

@@ -118,8 +118,8 @@ export async function removeModel(name: string, options: HubOptions = {}): Promi
   const { repository, revision } = requireName(name);
   const root = cacheFolder(options), cache = new ModelCache(root, repository);
   const commit = revision === undefined ? undefined : await cache.commitOf(revision);
-  const present = revision === undefined ? cache.folder : cache.snapshot(commit ?? revision);
-  if (await kindOf(present) !== "folder") {
+  const known = revision === undefined || commit !== undefined;
+  if (!known || await kindOf(commit === undefined ? cache.folder : cache.snapshot(commit)) !== "folder") {
     throw new HubError(`Cannot remove "${name}": it is not in the cache "${root}"`);
   }
   if (commit === undefined) await cache.remove();

@@ -42,7 +42,7 @@ import {
 
 /** Options of {@linkcode createWasmBackend}. */
 export interface WasmOptions {
-  /** How many threads work, the calling one included. Default: the machine's cores. */
+  /** How many threads work, the calling one included, 512 at most. Default: the machine's cores, if they are no more. */
   readonly threads?: number | undefined;
   /** Which build of the kernels. Default: `relaxed` where the runtime has relaxed SIMD, else `plain`. */
   readonly simd?: "relaxed" | "plain" | undefined;
@@ -66,7 +66,7 @@ const ATTENTION_BLOCK = 24;
  * @throws {Error} if the runtime has no WebAssembly SIMD, or a thread does not start
  */
 export async function createWasmBackend(options: WasmOptions = {}): Promise<Backend> {
-  const { threads = navigator.hardwareConcurrency } = options;
+  const { threads = Math.min(navigator.hardwareConcurrency, MAX_THREADS) } = options;
   check.checkSizes("start the WebAssembly backend", { threads });
   if (threads > MAX_THREADS) {
     throw new RangeError(
