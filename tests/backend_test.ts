@@ -54,7 +54,8 @@ if (standIn !== undefined) {
   candidates["cuda, stand-in"] = {
     open: () => Promise.resolve(createCudaBackend()),
     halfTolerance: { f16: 1e-3, bf16: 8e-3 },
-    shapes: [[3, 5], [131, 77], [64, 64]],
+    // smaller than a tile, odd, whole tiles, more groups of a row than a warp holds
+    shapes: [[3, 5], [131, 77], [64, 64], [5, 2085]],
     heads: [[4, 3], [10, 2], [64, 2]],
   };
 }

@@ -119,6 +119,11 @@ SD_INLINE void mma_16816(float (&c)[4], const uint32_t (&a)[4], const uint32_t (
 // ---- memory
 
 // What other blocks of this launch wrote before a fence: from L2, as L1 may hold what was there before.
+SD_INLINE float load_l2(const float* source) {
+  float v;
+  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(source) : "memory");
+  return v;
+}
 SD_INLINE float2 load_l2(const float2* source) {
   float2 v;
   asm volatile("ld.global.cg.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(source) : "memory");

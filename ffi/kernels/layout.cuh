@@ -57,6 +57,16 @@ SD_INLINE float warp_sum(float value) {
   return warp_fold(value, [](float a, float b) { return a + b; });
 }
 
+// Several sums over the same number of neighbouring lanes, whose exchanges overlap.
+template <int LANES, int COUNT>
+SD_INLINE void sum_over(float (&values)[COUNT]) {
+#pragma unroll
+  for (int mask = LANES / 2; mask > 0; mask /= 2) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) values[i] += shfl_xor(values[i], mask);
+  }
+}
+
 // The sum of a value over the lanes up to this one.
 template <class T>
 SD_INLINE T warp_running_sum(T value) {
@@ -76,15 +86,35 @@ struct Group {
 
 SD_INLINE int groups_of(int columns) { return (columns + 15) / 16; }
 
-// The group of a column; the 16 lanes that hold its columns call together, those beyond the last column with 0.
+// Of how many columns a group is, and one over that, which is exact for 16.
+SD_INLINE int group_size(int group, int columns) { return min(16, columns - group * 16); }
+SD_INLINE float group_share(int group, int columns) { return 1.0f / group_size(group, columns); }
+
+// The groups of a column in several rows; the 16 lanes that hold its columns call together, those beyond the last column
+// with zeros.
+template <int COUNT>
+SD_INLINE void groups_around(Group (&found)[COUNT], const float (&values)[COUNT], int column, int columns) {
+  const float share = group_share(column / 16, columns);
+  float sums[COUNT], squares[COUNT];
+#pragma unroll
+  for (int n = 0; n < COUNT; n++) sums[n] = values[n];
+  sum_over<16>(sums);
+#pragma unroll
+  for (int n = 0; n < COUNT; n++) {
+    const float d = column < columns ? values[n] - sums[n] * share : 0;
+    squares[n] = d * d;
+  }
+  sum_over<16>(squares);
+#pragma unroll
+  for (int n = 0; n < COUNT; n++) found[n] = {sums[n], squares[n]};
+}
+
+// The same in one.
 SD_INLINE Group group_around(float value, int column, int columns) {
-  auto sum = [](float v) {
-    for (int mask = 8; mask > 0; mask /= 2) v += shfl_xor(v, mask);
-    return v;
-  };
-  float total = sum(value);
-  float d = column < columns ? value - total / min(16, columns - column / 16 * 16) : 0;
-  return {total, sum(d * d)};
+  const float values[1] = {value};
+  Group found[1];
+  groups_around(found, values, column, columns);
+  return found[0];
 }
 
 // Mean of a row and 1/sqrt(variance + epsilon).
@@ -92,20 +122,57 @@ struct Statistics {
   float mean, scale;
 };
 
-// From the groups of a row, by one warp; every lane has them.
-SD_INLINE Statistics row_statistics(const Group* groups, int columns, float epsilon) {
-  int lane = threadIdx.x % WARP;
-  float sum = 0, squares = 0;
-  for (int g = lane; g < groups_of(columns); g += WARP) sum += groups[g].sum;
-  float mean = warp_sum(sum) / columns;
-  for (int g = lane; g < groups_of(columns); g += WARP) {
-    int count = min(16, columns - g * 16);
-    float d = groups[g].sum / count - mean;
-    squares += fmaf(count * d, d, groups[g].squares);
+// From the groups of rows, by one warp; every lane has them. `groups(r)`: where those of the rth row are.
+template <int ROWS, class Groups>
+SD_INLINE void row_statistics(Statistics (&found)[ROWS], Groups groups, int columns, float epsilon) {
+  constexpr int HELD = 4, BATCH = HELD * WARP;  // of a row by a lane, and by a warp, at a time
+  const int lane = threadIdx.x % WARP, all = groups_of(columns);
+  Group held[ROWS][HELD];
+  auto load = [&](int base) {  // all of them before any is needed: what costs is to wait for memory
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+      for (int h = 0; h < HELD; h++) {
+        const int g = base + h * WARP + lane;
+        float2 v = {};
+        if (g < all) v = *(const float2*)(groups(r) + g);
+        held[r][h] = {v.x, v.y};
+      }
+    }
+  };
+  float sums[ROWS] = {}, squares[ROWS] = {};
+  for (int base = 0; base < all; base += BATCH) {
+    load(base);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+      for (int h = 0; h < HELD; h++) sums[r] += held[r][h].sum;
+    }
   }
-  float variance = warp_sum(squares) / columns;
-  // what overflows is to end as no number, and not as a row of zeros
-  return {mean, 1 / sqrtf(variance + epsilon + 0 * variance)};
+  const float share = 1.0f / columns, share_of_last = group_share(all - 1, columns);
+  sum_over<WARP>(sums);
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) found[r].mean = sums[r] * share;
+  for (int base = (all - 1) / BATCH * BATCH; base >= 0; base -= BATCH) {
+    if (base + BATCH < all) load(base);  // the last are still here
+#pragma unroll
+    for (int h = 0; h < HELD; h++) {
+      const int g = base + h * WARP + lane, count = group_size(g, columns);
+      const float share = count == 16 ? 0.0625f : share_of_last;
+#pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        const float d = held[r][h].sum * share - found[r].mean;
+        if (g < all) squares[r] += fmaf(count * d, d, held[r][h].squares);
+      }
+    }
+  }
+  sum_over<WARP>(squares);
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    const float variance = squares[r] * share;
+    // what overflows is to end as no number, and not as a row of zeros
+    found[r].scale = rsqrtf(variance + epsilon + 0 * variance);
+  }
 }
 
 SD_INLINE float normalised(float x, Statistics row, float gain, float shift) {

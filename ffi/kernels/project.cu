@@ -29,20 +29,28 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
   const int steps = (all - share + sharers - 1) / sharers;  // this warp's: share, share + sharers, …
   const int slots = norm.gain ? MATS + TILES + 2 : MATS + TILES;
   const int quad = lane % 4 * 4;  // of the 16 inputs of a step, this lane's 4
+  // where this lane's part of the first step is; what it adds for another is worked out once for all of them
+  const uint4* weights_from[MATS];
+  const float* rows_from[TILES];
+#pragma unroll
+  for (int m = 0; m < MATS; m++) {
+    const size_t tile = min(blockIdx.x * MATS + m, (unsigned)(f.outputs - 1) / 16);
+    weights_from[m] = weights + (tile * all + share) * WARP + lane;
+  }
+#pragma unroll
+  for (int t = 0; t < TILES; t++) {
+    rows_from[t] = x + (size_t)min(first + t * 8 + lane / 4, f.rows - 1) * stride + share * 16 + quad;
+  }
   auto slot = [&](int step, int s) { return ring + (step % STAGES<TILES> * slots + s) * THREADS + threadIdx.x; };
   auto load_weights = [&](int step) {
     for (int m = 0; m < MATS && step < steps; m++) {
-      size_t tile = min(blockIdx.x * MATS + m, (unsigned)(f.outputs - 1) / 16);
-      cp_async16(slot(step, m), weights + (tile * all + step * sharers + share) * WARP + lane);
+      cp_async16(slot(step, m), weights_from[m] + step * sharers * WARP);
     }
   };
   auto load_rows = [&](int step) {
     if (step < steps) {
-      int column = (step * sharers + share) * 16 + quad;
-      for (int t = 0; t < TILES; t++) {
-        int row = min(first + t * 8 + lane / 4, f.rows - 1);
-        cp_async16(slot(step, MATS + t), x + (size_t)row * stride + column);
-      }
+      const int ahead = step * sharers * 16, column = ahead + share * 16 + quad;
+      for (int t = 0; t < TILES; t++) cp_async16(slot(step, MATS + t), rows_from[t] + ahead);
       if (norm.gain) cp_async16(slot(step, MATS + TILES), norm.gain + column);
       if (norm.gain && norm.shift) cp_async16(slot(step, MATS + TILES + 1), norm.shift + column);
     }
@@ -52,10 +60,12 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
   for (int s = 0; s < STAGES<TILES> - 1; s++) load_weights(s);
   grid_dependency_wait();  // the weights do not depend on the kernel before this one
   for (int s = 0; s < STAGES<TILES> - 1; s++) load_rows(s);
-  prepare_statistics(statistics, norm, first, ROWS, f.rows, inputs);
-  Statistics mine[TILES] = {};
+  prepare_statistics(statistics, norm, first, f.rows, inputs);
+  // without a norm rows go through one that changes nothing: branches would keep the tiles from overlapping
+  Statistics mine[TILES];
 #pragma unroll
   for (int t = 0; t < TILES; t++) {
+    mine[t] = {0, 1};
     if (norm.gain) mine[t] = statistics[t * 8 + lane / 4];
   }
 
@@ -70,18 +80,16 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
       const uint4 w = *slot(step, m);
       a[m][0] = w.x, a[m][1] = w.y, a[m][2] = w.z, a[m][3] = w.w;
     }
-    float4 gain = {}, shift = {};
+    float4 gain = {1, 1, 1, 1}, shift = {};
     if (norm.gain) gain = *(float4*)slot(step, MATS + TILES);
     if (norm.gain && norm.shift) shift = *(float4*)slot(step, MATS + TILES + 1);
 #pragma unroll
     for (int t = 0; t < TILES; t++) {
       float4 v = *(float4*)slot(step, MATS + t);
-      if (norm.gain) {
-        v.x = normalised(v.x, mine[t], gain.x, shift.x);
-        v.y = normalised(v.y, mine[t], gain.y, shift.y);
-        v.z = normalised(v.z, mine[t], gain.z, shift.z);
-        v.w = normalised(v.w, mine[t], gain.w, shift.w);
-      }
+      v.x = normalised(v.x, mine[t], gain.x, shift.x);
+      v.y = normalised(v.y, mine[t], gain.y, shift.y);
+      v.z = normalised(v.z, mine[t], gain.z, shift.z);
+      v.w = normalised(v.w, mine[t], gain.w, shift.w);
       const uint32_t b[2] = {pack(Half(), v.x, v.y), pack(Half(), v.z, v.w)};
 #pragma unroll
       for (int m = 0; m < MATS; m++) mma_16816(sums[m][t], a[m], b, Half());
@@ -104,25 +112,34 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
     }
   }
   syncthreads();
-  auto sum = [&](int i) {
-    float y = 0;
-    for (int w = 0; w < WARPS; w++) y += of_warps[w * ITEMS + i];
-    return y;
-  };
-  const size_t blocks = gridDim.x * gridDim.y;
-  float* mine_of_blocks = partials + (blockIdx.y * gridDim.x + blockIdx.x) * (size_t)ITEMS;
+  // a thread has entries of one output, in every so manieth row; of the smallest blocks, half of the threads have none
+  constexpr int EACH = (ITEMS + THREADS - 1) / THREADS;
+  const bool has_any = (int)threadIdx.x < ITEMS;
+  float y[EACH] = {};
+#pragma unroll
+  for (int n = 0; n < EACH && has_any; n++) {
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) y[n] += of_warps[w * ITEMS + n * THREADS + threadIdx.x];
+  }
   if (gridDim.z > 1) {
-    for (int i = threadIdx.x; i < ITEMS; i += THREADS) mine_of_blocks[blockIdx.z * blocks * ITEMS + i] = sum(i);
+    const size_t blocks = gridDim.x * gridDim.y;
+    float* parts = partials + (blockIdx.y * gridDim.x + blockIdx.x) * (size_t)ITEMS + threadIdx.x;
+#pragma unroll
+    for (int n = 0; n < EACH && has_any; n++) parts[blockIdx.z * blocks * ITEMS + n * THREADS] = y[n];
     if (!last_to_arrive(arrivals + blockIdx.y * gridDim.x + blockIdx.x, gridDim.z)) return;
-  }
-  for (int i = threadIdx.x; i < ITEMS; i += THREADS) {
-    float y = 0;
-    if (gridDim.z == 1) y = sum(i);
-    for (unsigned z = 0; z < gridDim.z && gridDim.z > 1; z++) {
-      y += ((const volatile float*)mine_of_blocks)[z * blocks * ITEMS + i];  // other blocks wrote it
+#pragma unroll
+    for (int n = 0; n < EACH; n++) y[n] = 0;
+#pragma unroll 2
+    for (unsigned z = 0; z < gridDim.z && has_any; z++) {
+      float part[EACH];
+#pragma unroll
+      for (int n = 0; n < EACH; n++) part[n] = load_l2(parts + z * blocks * ITEMS + n * THREADS);
+#pragma unroll
+      for (int n = 0; n < EACH; n++) y[n] += part[n];
     }
-    finish(f, first + i / OUTPUTS, blockIdx.x * OUTPUTS + i % OUTPUTS, y);
   }
+  if (!has_any) return;
+  finish(f, first + threadIdx.x / OUTPUTS, THREADS / OUTPUTS, blockIdx.x * OUTPUTS + threadIdx.x % OUTPUTS, y);
 }
 
 // Grid (outputs / (16·MATS), rows / (8·TILES), splits of the sum).
@@ -165,7 +182,7 @@ SD_INLINE void project_panel(const Finish& f, const float* x, const float* weigh
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const int first = blockIdx.y * ROWS, stride = padded(inputs);
   grid_dependency_wait();
-  prepare_statistics(statistics, norm, first, ROWS, f.rows, inputs);
+  prepare_statistics(statistics, norm, first, f.rows, inputs);
   const float* panel = weights + (size_t)blockIdx.x * stride * WARP + lane;
   float sums[ROWS] = {};
 #pragma unroll 4
@@ -192,7 +209,10 @@ SD_INLINE void project_panel(const Finish& f, const float* x, const float* weigh
     }
   }
   grid_dependency_launch();
-  panel_sums(sums, [&](int row, int output, float y) { finish(f, row, output, y); });
+  panel_sums(sums, [&](int row, int output, float sum) {
+    const float y[1] = {sum};
+    finish(f, row, 0, output, y);
+  });
 }
 
 // A row of bytes q stands for scale·(q − zero).
@@ -219,7 +239,8 @@ SD_INLINE void project_bytes(const Finish& f, const int* x, const Quantised* qua
   panel_sums(sums, [&](int row, int output, int dot) {
     Quantised q = quantised[min(row, f.rows - 1)];
     // Σ w·(q − zero) = Σ w·q − zero·Σ w, in integers; scales and sums are padded as outputs are
-    finish(f, row, output, (float)(dot - q.zero * channel_sums[output]) * (scales[output] * q.scale));
+    const float y[1] = {(float)(dot - q.zero * channel_sums[output]) * (scales[output] * q.scale)};
+    finish(f, row, 0, output, y);
   });
 }
 
@@ -258,9 +279,10 @@ SD_KERNEL(WARP, quantise, int8_t* out, Quantised* quantised, const float* x, con
           const float* shift, float epsilon, int columns) {
   grid_dependency_wait();
   const float* row = x + (size_t)blockIdx.x * padded(columns);
-  Statistics s = {0, 1};
-  if (gain) s = row_statistics(groups + (size_t)blockIdx.x * groups_of(columns), columns, epsilon);
-  auto value = [&](int c) { return gain ? normalised(row[c], s, gain[c], shift ? shift[c] : 0) : row[c]; };
+  Statistics s[1] = {};
+  auto of_row = [&](int) { return groups + (size_t)blockIdx.x * groups_of(columns); };
+  if (gain) row_statistics(s, of_row, columns, epsilon);
+  auto value = [&](int c) { return gain ? normalised(row[c], s[0], gain[c], shift ? shift[c] : 0) : row[c]; };
   float low = 0, high = 0, nothing = 0;
   for (int c = threadIdx.x; c < columns; c += WARP) {
     low = fminf(low, value(c));

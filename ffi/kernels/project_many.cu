@@ -19,7 +19,7 @@ SD_INLINE void narrow(uint2* out, const float* x, const NormIn& norm, int rows, 
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const int first = blockIdx.y * 16, stride = padded(inputs), all = stride / 16;
   grid_dependency_wait();
-  prepare_statistics(statistics, norm, first, 16, rows, inputs);
+  prepare_statistics(statistics, norm, first, rows, inputs);
   Statistics of_row[2] = {};
   if (norm.gain) of_row[0] = statistics[lane / 4], of_row[1] = statistics[lane / 4 + 8];
   auto entries = [&](int half, int column) {
@@ -217,10 +217,13 @@ SD_INLINE void project_many(const Finish& f, const uint4* x, const uint4* weight
     }
   }
   syncthreads();
-  const int first = blockIdx.y * ROWS, count = min(ROWS, f.rows - first);
-#pragma unroll 4
-  for (int i = threadIdx.x; i < count * OUTPUTS; i += COUNT) {
-    finish(f, first + i / OUTPUTS, blockIdx.x * OUTPUTS + i % OUTPUTS, sums[i / OUTPUTS * PITCH + i % OUTPUTS]);
+  constexpr int BATCH = 8;  // rows of a thread at a time
+  const int first = blockIdx.y * ROWS, count = min(ROWS, f.rows - first), output = threadIdx.x % OUTPUTS;
+  for (int row = threadIdx.x / OUTPUTS; row < count; row += BATCH * GROUPS) {
+    float y[BATCH];
+#pragma unroll
+    for (int n = 0; n < BATCH; n++) y[n] = sums[(row + n * GROUPS) * PITCH + output];
+    finish(f, first + row, GROUPS, blockIdx.x * OUTPUTS + output, y);
   }
 }
 
@@ -237,14 +240,17 @@ PROJECT_MANY(project_many_bf16_128, Bf16, 2)
 
 // ---- after a product of cuBLAS
 
-// What becomes of sums [rows, outputs], padded, which may lie where the result goes. Grid: rows.
+constexpr int FINISHED = 8;  // rows of a block
+
+// What becomes of sums [rows, outputs], padded, which may lie where the result goes. Grid (outputs / 256, rows / 8).
 SD_KERNEL(THREADS, finish_rows, float* out, Group* groups, const float* sums, const float* bias, const float* gate,
           int rows, int outputs, int then) {
-  const Finish f = {out, groups, bias, gate, rows, outputs, then};
-  const float* row = sums + (size_t)blockIdx.x * padded(outputs);
+  const int output = blockIdx.x * THREADS + threadIdx.x, first = blockIdx.y * FINISHED;
   grid_dependency_wait();
-  for (int base = 0; base < outputs; base += THREADS) {
-    const int output = base + threadIdx.x;
-    finish(f, blockIdx.x, output, output < outputs ? row[output] : 0);
+  float y[FINISHED];
+#pragma unroll
+  for (int n = 0; n < FINISHED; n++) {
+    y[n] = sums[(size_t)min(first + n, rows - 1) * padded(outputs) + min(output, outputs - 1)];
   }
+  finish({out, groups, bias, gate, rows, outputs, then}, first, 1, output, y);
 }

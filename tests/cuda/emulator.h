@@ -382,6 +382,7 @@ void mma_16816(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Ty
   }
 }
 
+inline float load_l2(const float* source) { return *source; }
 inline float2 load_l2(const float2* source) { return *source; }
 inline float4 load_l2(const float4* source) { return *source; }
 

@@ -18,6 +18,7 @@ export const STORE = 0, GELU = 1, ADD = 2;
 // the sizes of `project.cu` and `project_many.cu`
 const THREADS = 256;
 const MANY_STEPS = 10;
+const FINISHED = 8;
 
 /**
  * Blocks of {@linkcode MANY_ROWS} from which on they are worth it, although none shares a sum: about a quarter of a
@@ -87,7 +88,7 @@ export function multiply(
       if (inPlace && then === STORE && options.bias === undefined) return;
       stream.launch(
         on.kernels.finishRows,
-        { grid: rows, block: THREADS, dependent },
+        { grid: [Math.ceil(outputs / THREADS), Math.ceil(rows / FINISHED), 1], block: THREADS, dependent },
         ...to,
         sums,
         ...last,
