@@ -131,7 +131,8 @@ struct Attention {
 // Merges what the blocks of a head have found for rows; `factors` [rows, chunks].
 template <int STEPS>
 SD_INLINE void merge_chunks(const Attention& a, float2* factors, int chunks) {
-  constexpr int D = STEPS * 16, MOST = TILE * D / 4 / THREADS;  // 4 entries each
+  constexpr int D = STEPS * 16;  // 4 entries to a thread
+  constexpr int AHEAD = 12;      // chunks whose loads do not wait for one another
   SD_SHARED(float, totals, TILE);
   const int head = blockIdx.x, launched = gridDim.z;
   const size_t first = (size_t)head * a.rows;
@@ -153,31 +154,31 @@ SD_INLINE void merge_chunks(const Attention& a, float2* factors, int chunks) {
     totals[threadIdx.x] = known.total;
   }
   syncthreads();
-  float sums[MOST][4] = {};
-#pragma unroll 2
-  for (int chunk = 0; chunk < chunks; chunk++) {
+  const int d = threadIdx.x % (D / 4) * 4;
+  for (int row = threadIdx.x / (D / 4); row < a.rows; row += THREADS / (D / 4)) {
+    const float* from = a.partials + (first + row) * launched * D + d;
+    float sums[4] = {};
+    for (int base = 0; base < chunks; base += AHEAD) {
+      float4 found[AHEAD];
 #pragma unroll
-    for (int n = 0; n < MOST; n++) {
-      const int i = n * THREADS + threadIdx.x, row = i / (D / 4);
-      if (row >= a.rows) continue;
-      const float2 factor = factors[row * chunks + chunk];
-      if (factor.y == 0) continue;  // perhaps nobody wrote it, as no key is seen there
-      const float4 v = load_l2((const float4*)(a.partials + ((first + row) * launched + chunk) * D) + i % (D / 4));
-      const Merge m = {{}, factor.x, factor.y};
-      sums[n][0] = merged(m, sums[n][0], v.x);
-      sums[n][1] = merged(m, sums[n][1], v.y);
-      sums[n][2] = merged(m, sums[n][2], v.z);
-      sums[n][3] = merged(m, sums[n][3], v.w);
+      for (int c = 0; c < AHEAD; c++) {
+        if (base + c < chunks) found[c] = load_l2((const float4*)(from + (base + c) * D));
+      }
+#pragma unroll
+      for (int c = 0; c < AHEAD; c++) {
+        if (base + c >= chunks) break;
+        const float2 factor = factors[row * chunks + base + c];  // where nothing is seen 1 and 0, and what was found 0
+        const Merge m = {{}, factor.x, factor.y};
+        sums[0] = merged(m, sums[0], found[c].x);
+        sums[1] = merged(m, sums[1], found[c].y);
+        sums[2] = merged(m, sums[2], found[c].z);
+        sums[3] = merged(m, sums[3], found[c].w);
+      }
     }
-  }
-#pragma unroll
-  for (int n = 0; n < MOST; n++) {
-    const int i = n * THREADS + threadIdx.x, row = i / (D / 4), d = i % (D / 4) * 4;
-    if (row >= a.rows) continue;
     float* out = a.out + (size_t)row * padded(gridDim.x * a.size) + head * a.size;
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      if (d + j < a.size) out[d + j] = sums[n][j] / totals[row];
+      if (d + j < a.size) out[d + j] = sums[j] / totals[row];
     }
   }
 }

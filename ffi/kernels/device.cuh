@@ -39,6 +39,7 @@ struct Bf16 {};
 // ---- threads of a block and of a warp
 
 SD_INLINE void syncthreads() { __syncthreads(); }
+SD_INLINE void syncwarp() { __syncwarp(); }
 template <class T> SD_INLINE T shfl(T value, int lane) { return __shfl_sync(~0u, value, lane); }
 template <class T> SD_INLINE T shfl_xor(T value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 

@@ -13,10 +13,14 @@
 
 // Steps that are on their way from memory.
 template <int TILES>
-constexpr int STAGES = TILES < 6 ? 4 : 3;
+constexpr int STAGES = TILES == 1 ? 5 : TILES < 6 ? 4 : 3;
+
+// With registers for so many threads, a block of `attention_half.cu` has room beside one of the largest of these.
+constexpr int ROOM = 384;
 
 // A lane of a warp copies what it will itself multiply, so that the ring needs no barrier: of each stage, 16 bytes of
-// each tile of the weights, 16 of each tile of rows, 16 of gain and 16 of shift.
+// each tile of the weights and 16 of each tile of rows. Gain and shift, which are the same for all rows, come once for
+// the warp, by its first 8 lanes.
 template <class Half, int MATS, int TILES>
 SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weights, const NormIn& norm, float* partials,
                             unsigned* arrivals, int inputs) {
@@ -27,32 +31,37 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
   const int first = blockIdx.y * ROWS, stride = padded(inputs), all = stride / 16;
   const int sharers = gridDim.z * WARPS, share = blockIdx.z * WARPS + warp;
   const int steps = (all - share + sharers - 1) / sharers;  // this warp's: share, share + sharers, …
-  const int slots = norm.gain ? MATS + TILES + 2 : MATS + TILES;
   const int quad = lane % 4 * 4;  // of the 16 inputs of a step, this lane's 4
-  // where this lane's part of the first step is; what it adds for another is worked out once for all of them
-  const uint4* weights_from[MATS];
-  const float* rows_from[TILES];
+  // where this lane's part of the first step is, from which another is the same way for all; no pointers, as registers
+  // are short
+  int weights_from[MATS], rows_from[TILES];
 #pragma unroll
   for (int m = 0; m < MATS; m++) {
-    const size_t tile = min(blockIdx.x * MATS + m, (unsigned)(f.outputs - 1) / 16);
-    weights_from[m] = weights + (tile * all + share) * WARP + lane;
+    const int tile = min(blockIdx.x * MATS + m, (unsigned)(f.outputs - 1) / 16);
+    weights_from[m] = (tile * all + share) * WARP + lane;
   }
 #pragma unroll
   for (int t = 0; t < TILES; t++) {
-    rows_from[t] = x + (size_t)min(first + t * 8 + lane / 4, f.rows - 1) * stride + share * 16 + quad;
+    rows_from[t] = min(first + t * 8 + lane / 4, f.rows - 1) * stride + share * 16 + quad;
   }
-  auto slot = [&](int step, int s) { return ring + (step % STAGES<TILES> * slots + s) * THREADS + threadIdx.x; };
+  const float* const factors = lane < 4 ? norm.gain : norm.shift;
+  const float* norm_from = norm.gain && lane < 8 && factors ? factors + share * 16 + quad : nullptr;
+  auto slot = [&](int step, int s) {
+    return ring + (step % STAGES<TILES> * (MATS + TILES) + s) * THREADS + threadIdx.x;
+  };
+  auto norm_slot = [&](int step, int of) {
+    return ring + STAGES<TILES> * (MATS + TILES) * THREADS + (step % STAGES<TILES> * WARPS + warp) * 8 + of;
+  };
   auto load_weights = [&](int step) {
     for (int m = 0; m < MATS && step < steps; m++) {
-      cp_async16(slot(step, m), weights_from[m] + step * sharers * WARP);
+      cp_async16(slot(step, m), weights + (weights_from[m] + step * sharers * WARP));
     }
   };
   auto load_rows = [&](int step) {
     if (step < steps) {
-      const int ahead = step * sharers * 16, column = ahead + share * 16 + quad;
-      for (int t = 0; t < TILES; t++) cp_async16(slot(step, MATS + t), rows_from[t] + ahead);
-      if (norm.gain) cp_async16(slot(step, MATS + TILES), norm.gain + column);
-      if (norm.gain && norm.shift) cp_async16(slot(step, MATS + TILES + 1), norm.shift + column);
+      const int ahead = step * sharers * 16;
+      for (int t = 0; t < TILES; t++) cp_async16(slot(step, MATS + t), x + (rows_from[t] + ahead));
+      if (norm_from) cp_async16(norm_slot(step, lane), norm_from + ahead);
     }
     cp_async_commit();  // also an empty group counts, which keeps the counting simple
   };
@@ -74,6 +83,7 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
     load_weights(step + STAGES<TILES> - 1);
     load_rows(step + STAGES<TILES> - 1);
     cp_async_wait<STAGES<TILES> - 1>();
+    syncwarp();  // for gain and shift; where they go next is free, as all lanes have met in mma since they were read
     uint32_t a[MATS][4];
 #pragma unroll
     for (int m = 0; m < MATS; m++) {
@@ -81,8 +91,8 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
       a[m][0] = w.x, a[m][1] = w.y, a[m][2] = w.z, a[m][3] = w.w;
     }
     float4 gain = {1, 1, 1, 1}, shift = {};
-    if (norm.gain) gain = *(float4*)slot(step, MATS + TILES);
-    if (norm.gain && norm.shift) shift = *(float4*)slot(step, MATS + TILES + 1);
+    if (norm.gain) gain = *(float4*)norm_slot(step, lane % 4);
+    if (norm.gain && norm.shift) shift = *(float4*)norm_slot(step, 4 + lane % 4);
 #pragma unroll
     for (int t = 0; t < TILES; t++) {
       float4 v = *(float4*)slot(step, MATS + t);
@@ -144,7 +154,7 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
 
 // Grid (outputs / (16·MATS), rows / (8·TILES), splits of the sum).
 #define PROJECT_HALF(name, Half, MATS, TILES)                                                                         \
-  SD_KERNEL(THREADS, name, float* out, Group* groups, const float* x, const Group* x_groups, const uint4* weights,    \
+  SD_KERNEL(ROOM, name, float* out, Group* groups, const float* x, const Group* x_groups, const uint4* weights,       \
             const float* bias, const float* gate, const float* gain, const float* shift, float epsilon,               \
             float* partials, unsigned* arrivals, int rows, int inputs, int outputs, int then) {                       \
     project_half<Half, MATS, TILES>({out, groups, bias, gate, rows, outputs, then}, x, weights,                       \

@@ -298,6 +298,7 @@ inline float float_of(uint32_t bits) {
 } // namespace emulator
 
 inline void syncthreads() { emulator::wait_at(emulator::block().barrier); }
+inline void syncwarp() { emulator::wait_at(emulator::self().warp->barrier); }
 template <class T> T shfl(T value, int lane) { return emulator::show(value)[lane]; }
 template <class T> T shfl_xor(T value, int mask) {
   const int lane = emulator::self().lane;

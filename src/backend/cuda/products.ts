@@ -214,7 +214,7 @@ function groupsOf(on: Launcher, x: CudaActivation): bigint {
 /** Shared memory of one of {@linkcode HALF_BLOCKS}: a ring of stages, each with weights, rows, gain and shift. */
 function ringBytes(which: number, normed: boolean): number {
   const { mats, tiles, stages } = HALF_BLOCKS[which];
-  return stages * (mats + tiles + (normed ? 2 : 0)) * THREADS * 16;
+  return stages * ((mats + tiles) * THREADS + (normed ? THREADS / 4 : 0)) * 16;
 }
 
 /** Shared memory of one of {@linkcode MANY_ROWS}: a ring of steps, of 16 inputs of weights and of rows each. */

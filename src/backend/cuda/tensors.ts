@@ -125,12 +125,12 @@ export function matrixBytes(outputs: number, inputs: number, dtype: Dtype): numb
 }
 
 /**
- * Blocks of a projection that share an output, each with a part of its sum: as many as it takes to keep a large GPU
- * busy when a block has 64 outputs, as long as every warp has two steps of 16 inputs. It decides the order of
- * additions, so it depends on nothing but the matrix.
+ * Blocks of a projection that share an output, each with a part of its sum: as many as a large GPU runs at once when a
+ * block has 64 outputs and a multiprocessor to itself, as long as every warp has two steps of 16 inputs. What does not
+ * run at once would cost a second pass. It decides the order of additions, so it depends on nothing but the matrix.
  */
 function splitsOf(outputs: number, inputs: number): number {
-  const wanted = Math.ceil(132 / Math.ceil(outputs / 64)), most = Math.floor(padded(inputs) / 16 / 16);
+  const wanted = Math.floor(132 / Math.ceil(outputs / 64)), most = Math.floor(padded(inputs) / 16 / 16);
   return Math.max(1, Math.min(wanted, most));
 }
 
