@@ -50,7 +50,7 @@ SD_INLINE double uniform(NoiseKey key, uint32_t draw) {
 }
 
 // argmin over v of E_v / p[v], the lowest id among equals, E_v = −log1p(−u_v); −1 if no weight is positive. Every
-// thread has it.
+// thread has it. p is aligned and padded to whole 16 entries.
 SD_INLINE int race_winner(const float* p, int columns, NoiseKey key) {
   struct Entrant {
     double time;
@@ -59,12 +59,14 @@ SD_INLINE int race_winner(const float* p, int columns, NoiseKey key) {
   SD_SHARED(Entrant, of_warp, WARP);
   Entrant best = {INFINITY, -1};
   for (int block = threadIdx.x; block * 4 < columns; block += blockDim.x) {
-    uint4 four = noise(key, block);
+    const float4 weights = ((const float4*)p)[block];
+    const uint4 four = noise(key, block);
+    const float weight[4] = {weights.x, weights.y, weights.z, weights.w};
     const uint32_t numbers[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       int v = block * 4 + i;
-      double w = v < columns ? p[v] : 0, u = (numbers[i] + 0.5) * 0x1p-32;
+      double w = v < columns ? weight[i] : 0, u = (numbers[i] + 0.5) * 0x1p-32;
       // −log1p(−u) ≥ u: an entry that loses with u in place of its exponential cannot win
       if (!(w > 0 && u < best.time * w)) continue;
       double time = -log1p(-u) / w;

@@ -81,10 +81,28 @@ SD_INLINE u64 select(Sums& sums, int count, int bytes, u64 goal, Key key, Measur
   return prefix;
 }
 
+// Calls use(v, row[v]) for this thread's entries. Several are loaded before any is used: what is stored meanwhile could be
+// what is loaded next, for all that the compiler knows, and would make each load wait.
+template <class Use>
+SD_INLINE void walk(const float* row, int columns, Use use) {
+  constexpr int BATCH = 8;
+  for (int base = threadIdx.x; base < columns; base += BATCH * THREADS) {
+    float entries[BATCH] = {};
+#pragma unroll
+    for (int n = 0; n < BATCH; n++) {
+      if (base + n * THREADS < columns) entries[n] = row[base + n * THREADS];
+    }
+#pragma unroll
+    for (int n = 0; n < BATCH; n++) {
+      if (base + n * THREADS < columns) use(base + n * THREADS, entries[n]);
+    }
+  }
+}
+
 // p[r] = the law of logits[r] under temperature, top-k (0: all) and top-p (1: all), or why there is none. Strides are
 // padded.
-SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int columns, int logit_columns,
-          float temperature, int top_k, double top_p) {
+SD_KERNEL_FOR(THREADS, 1, distribution, float* p_rows, const float* logit_rows, int columns, int logit_columns,
+              float temperature, int top_k, double top_p) {
   constexpr float UNIT = 0x1p46f;  // products with it are exact
   SD_SHARED(Sums, sums, 1);
   grid_dependency_wait();
@@ -94,7 +112,7 @@ SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int col
   auto weight = [&](int v) { return (u64)(p[v] * UNIT); };
 
   u64 best = 0;
-  for (int v = threadIdx.x; v < columns; v += THREADS) best = max(best, ranked(logits[v], v));
+  walk(logits, columns, [&](int v, float logit) { best = max(best, ranked(logit, v)); });
   best = block_fold(best, [](u64 a, u64 b) { return a > b ? a : b; });
   const int winner = (int)~(uint32_t)best;
   const uint32_t top = best >> 32;
@@ -115,10 +133,11 @@ SD_KERNEL(THREADS, distribution, float* p_rows, const float* logit_rows, int col
     threshold = (uint32_t)select(sums[0], columns, 4, top_k, key, [](int) -> u64 { return 1; });
   }
   u64 total = 0;
-  for (int v = threadIdx.x; v < columns; v += THREADS) {
-    p[v] = ordered(logits[v]) >= threshold ? expf((logits[v] - largest) / temperature) : 0;
-    total += weight(v);
-  }
+  walk(logits, columns, [&](int v, float logit) {
+    const float weight = ordered(logit) >= threshold ? expf((logit - largest) / temperature) : 0;
+    p[v] = weight;
+    total += (u64)(weight * UNIT);
+  });
   total = block_fold(total, add);
   if (top_p < 1) {
     auto key = [&](int v) { return ranked(logits[v], v); };
