@@ -76,10 +76,12 @@ export class Cublas extends DeviceObject {
   readonly #functions: CublasFunctions;
   readonly #handle: bigint;
   readonly #workspace: DeviceMemory;
+  readonly #stream: CudaStream;
 
   /** See {@linkcode CudaDevice.cublas}. */
   constructor(context: Context, stream: CudaStream, own: Own, release: Release) {
     super(context, release);
+    this.#stream = stream;
     const out = new Int32Array(1), handle = new BigUint64Array(1);
     check(context.cuda, context.cuda.cuDriverGetVersion(out), "cuDriverGetVersion");
     const { path, symbols } = loadLibrary(libcublas(out[0]), cublasSymbols);
@@ -108,6 +110,7 @@ export class Cublas extends DeviceObject {
    */
   multiply({ out, x, matrix, dtype, rows, inputs, outputs }: Product): void {
     this.context.enter();
+    this.#stream.otherWork();
     // what is row-major here is column-major and transposed there: outᵀ = W·xᵀ
     const status = this.#functions.cublasGemmEx(
       this.#handle,

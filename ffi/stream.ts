@@ -20,6 +20,11 @@ export class CudaStream extends DeviceObject {
   readonly #inUse: ArrayBufferView[] = [];
   /** Of what is being recorded: whether a launch in it may begin before the one ahead has ended. */
   #recording: { dependent: boolean } | undefined;
+  /**
+   * Whether what was put in last is a kernel of ours. Only then may a dependent launch begin early: our kernels read some
+   * of what other kinds of work write, as the length of a cache, before they wait for what is ahead.
+   */
+  #afterKernel = false;
   #refuses = false;
   #recorded = 0;
 
@@ -43,7 +48,7 @@ export class CudaStream extends DeviceObject {
     return this.#recorded;
   }
 
-  /** Runs a kernel. */
+  /** Runs a kernel; not before what is ahead has ended, dependent or not, unless that is a kernel too. */
   launch<const P extends readonly Parameter[]>(
     kernel: CudaKernel<P>,
     shape: LaunchShape,
@@ -51,13 +56,19 @@ export class CudaStream extends DeviceObject {
   ): void {
     const { context } = this;
     const { config, extra } = this.#launch;
-    if (this.#recording !== undefined && shape.dependent) {
-      shape = { ...shape, dependent: !this.#refuses };
-      this.#recording.dependent ||= !this.#refuses;
+    if (shape.dependent && (!this.#afterKernel || this.#recording !== undefined && this.#refuses)) {
+      shape = { ...shape, dependent: false };
     }
+    if (this.#recording !== undefined && shape.dependent) this.#recording.dependent = true;
     this.#launch.fill(this.handle, shape, kernel.parameters, values);
     context.enter();
     context.check(context.cuda.cuLaunchKernelEx(config, kernel.handle, 0n, extra), "cuLaunchKernelEx");
+    this.#afterKernel = true;
+  }
+
+  /** Says that someone else has put something in, or that this stream itself has put in what is no kernel. */
+  otherWork(): void {
+    this.#afterKernel = false;
   }
 
   /** Copies to the device. `source` must stay as it is until the next {@linkcode CudaStream.synchronize}. */
@@ -65,6 +76,7 @@ export class CudaStream extends DeviceObject {
     const { context } = this;
     context.enter();
     const status = context.cuda.cuMemcpyHtoDAsync_v2(to, source, BigInt(source.byteLength), this.handle);
+    this.otherWork();
     context.check(status, "cuMemcpyHtoDAsync_v2");
     this.#inUse.push(source);
   }
@@ -74,6 +86,7 @@ export class CudaStream extends DeviceObject {
     const { context } = this;
     context.enter();
     const status = context.cuda.cuMemcpyDtoHAsync_v2(target, from, BigInt(target.byteLength), this.handle);
+    this.otherWork();
     context.check(status, "cuMemcpyDtoHAsync_v2");
     this.#inUse.push(target);
   }
@@ -83,6 +96,7 @@ export class CudaStream extends DeviceObject {
     const { context } = this;
     context.enter();
     const status = context.cuda.cuMemcpyDtoDAsync_v2(to, from, BigInt(bytes), this.handle);
+    this.otherWork();
     context.check(status, "cuMemcpyDtoDAsync_v2");
   }
 
@@ -91,6 +105,7 @@ export class CudaStream extends DeviceObject {
     const { context } = this;
     context.enter();
     const status = context.cuda.cuMemsetD32Async(to, word >>> 0, BigInt(count), this.handle);
+    this.otherWork();
     context.check(status, "cuMemsetD32Async");
   }
 
@@ -98,6 +113,7 @@ export class CudaStream extends DeviceObject {
   record(event: CudaEvent): void {
     const { context } = this;
     context.enter();
+    this.otherWork();
     context.check(context.cuda.cuEventRecord(event.handle, this.handle), "cuEventRecord");
   }
 
@@ -130,6 +146,7 @@ export class CudaStream extends DeviceObject {
       }
     } finally {
       this.#recording = undefined;
+      this.otherWork(); // what was recorded is not in the queue
     }
   }
 
@@ -139,6 +156,7 @@ export class CudaStream extends DeviceObject {
     context.enter();
     const THREAD_LOCAL = 1;
     context.check(cuda.cuStreamBeginCapture_v2(this.handle, THREAD_LOCAL), "cuStreamBeginCapture_v2");
+    this.otherWork(); // nothing is ahead of the first launch of a graph
     const out = new BigUint64Array(1);
     try {
       body();
@@ -156,6 +174,7 @@ export class CudaStream extends DeviceObject {
   run(graph: CudaGraph): void {
     const { context } = this;
     context.enter();
+    this.otherWork();
     context.check(context.cuda.cuGraphLaunch(graph.handle, this.handle), "cuGraphLaunch");
   }
 

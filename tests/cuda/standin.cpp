@@ -138,6 +138,7 @@ struct Stream {
   int device;
   std::deque<Operation> queue;
   std::unique_ptr<Graph> capture;
+  bool after_kernel = false; // whether what was put in last is one
 };
 struct Event {
   int device;
@@ -282,6 +283,7 @@ Status drain_all() {
 Status put(Stream* stream, Operation operation) {
   if (stream->capture) stream->capture->operations.push_back(std::move(operation));
   else stream->queue.push_back(std::move(operation));
+  stream->after_kernel = false;
   return SUCCESS;
 }
 
@@ -585,6 +587,10 @@ API Status cuLaunchKernelEx(const Config* config, Function* function, void** par
       return INVALID_VALUE;
     }
   }
+  if (config->attribute_count > 0) {
+    calls["dependent launches"]++;
+    if (!config->stream->after_kernel) complain("%s: may begin before work has ended that is no kernel", name);
+  }
   if (config->attribute_count > 0 && config->stream->capture) {
     config->stream->capture->dependent = true;
     if (settings["refuses"] == 1) {
@@ -605,7 +611,7 @@ API Status cuLaunchKernelEx(const Config* config, Function* function, void** par
   calls[function->name]++;
   if (!parameters_here(static_cast<const char*>(extra[1]), bytes, name)) return INVALID_VALUE;
   const std::function<void()> body = function->kernel->bind(static_cast<const char*>(extra[1]));
-  return put(config->stream, [=, label = function->name, shared_bytes = config->shared_bytes]() -> Status {
+  put(config->stream, [=, label = function->name, shared_bytes = config->shared_bytes]() -> Status {
     gridDim = {x, y, z};
     blockDim = {width, height, depth};
     const uint64_t blocks = uint64_t(x) * y * z;
@@ -620,6 +626,8 @@ API Status cuLaunchKernelEx(const Config* config, Function* function, void** par
     complain("%s: went out of bounds", label.c_str());
     return ILLEGAL_ADDRESS;
   });
+  config->stream->after_kernel = true;
+  return SUCCESS;
 }
 
 // ---- streams, events, graphs
@@ -649,6 +657,7 @@ API Status cuStreamBeginCapture_v2(Stream* stream, int) {
   if (stream->capture) return CAPTURE_UNSUPPORTED;
   stream->capture = std::make_unique<Graph>();
   stream->capture->device = stream->device;
+  stream->after_kernel = false;
   return SUCCESS;
 }
 API Status cuStreamEndCapture(Stream* stream, Graph** graph) {
@@ -656,6 +665,7 @@ API Status cuStreamEndCapture(Stream* stream, Graph** graph) {
   if (!find(streams, stream, __func__)) return INVALID_HANDLE;
   if (!stream->capture) return INVALID_VALUE;
   auto captured = std::move(stream->capture);
+  stream->after_kernel = false;
   if (status != SUCCESS) return status;
   if (captured->invalid) return CAPTURE_INVALIDATED;
   *graph = make(graphs, std::move(captured));

@@ -58,7 +58,7 @@ export class StandIn {
     this.#symbols.standin_reset();
   }
 
-  /** Calls of a function, or launches of a kernel, since the last reset. */
+  /** Calls of a function, launches of a kernel, or `dependent launches`, since the last reset. */
   calls(name: string): number {
     return this.#symbols.standin_calls(text(name));
   }
