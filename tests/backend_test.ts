@@ -336,6 +336,24 @@ for (const [name, { open, halfTolerance, shapes, heads: headShapes }] of Object.
     }
   });
 
+  Deno.test(`${name}: keys that are no numbers leave none in the rows that see them, and in no other`, async () => {
+    using backend = await open();
+    const size = 4, heads = 2, width = size * heads, strange = 64, first = 100; // as many as a kernel takes at a time
+    for (const rows of [1, 3, 70]) {
+      for (const window of [undefined, 20]) {
+        using cache = backend.cache({ layers: 1, width, capacity: first + rows });
+        using kv = backend.activation(first, 2 * width), out = backend.activation(rows, width);
+        kv.write(values(first * 2 * width, 1).fill(NaN, 0, strange * 2 * width));
+        backend.append(kv, { cache, layer: 0, heads });
+        cache.advance(first);
+        using qkv = filled(backend, rows, 3 * width, 2);
+        backend.attention(out, qkv, { cache, layer: 0, heads, scale: 0.5, causalRows: rows, window });
+        const numbers = out.read().filter((y) => !Number.isNaN(y)).length;
+        assert.equal(numbers, window === undefined ? 0 : rows * width, `${rows} rows, window ${window}`);
+      }
+    }
+  });
+
   Deno.test(`${name}: distributions are the oracle's`, async () => {
     using backend = await open();
     const samplings: Sampling[] = [

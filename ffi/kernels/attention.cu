@@ -106,8 +106,10 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
       for (int r = warp; r < count; r += WARPS) {
         float a = weights[r * KEYS + lane], b = weights[r * KEYS + WARP + lane];
         float largest = warp_fold(fmaxf(a, b), [](float x, float y) { return fmaxf(x, y); });
-        a = largest > -INFINITY ? expf(a - largest) : 0;
-        b = largest > -INFINITY ? expf(b - largest) : 0;
+        // what is not seen gets 0; what is no number stays none, also where there is nothing else
+        const float origin = largest == -INFINITY ? 0 : largest;
+        a = expf(a - origin);
+        b = expf(b - origin);
         weights[r * KEYS + lane] = a;
         weights[r * KEYS + WARP + lane] = b;
         float total = warp_sum(a + b);
@@ -119,7 +121,7 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
     syncthreads();
     for (int i = threadIdx.x; i < count * size; i += THREADS) {
       int r = i / size, d = i % size;
-      if (here[r].largest > -INFINITY) {
+      if (here[r].total != 0) {  // something is seen, perhaps no number
         // only what the row sees: others may hold no numbers, and 0 times that is none
         const int from = max(0, start(first + r) - base), to = min(KEYS, stop(first + r) - base);
         float sum = 0;
@@ -131,7 +133,7 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
       if (split && d == 0) *(Seen*)partial(r, chunk) = here[r];
     }
     syncthreads();
-    if ((int)threadIdx.x < count && here[threadIdx.x].largest > -INFINITY) {
+    if ((int)threadIdx.x < count && here[threadIdx.x].total != 0) {
       known[threadIdx.x] = merge<Natural>(known[threadIdx.x], here[threadIdx.x]).seen;
     }
   }
@@ -149,7 +151,7 @@ SD_KERNEL(THREADS, attention, float* out, const float* qkv, float* keys, float* 
       for (int chunk = 0; chunk < chunks; chunk++) {
         const volatile float* of = partial(r, chunk);  // other blocks wrote it
         Seen fresh = {of[0], of[1]};
-        if (fresh.largest == -INFINITY) continue;
+        if (fresh.total == 0) continue;
         Merge m = merge<Natural>(seen, fresh);
         sum = merged(m, sum, of[2 + d]);
         seen = m.seen;

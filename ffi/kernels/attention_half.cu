@@ -30,59 +30,91 @@ SD_INLINE uint32_t half_bits(float value) { return fits(value) ? to_f16(value) :
 
 SD_INLINE uint32_t half_pair(float low, float high) { return half_bits(low) | half_bits(high) << 16; }
 
-// Rows of keys and values of this pass.
-struct Fresh {
-  const float* keys;      // of one head at row 0
-  const float* values;    // likewise
+// Rows of one head, at positions from `start` on.
+struct Rows {
+  const float* first;     // entries of the head at `start`
   int stride;             // to the next row
   const float* rotation;  // [positions, size], or null
-  int size;
-  int start, end;         // positions
+  int size, start;
 
-  // Entry d of the key at a position; NaN where that of its value does not fit. What stays behind in the cache after a
-  // text is taken back is multiplied by weights of 0, so values are always numbers; scores of keys are not looked at.
-  SD_INLINE float key(int position, int d) const {
-    if (!fits(value_at(position, d))) return NAN;
-    return turned(keys + (size_t)(position - start) * stride, d, size,
-                  rotation ? rotation + (size_t)position * size : nullptr);
+  // Entries, `place(i)` telling position and entry of the ith, as they are.
+  template <int COUNT, class Place>
+  SD_INLINE void load(float (&entries)[COUNT], Place place) const {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) entries[i] = first[(place(i).x - start) * stride + place(i).y];
   }
-  SD_INLINE float value(int position, int d) const {
-    const float value = value_at(position, d);
-    return fits(value) ? value : 0;
+
+  // The same turned by `turned` of `attention.cuh`; everything is loaded before any of it is needed.
+  template <int COUNT, class Place>
+  SD_INLINE void load_turned(float (&entries)[COUNT], Place place) const {
+    load(entries, place);
+    if (!rotation) return;
+    const int half = size / 2;
+    float others[COUNT], cosines[COUNT], sines[COUNT];
+    load(others, [&](int i) {
+      const int2 at = place(i);
+      return make_int2(at.x, at.y < half ? at.y + half : at.y - half);
+    });
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      const int2 at = place(i);
+      const float* angle = rotation + at.x * size + (at.y < half ? at.y : at.y - half);
+      cosines[i] = angle[0], sines[i] = angle[half];
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      const float other = place(i).y < half ? -others[i] : others[i];
+      entries[i] = entries[i] * cosines[i] + other * sines[i];
+    }
   }
-  SD_INLINE float value_at(int position, int d) const { return values[(size_t)(position - start) * stride + d]; }
-  SD_INLINE bool has(int position, int d) const { return position >= start && position < end && d < size; }
 };
 
-// What a lane has of a tile, the fresh entries put into what was there. `entry` tells the position and the entry of the
-// head that the ith of a lane's eight halves stands for.
-template <class Place, class Value>
-SD_INLINE uint4 renewed(uint4 held, const Fresh& fresh, Place place, Value value) {
+// Keys and values of this pass, up to a position.
+struct Fresh {
+  Rows keys, values;
+  int end;
+
+  SD_INLINE bool has(int2 at) const { return at.x >= keys.start && at.x < end && at.y < keys.size; }
+  // What is near and there, to be loaded without a question and not used.
+  SD_INLINE int2 near(int2 at) const {
+    return make_int2(min(max(at.x, keys.start), end - 1), min(at.y, keys.size - 1));
+  }
+};
+
+// What a lane has of a tile, the fresh entries put into what was there; `place(i)` is where in the head the ith of a
+// lane's eight halves belongs.
+template <class Place>
+SD_INLINE uint4 renewed(uint4 held, const Fresh& fresh, const float (&entries)[8], Place place) {
   uint32_t words[4] = {held.x, held.y, held.z, held.w};
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    const int2 at = place(i);
-    if (!fresh.has(at.x, at.y)) continue;
-    const uint32_t bits = half_bits(value(at.x, at.y));
-    words[i / 2] = i % 2 ? (words[i / 2] & 0xffff) | bits << 16 : (words[i / 2] & 0xffff0000) | bits;
+    const uint32_t bits = half_bits(entries[i]), word = words[i / 2];
+    const uint32_t with = i % 2 ? (word & 0xffff) | bits << 16 : (word & 0xffff0000) | bits;
+    words[i / 2] = fresh.has(place(i)) ? with : word;
   }
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// Of the tile of keys from `position` and entries from `d` on.
-SD_INLINE uint4 renewed_keys(uint4 held, const Fresh& fresh, int position, int d, int lane) {
-  const int key = position + lane / 8 * 4 + lane / 4 % 2, entry = d + lane % 4 * 4;
-  return renewed(
-      held, fresh, [&](int i) { return make_int2(key + i / 4 * 2, entry + i % 4); },
-      [&](int at, int of) { return fresh.key(at, of); });
-}
-
-// Of the tile of values.
-SD_INLINE uint4 renewed_values(uint4 held, const Fresh& fresh, int position, int d, int lane) {
-  const int key = position + lane % 4 * 4, entry = d + lane / 4;
-  return renewed(
-      held, fresh, [&](int i) { return make_int2(key + i % 4, entry + i / 4 * 8); },
-      [&](int at, int of) { return fresh.value(at, of); });
+// Puts fresh entries into the tiles of keys and of values from `position` and entries from `d` on. A key is NaN where
+// its value does not fit. What stays behind in the cache after a text is taken back is multiplied by weights of 0, so
+// values are always numbers; scores of keys are not looked at.
+SD_INLINE void renew(uint4& keys, uint4& values, const Fresh& fresh, int position, int d, int lane) {
+  auto of_keys = [&](int i) {
+    return make_int2(position + lane / 8 * 4 + lane / 4 % 2 + i / 4 * 2, d + lane % 4 * 4 + i % 4);
+  };
+  auto of_values = [&](int i) { return make_int2(position + lane % 4 * 4 + i % 4, d + lane / 4 + i / 4 * 8); };
+  auto near_keys = [&](int i) { return fresh.near(of_keys(i)); };
+  float key[8], beside[8], value[8];
+  fresh.values.load(value, [&](int i) { return fresh.near(of_values(i)); });
+  fresh.values.load(beside, near_keys);
+  fresh.keys.load_turned(key, near_keys);
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    if (!fits(beside[i])) key[i] = NAN;
+    if (!fits(value[i])) value[i] = 0;
+  }
+  keys = renewed(keys, fresh, key, of_keys);
+  values = renewed(values, fresh, value, of_values);
 }
 
 // Where, in units of 16 bytes, the tiles of a head begin that hold a position: chunk after chunk.
@@ -100,15 +132,19 @@ SD_KERNEL(THREADS, append_half, const float* kv, int stride, uint4* keys, uint4*
   grid_dependency_wait();
   const int head = blockIdx.x, lane = threadIdx.x % WARP, start = *length;
   const float* row = kv + head * size;
-  const Fresh fresh = {row, row + gridDim.x * size, stride, rotation, size, start, start + rows};
+  const Fresh fresh = {{row, stride, rotation, size, start},
+                       {row + gridDim.x * size, stride, rotation, size, start},
+                       start + rows};
   const int position = (start / 16 + blockIdx.y) * 16;
   const size_t of_head = (size_t)head * chunks * KEY_TILES * steps * WARP;
   if (position >= fresh.end) return;
   for (int step = threadIdx.x / WARP; step < steps; step += WARPS) {
     uint4* key = keys + of_head + tile_of_keys(position, step, steps) + lane;
     uint4* value = values + of_head + tile_of_values(position, step, steps) + lane;
-    *key = renewed_keys(*key, fresh, position, step * 16, lane);
-    *value = renewed_values(*value, fresh, position, step * 16, lane);
+    uint4 with_key = *key, with_value = *value;
+    renew(with_key, with_value, fresh, position, step * 16, lane);
+    *key = with_key;
+    *value = with_value;
   }
 }
 
@@ -196,7 +232,9 @@ SD_INLINE void attention_half(const Attention& a) {
   if ((int)blockIdx.z >= chunks) return;
   auto start = [&](int row) { return a.window ? max(0, length + row - a.window + 1) : 0; };
   auto stop = [&](int row) { return row < a.causal_rows ? length + row + 1 : end; };
-  auto turn = [&](int position) { return a.rotation ? a.rotation + (size_t)position * a.size : nullptr; };
+  auto rows_of = [&](int which) {  // queries, keys, values
+    return Rows{a.qkv + which * width + head * a.size, stride, a.rotation, a.size, length};
+  };
   // the chunks that a row of this block sees are among these
   int chunk = start(first) / KEYS, until = (stop(first + count - 1) + KEYS - 1) / KEYS;
   bool needed = true;
@@ -227,17 +265,17 @@ SD_INLINE void attention_half(const Attention& a) {
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const int row = min(of_warp + g + h * 8, a.rows - 1);
-    const float* from = a.qkv + (size_t)row * stride + head * a.size;
+    auto entry = [&](int i) { return i / 4 * 16 + t * 4 + i % 4; };
+    float v[STEPS * 4];
+    rows_of(0).load_turned(v, [&](int i) { return make_int2(length + row, min(entry(i), a.size - 1)); });
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
-      float v[4];
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int d = step * 16 + t * 4 + i;
-        v[i] = d < a.size ? turned(from, d, a.size, turn(length + row)) : 0;
+      for (int i = step * 4; i < step * 4 + 4; i++) {
+        if (entry(i) >= a.size) v[i] = 0;
       }
-      q[step][h] = half_pair(v[0], v[1]);
-      q[step][h + 2] = half_pair(v[2], v[3]);
+      q[step][h] = half_pair(v[step * 4], v[step * 4 + 1]);
+      q[step][h + 2] = half_pair(v[step * 4 + 2], v[step * 4 + 3]);
     }
   }
   Seen known[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
@@ -252,17 +290,16 @@ SD_INLINE void attention_half(const Attention& a) {
     else cp_async_wait<0>();
     syncthreads();
     if (!a.appended && end > base && base + KEYS > length) {
-      const float* row = a.qkv + width + head * a.size;
-      const Fresh fresh = {row, row + width, stride, a.rotation, a.size, length, end};
+      const Fresh fresh = {rows_of(1), rows_of(2), end};
       const int from = max(0, length - base) / 16, tiles = (min(KEYS, end - base) + 15) / 16 - from;
       for (int i = warp; i < tiles * STEPS; i += WARPS) {
         const int position = base + (from + i / STEPS) * 16, step = i % STEPS;
         uint4* key = keys + tile_of_keys(position - base, step, STEPS) + lane;
         uint4* value = values + tile_of_values(position - base, step, STEPS) + lane;
-        *key = renewed_keys(*key, fresh, position, step * 16, lane);
-        *value = renewed_values(*value, fresh, position, step * 16, lane);
-        a.keys[of_head + tile_of_keys(position, step, STEPS) + lane] = *key;
-        a.values[of_head + tile_of_values(position, step, STEPS) + lane] = *value;
+        uint4 with_key = *key, with_value = *value;
+        renew(with_key, with_value, fresh, position, step * 16, lane);
+        a.keys[of_head + tile_of_keys(position, step, STEPS) + lane] = *key = with_key;
+        a.values[of_head + tile_of_values(position, step, STEPS) + lane] = *value = with_value;
       }
       syncthreads();
     }

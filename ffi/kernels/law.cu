@@ -81,8 +81,8 @@ SD_INLINE u64 select(Sums& sums, int count, int bytes, u64 goal, Key key, Measur
   return prefix;
 }
 
-// Calls use(v, row[v]) for this thread's entries. Several are loaded before any is used: what is stored meanwhile could be
-// what is loaded next, for all that the compiler knows, and would make each load wait.
+// Calls use(v, row[v]) for this thread's entries. Several are loaded before any is used: what is stored meanwhile could
+// be what is loaded next, for all that the compiler knows, and would make each load wait.
 template <class Use>
 SD_INLINE void walk(const float* row, int columns, Use use) {
   constexpr int BATCH = 8;
