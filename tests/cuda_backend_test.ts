@@ -59,7 +59,7 @@ test("many rows have the bits of a few, whatever the shape and what follows", as
     { what: "one sharer, blocks of 128", dtype: "f16", outputs: 8450, inputs: 40, counts: [129, 65] },
     { what: "five sharers, unevenly dealt", dtype: "bf16", outputs: 810, inputs: 1300, counts: [300] },
     { what: "three sharers, blocks of 64", dtype: "f16", outputs: 2050, inputs: 784, counts: [150] },
-    { what: "two steps, the last not full", dtype: "bf16", outputs: 4100, inputs: 23, counts: [64, 100] },
+    { what: "two steps, the last not full", dtype: "bf16", outputs: 4100, inputs: 23, counts: [66, 100] },
   ] as const;
   using oracle = createReferenceBackend();
   for (const { what, dtype, outputs, inputs, counts } of shapes) {
@@ -95,6 +95,30 @@ test("many rows have the bits of a few, whatever the shape and what follows", as
     oracle.project(to, given.slice(0, few), { matrix: same });
     backend.project(out, x, { matrix });
     assertClose(out.read().subarray(0, few * outputs), to.read(), 2e-2, what);
+  }
+});
+
+test("as many rows as one block holds are one launch, and have the bits of one", async (backend) => {
+  const outputs = 70, inputs = 530, most = 64;
+  for (const dtype of ["f16", "bf16"] as const) {
+    using matrix = await backend.matrix({ outputs, inputs, dtype }, [values(outputs * inputs, 1)]);
+    using x = filled(backend, most, inputs, 2), out = backend.activation(most, outputs);
+    using gain = backend.vector(values(inputs, 3)), bias = backend.vector(values(outputs, 4));
+    const run = (start: number, rows: number) => {
+      const from = x.slice(start, rows), to = out.slice(0, rows);
+      const norm = { gain, shift: gain, epsilon: 1e-5 };
+      backend.project(to, from, { matrix, norm }); // which also makes the groups of x
+      standIn?.reset();
+      backend.project(to, from, { matrix, norm, activation: "gelu" });
+      backend.projectResidual(to, from, { matrix, bias });
+      return { y: to.read().slice(), kernels: standIn?.calls("cuLaunchKernelEx") };
+    };
+    const alone = Array.from({ length: most }, (_, r) => [...run(r, 1).y]);
+    for (const rows of [2, 8, 9, 16, 17, 32, 33, 48, 49, 64]) {
+      const { y, kernels } = run(most - rows, rows);
+      assert.equal(kernels, 2, `${rows} rows`);
+      assertSame(y, Float32Array.from(alone.slice(-rows).flat()), `${dtype}: ${rows} rows`);
+    }
   }
 });
 

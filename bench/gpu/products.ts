@@ -15,7 +15,7 @@ import type { Table } from "./report.ts";
 import type { Shapes } from "../shapes.ts";
 
 /** As many rows as the kernel for few takes at once. */
-const FEW = 48;
+const FEW = 64;
 
 /** Products that follow one another in one launch; their weights stay in the cache of the device. */
 const REPEATS = 10;

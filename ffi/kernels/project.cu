@@ -15,8 +15,10 @@
 template <int TILES>
 constexpr int STAGES = TILES == 1 ? 5 : TILES < 6 ? 4 : 3;
 
-// With registers for so many threads, a block of `attention_half.cu` has room beside one of the largest of these.
-constexpr int ROOM = 384;
+// Blocks of up to 48 rows have registers for more threads than they are, so that one of `attention_half.cu` has room
+// beside them.
+template <int TILES>
+constexpr int ROOM = TILES > 6 ? THREADS : 384;
 
 // A lane of a warp copies what it will itself multiply, so that the ring needs no barrier: of each stage, 16 bytes of
 // each tile of the weights and 16 of each tile of rows. Gain and shift, which are the same for all rows, come once for
@@ -154,7 +156,7 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
 
 // Grid (outputs / (16·MATS), rows / (8·TILES), splits of the sum).
 #define PROJECT_HALF(name, Half, MATS, TILES)                                                                         \
-  SD_KERNEL(ROOM, name, float* out, Group* groups, const float* x, const Group* x_groups, const uint4* weights,       \
+  SD_KERNEL(ROOM<TILES>, name, float* out, Group* groups, const float* x, const Group* x_groups, const uint4* weights, \
             const float* bias, const float* gate, const float* gain, const float* shift, float epsilon,               \
             float* partials, unsigned* arrivals, int rows, int inputs, int outputs, int then) {                       \
     project_half<Half, MATS, TILES>({out, groups, bias, gate, rows, outputs, then}, x, weights,                       \
@@ -167,6 +169,7 @@ PROJECT_HALVES(1, 1)
 PROJECT_HALVES(4, 2)
 PROJECT_HALVES(4, 4)
 PROJECT_HALVES(4, 6)
+PROJECT_HALVES(4, 8)
 
 // ---- f32 and int8: 32 outputs a block, one a lane ----
 

@@ -93,14 +93,14 @@ const checks: readonly (readonly [name: string, run: () => Promise<string>, limi
   ),
   ...halves.map((dtype) =>
     [
-      `rows of GPT-2 XL's shape have the same bits in passes of 1 … 48 rows and of hundreds in ${dtype}`,
+      `rows of GPT-2 XL's shape have the same bits in passes of 1 … 64 rows and of hundreds in ${dtype}`,
       async () => {
         using backend = createCudaBackend();
         const size = smoke ? tiny.xl : { ...published.xl, layers: 3 };
         const loaded = await loadModel(noiseWeights(gpt2(size)), backend, { dtype, chunkRows: 1024 });
         assert(loaded.kind === "causal");
         using model = loaded.model;
-        const few = sameRows(model, smoke ? [40] : [1, 200, 975], smoke ? 8 : 48);
+        const few = sameRows(model, smoke ? [40] : [1, 200, 960], smoke ? 8 : 64);
         return `${few}; ${sameInPieces(model, smoke ? [20] : [64, 65, 100, 129, 300, 552, 1024])}`;
       },
     ] as const
@@ -244,11 +244,11 @@ function walk(model: CausalModel, steps: number): string {
     if (cache.length > 0 && choices.chance(0.4)) {
       cache.truncate(choices.below(cache.length + 1));
       // a draft that is taken back, over the same positions
-      const wrong = Math.min(1 + choices.below(48), contextLength - cache.length), { length } = cache;
+      const wrong = Math.min(1 + choices.below(64), contextLength - cache.length), { length } = cache;
       if (wrong > 0) model.forward(new Int32Array(wrong).fill(7), cache);
       cache.truncate(length);
     }
-    const rows = Math.min(1 + choices.below(48), contextLength - cache.length), from = cache.length;
+    const rows = Math.min(1 + choices.below(64), contextLength - cache.length), from = cache.length;
     if (rows === 0) continue;
     const logits = model.forward(tokens.slice(from, from + rows), cache, { headRows: rows }).read();
     assertSame(logits, whole.subarray(from * vocabSize, (from + rows) * vocabSize), `step ${step}`);

@@ -15,6 +15,7 @@ export const HALF_BLOCKS = [
   { mats: 4, tiles: 2, stages: 4 },
   { mats: 4, tiles: 4, stages: 4 },
   { mats: 4, tiles: 6, stages: 3 },
+  { mats: 4, tiles: 8, stages: 3 },
 ] as const;
 /** Rows of one block of the f16 and bf16 projections of many rows, ascending; and its outputs. */
 export const MANY_ROWS = [64, 128] as const, MANY_OUTPUTS = 128;
@@ -265,7 +266,7 @@ export class Kernels {
 /**
  * The most dynamic shared memory of a block, bytes: what the device has, less 1 KiB for what these kernels
  * declare and another that code for sm_90 declares for the system, should a driver count that too. An A100,
- * which has 163 KiB, still has room for the largest need, 132 KiB.
+ * which has 163 KiB, still has room for the largest need, 147 KiB.
  */
 export function dynamicShared(device: CudaDevice): number {
   return device.sharedBytesPerBlock - 2048;

@@ -189,7 +189,7 @@ function halfBlock(on: Launcher, rows: number, normed: boolean): number {
  */
 function manyBlock(on: Launcher, rows: number, outputs: number): number | undefined {
   const blocks = (which: number) => Math.ceil(outputs / MANY_OUTPUTS) * Math.ceil(rows / MANY_ROWS[which]);
-  if (rows <= 48 || blocks(0) < MANY_BLOCKS) return undefined;
+  if (rows <= 64 || blocks(0) < MANY_BLOCKS) return undefined;
   let which = MANY_ROWS.length - 1;
   while (which > 0 && blocks(which) < PROCESSORS) which--;
   while (which >= 0 && manyBytes(which) > dynamicShared(on.device)) which--;
