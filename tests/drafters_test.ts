@@ -3,7 +3,8 @@ import { createReferenceBackend } from "../src/backend/reference.ts";
 import { AutoregressiveDrafter } from "../src/decode/autoregressive_drafter.ts";
 import { type ContextCache, DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
 import { HostDistributions } from "../src/decode/distributions.ts";
-import type { DraftRequest } from "../src/decode/drafter.ts";
+import type { Drafter, DraftRequest } from "../src/decode/drafter.ts";
+import { ModelTarget } from "../src/decode/model_target.ts";
 import { NgramDrafter } from "../src/decode/ngram_drafter.ts";
 import { propose } from "../src/decode/propose.ts";
 import { PhiloxSource, Purpose } from "../src/decode/random.ts";
@@ -12,7 +13,7 @@ import { reveal } from "../src/decode/reveal.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadModel } from "../src/model/load.ts";
 import { fixture } from "./helpers.ts";
-import { randomTable, ToyDiffusionModel, ToyPair } from "./toy.ts";
+import { randomTable, ToyCausalModel, ToyDiffusionModel, ToyPair } from "./toy.ts";
 
 function request(tokens: number[], gamma: number): DraftRequest {
   return {
@@ -112,6 +113,66 @@ class Counting extends ToyDiffusionModel {
     return super.denoise(...pass);
   }
 }
+
+const SLOW_MS = 0.2, LONG = 600;
+
+/** Takes a while for each row. */
+function compute(rows: number): void {
+  for (const began = performance.now(); performance.now() - began < SLOW_MS * rows;);
+}
+
+Deno.test("a drafter's first reading of a long text gives others their turn and hears a signal", async () => {
+  const backend = createReferenceBackend(), table = randomTable(3, 1), size = LONG + 20;
+  let rows = 0, began = () => {};
+  const read = (count: number) => {
+    if (rows === 0) began();
+    rows += count;
+    compute(count);
+  };
+  class SlowCausal extends ToyCausalModel {
+    override forward(...pass: Parameters<ToyCausalModel["forward"]>) {
+      read(pass[0].length);
+      return super.forward(...pass);
+    }
+  }
+  class SlowDiffusion extends ToyDiffusionModel {
+    override denoise(...pass: Parameters<ToyDiffusionModel["denoise"]>) {
+      read(pass[0].length);
+      return super.denoise(...pass);
+    }
+    override feed(...pass: Parameters<ToyDiffusionModel["feed"]>) {
+      read(pass[0][0].rows);
+      super.feed(...pass);
+    }
+  }
+  const diffusion = (prefixAttention: "causal" | "target") =>
+    new DiffusionDrafter(new SlowDiffusion(backend, table, 3, size, { prefixAttention }), backend);
+  const prompt = Array.from({ length: LONG }, (_, i) => i % 3);
+  for (
+    const open of [
+      () => new AutoregressiveDrafter(new SlowCausal(backend, table, 3, size), backend),
+      () => diffusion("causal"),
+      () => diffusion("target"),
+    ]
+  ) {
+    using target = new ModelTarget(new ToyCausalModel(backend, table, 3, size), backend);
+    const generate = async (drafter: Drafter, signal?: AbortSignal) => {
+      const options = { gamma: 2, seed: 1, maxTokens: 4, signal };
+      rows = 0;
+      const tokens: number[] = [];
+      for await (const round of speculate(target, drafter, prompt, options)) tokens.push(...round.tokens);
+      return tokens;
+    };
+    using drafter = open(), fresh = open();
+    const controller = new AbortController();
+    began = () => setTimeout(() => controller.abort(new Error("enough")), 0);
+    await assert.rejects(generate(drafter, controller.signal), /enough/);
+    assert.ok(rows > 0 && rows < LONG / 2, `${drafter.name} read ${rows} tokens after the signal`);
+    // it goes on from there, to what one that was never interrupted drafts
+    began = () => {};
+    assert.deepEqual(await generate(drafter), await generate(fresh), drafter.name);
+  }
+});
 
 Deno.test("a context cache spares the rows it is meant to, until the next refresh", () => {
   const backend = createReferenceBackend();

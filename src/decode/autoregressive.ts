@@ -25,9 +25,9 @@ export function autoregress(
   prompt: ArrayLike<number>,
   options: DecodeOptions = {},
 ): AsyncGenerator<Round, void, void> {
-  return decode(target, prompt, options, async ({ text, random, sampling }) => {
+  return decode(target, prompt, options, async ({ text, random, sampling, signal }) => {
     const began = performance.now();
-    const p = await target.score(text, 1, sampling);
+    const p = await target.score(text, 1, sampling, signal);
     const token = random.race(p, 0, text.length);
     const verifyMs = performance.now() - began;
     const draft = NO_DRAFT.tokens;

@@ -8,7 +8,7 @@
  */
 
 import type { Activation, Backend, DeviceRound, TokenBuffer } from "../backend/backend.ts";
-import { Growing } from "../model/block.ts";
+import { Growing, mostRows } from "../model/block.ts";
 import { UNKNOWN } from "../model/device_tokens.ts";
 import type { CausalModel } from "../model/model.ts";
 import { CachedText } from "./cached_text.ts";
@@ -39,6 +39,20 @@ export class AutoregressiveDrafter implements Drafter {
     this.#drafted = new Growing((size) => backend.tokens(size));
     this.#text = new CachedText(model.newCache());
     this.#q = new DeviceDistributions(backend, this.vocabSize, `the drafter (${this.name})`);
+  }
+
+  /** Reads what is new of the text, but for a last piece. */
+  async prepare(request: DraftRequest): Promise<void> {
+    if (this.#length(request) === 0) return;
+    await this.#text.catchUp(request.tokens, {
+      keep: 1,
+      mostRows: mostRows(this.#backend),
+      read: (piece) => {
+        this.#model.forward(piece, this.#text.cache);
+        this.#text.committed(piece);
+      },
+      signal: request.signal,
+    });
   }
 
   /** Drafts up to γ tokens, fewer at the end of its context and none beyond it. */

@@ -283,7 +283,8 @@ async function measure(
   const timed = async (gamma: number, steps = choices?.[0]): Promise<Step> => {
     turn = await takeTurns(turn);
     signal?.throwIfAborted();
-    const step = await draftAndVerify(target, drafter, gamma, { text, random, rule, sampling, steps });
+    const settings = { text, random, rule, sampling, signal, steps };
+    const step = await draftAndVerify(target, drafter, gamma, settings);
     target.truncate(length - 1);
     return step;
   };
@@ -292,7 +293,7 @@ async function measure(
     return draftMs + verifyMs;
   };
   target.keepHidden?.(drafter.hiddenLayers ?? []);
-  if (length > 1) await target.score(text.subarray(0, length - 1), 1, sampling);
+  if (length > 1) await target.score(text.subarray(0, length - 1), 1, sampling, signal);
   await round(1); // what is only just loaded is slow
   drafter.reset();
   const first = await round(1); // the drafter reads the text

@@ -12,7 +12,7 @@
 
 import type { Activation, Backend, DeviceRound, Sampling, TokenBuffer } from "../backend/backend.ts";
 import { shown } from "../shown.ts";
-import { Growing } from "../model/block.ts";
+import { Growing, mostRows } from "../model/block.ts";
 import { UNKNOWN } from "../model/device_tokens.ts";
 import type { DiffusionModel, DiffusionPass, FollowUp } from "../model/model.ts";
 import { logLinearSigma } from "../model/sedd_score.ts";
@@ -194,6 +194,37 @@ export class DiffusionDrafter implements Drafter {
   }
 
   /**
+   * Reads what is new of the text, but for a last piece. Of a bidirectional model it reads nothing: the text's rows see
+   * those that are drafted, and are computed with them.
+   *
+   * @throws {TypeError} as {@linkcode draft}
+   */
+  async prepare(request: DraftRequest): Promise<void> {
+    const { tokens, hidden, signal } = request, { prefixAttention } = this.#model;
+    const gamma = this.#length(request);
+    if (prefixAttention === "bidirectional" || gamma === 0) return;
+    const reading = { keep: 0, mostRows: mostRows(this.#backend), signal };
+    this.#reserve(tokens.length + gamma);
+    if (prefixAttention === "target") {
+      await this.#text.catchUp(tokens.subarray(0, -1), {
+        ...reading,
+        read: (piece) => this.#feed(piece, hidden),
+      });
+      return;
+    }
+    const sigma = this.#sigmaOf(0, this.#stepsOf(request, gamma)); // that of the pass which reads the last piece
+    const read = (piece: Int32Array) => {
+      this.#model.denoise(piece, this.#text.cache, sigma, {
+        cleanRows: piece.length,
+        head: [piece.length - 1], // a pass has at least one
+        window: this.#draftContext,
+      });
+      this.#text.committed(piece);
+    };
+    await this.#text.catchUp(tokens, { ...reading, read });
+  }
+
+  /**
    * Drafts γ tokens in at most min(T, γ) evaluations; fewer tokens if the model's length is shorter.
    * @throws {TypeError} if the model needs hidden states of the text, and the request has none
    */
@@ -359,7 +390,7 @@ export class DiffusionDrafter implements Drafter {
     const drafted = (at: number) => device && { tokens: device.tokens, at };
     if (this.#model.prefixAttention === "target") {
       this.#reserve(text.length + draft.length);
-      this.#feed(text.subarray(0, -1), hidden);
+      this.#feed(this.#text.rewind(text.subarray(0, -1)), hidden);
       // the last token of the text, which the target has yet to see, opens the window
       return this.#model.denoise(concat(text.subarray(-1), draft), this.#text.cache, sigma, {
         cleanRows: 0,
@@ -412,16 +443,16 @@ export class DiffusionDrafter implements Drafter {
     this.#draftsSinceRefresh = 0;
   }
 
-  /** Gives the model what the target made of the tokens it has seen, from the first that the cache lacks. */
-  #feed(seen: Int32Array, hidden: readonly Activation[] | undefined): void {
-    const fresh = this.#text.rewind(seen);
+  /** Gives the model what the target made of the tokens that follow those which the cache holds. */
+  #feed(fresh: Int32Array, hidden: readonly Activation[] | undefined): void {
     if (fresh.length === 0) return;
+    const start = this.#text.length;
     if (hidden === undefined) {
       throw new TypeError(
-        `Cannot draft: "${this.name}" needs the target's hidden states of ${seen.length} tokens, and there are none`,
+        `Cannot draft: "${this.name}" needs the target's hidden states of ${start + fresh.length} tokens, ` +
+          "and there are none",
       );
     }
-    const start = seen.length - fresh.length;
     this.#model.feed(hidden.map((states) => states.slice(start, fresh.length)), this.#text.cache);
     this.#text.committed(fresh);
   }

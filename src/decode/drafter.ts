@@ -27,7 +27,7 @@ export interface Target {
    *
    * @param tokens the committed text followed by the draft; not to be written to
    * @param rows how many laws, 1 … tokens.length
-   * @param signal ends it with the signal's reason, if it makes several passes
+   * @param signal ends it with the signal's reason, before a pass
    * @throws {RangeError} if `tokens` exceeds the context, or one is outside the vocabulary
    */
   score(
@@ -49,8 +49,12 @@ export interface Target {
    * token i of `tokens`. What the target has not seen of it is computed. Valid until the next {@linkcode score}.
    *
    * @param tokens [n], at least one
+   * @param signal as in {@linkcode score}
    */
-  hiddenOf?(tokens: Int32Array): readonly Activation[] | Promise<readonly Activation[]>;
+  hiddenOf?(
+    tokens: Int32Array,
+    signal?: AbortSignal,
+  ): readonly Activation[] | Promise<readonly Activation[]>;
   /**
    * Begins a round whose decisions the target's device makes. A target without this method, or that returns nothing,
    * has its laws read.
@@ -64,6 +68,7 @@ export interface Target {
    * drafted.
    *
    * @param text the committed text
+   * @param signal as in {@linkcode score}
    * @throws {RangeError} as {@linkcode score} and `verify`
    */
   verifyOnDevice?(
@@ -71,6 +76,7 @@ export interface Target {
     draft: DeviceDraft | Draft,
     rule: Rule,
     sampling: Sampling,
+    signal?: AbortSignal,
   ): Promise<DeviceVerdict>;
 }
 
@@ -102,6 +108,8 @@ export interface DraftRequest {
    * that is none.
    */
   readonly hidden?: readonly Activation[] | undefined;
+  /** Ends long work with the signal's reason. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** A draft of n ≤ γ tokens, for the positions that follow the committed text. Its laws are valid until the drafter's next. */
@@ -152,7 +160,13 @@ export interface Drafter extends Disposable {
    * `leftToRight` must be true of it.
    */
   readonly stepChoices?: readonly number[] | undefined;
-  /** Proposes tokens. Must not look at anything but the request. */
+  /**
+   * Reads what is new of the text, a piece at a time, and leaves no more than a piece of it to {@linkcode draft} or
+   * {@linkcode draftOnDevice}, which are asked next. Between pieces everybody has their turn, and the request's signal
+   * is heard. Absent: a drafter that has nothing to read, or sees the text anew each time.
+   */
+  prepare?(request: DraftRequest): Promise<void>;
+  /** Proposes tokens, of a text that was prepared for or not. Must not look at anything but the request. */
   draft(request: DraftRequest): Draft | Promise<Draft>;
   /**
    * Proposes the tokens that {@linkcode draft} would, by the device's own decisions and without waiting for them.

@@ -94,6 +94,8 @@ export interface StepRequest {
   readonly random: RandomSource;
   /** What the target's law is made with. */
   readonly sampling: Sampling;
+  /** Ends the round with the signal's reason, before a pass. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Targets and drafters in the middle of a round. */
@@ -166,7 +168,7 @@ export async function* decode(
       const began = performance.now();
       turn = await takeTurns(turn);
       signal?.throwIfAborted();
-      const request = { text: text.subarray(0, length), room: limit - length, random, sampling };
+      const request = { text: text.subarray(0, length), room: limit - length, random, sampling, signal };
       const found = await withTarget(() => step(request));
       const tokens = [...found.draft.subarray(0, found.accepted), found.token];
       const stop = tokens.findIndex((token) => stops.has(token));

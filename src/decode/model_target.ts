@@ -16,7 +16,6 @@ import { CachedText } from "./cached_text.ts";
 import { blaming, DeviceDistributions } from "./device_distributions.ts";
 import type { Distributions } from "./distributions.ts";
 import { type DeviceDraft, type DeviceVerdict, type Draft, isOnDevice, type Target } from "./drafter.ts";
-import { takeTurns } from "./event_loop.ts";
 import { Purpose } from "./random.ts";
 
 /** One sequence of a causal model. The model is borrowed: disposing of this leaves it alone. */
@@ -80,6 +79,7 @@ export class ModelTarget implements Target, Disposable {
     draft: DeviceDraft | Draft,
     rule: Rule,
     sampling: Sampling,
+    signal?: AbortSignal,
   ): Promise<DeviceVerdict> {
     const round = this.#round, { decisions } = this.#backend;
     if (round === undefined || decisions === undefined) {
@@ -97,7 +97,7 @@ export class ModelTarget implements Target, Disposable {
       tokens.write(draft.tokens);
     }
     round.drafted();
-    const fresh = await this.#catchUp(proposal, n + 1);
+    const fresh = await this.#catchUp(proposal, n + 1, signal);
     const pointMasses = q !== undefined && useQ?.includes(false) === true;
     const flags = pointMasses ? this.#useQ.atLeast(n) : undefined;
     flags?.write(useQ!.map(Number));
@@ -116,20 +116,14 @@ export class ModelTarget implements Target, Disposable {
     return { accepted, token, bonus: bonus === 1, draft: drafted, draftMs: round.draftMs };
   }
 
-  /**
-   * Reads what is new of a text but for a piece that holds the last `rows` tokens, which is returned. Between passes
-   * others have their turn, and a signal is heard.
-   */
-  async #catchUp(tokens: Int32Array, rows: number, signal?: AbortSignal): Promise<Int32Array> {
-    // rows that need logits must be in the last pass, however much of the text the cache holds
-    let fresh = this.#text.rewind(tokens, tokens.length - rows);
-    const most = mostRows(this.#backend);
-    for (let turn = performance.now(); fresh.length > most + rows; turn = await takeTurns(turn)) {
-      signal?.throwIfAborted();
-      this.#read(fresh.subarray(0, most), 1);
-      fresh = fresh.subarray(most);
-    }
-    return fresh;
+  /** Reads what is new of a text but for a piece that holds the last `rows` tokens: those that need logits. */
+  #catchUp(tokens: Int32Array, rows: number, signal: AbortSignal | undefined): Promise<Int32Array> {
+    return this.#text.catchUp(tokens, {
+      keep: rows,
+      mostRows: mostRows(this.#backend),
+      read: (piece) => this.#read(piece, 1),
+      signal,
+    });
   }
 
   /** One pass. Tokens that are unknown are not recorded. */
@@ -183,8 +177,8 @@ export class ModelTarget implements Target, Disposable {
   }
 
   /** What is kept of each token of a text, [n, C] for each layer; of a text that was seen, nothing is computed. */
-  async hiddenOf(tokens: Int32Array): Promise<readonly Activation[]> {
-    const fresh = await this.#catchUp(tokens, 0);
+  async hiddenOf(tokens: Int32Array, signal?: AbortSignal): Promise<readonly Activation[]> {
+    const fresh = await this.#catchUp(tokens, 0, signal);
     if (fresh.length > 0) this.#read(fresh, 1);
     return this.#hidden.map((states) => states.slice(0, tokens.length));
   }

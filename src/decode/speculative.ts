@@ -76,7 +76,7 @@ export function speculate(
   const { gamma = 5, rule = "ordered", draftSampling } = options;
   checkDrafting(target, drafter, gamma, rule);
   if (draftSampling !== undefined) checkSampling(draftSampling);
-  const round = async ({ text, room, random, sampling }: StepRequest): Promise<Step> => {
+  const round = async ({ text, room, random, sampling, signal }: StepRequest): Promise<Step> => {
     const most = room - 1; // a round emits one token more than it accepts
     const plan = typeof gamma === "number" ? { gamma } : gamma.next(most);
     if (!isCount(plan?.gamma)) {
@@ -92,7 +92,7 @@ export function speculate(
         }`,
       );
     }
-    const settings = { text, random, sampling, rule, draftSampling, steps: plan.steps };
+    const settings = { text, random, sampling, signal, rule, draftSampling, steps: plan.steps };
     const step = await holding(
       drafter,
       `the drafter "${drafter.name}"`,
@@ -105,7 +105,7 @@ export function speculate(
 }
 
 /** What {@linkcode draftAndVerify} is given. */
-interface RoundRequest extends Pick<StepRequest, "text" | "random" | "sampling"> {
+interface RoundRequest extends Pick<StepRequest, "text" | "random" | "sampling" | "signal"> {
   readonly rule: Rule;
   readonly draftSampling?: Sampling | undefined;
   /** T, where it is not the drafter's own. */
@@ -117,7 +117,7 @@ export async function draftAndVerify(
   target: Target,
   drafter: Drafter,
   gamma: number,
-  { text, random, sampling, rule, draftSampling, steps }: RoundRequest,
+  { text, random, sampling, signal, rule, draftSampling, steps }: RoundRequest,
 ): Promise<Step> {
   const began = performance.now();
   const request = gamma === 0 ? undefined : {
@@ -127,10 +127,12 @@ export async function draftAndVerify(
     sampling: draftSampling ?? (rule === "match" ? { temperature: 0 } : sampling),
     random,
     coupled: rule === "coupled",
-    hidden: await hiddenFor(drafter, target, text.subarray(0, -1)),
+    hidden: await hiddenFor(drafter, target, text.subarray(0, -1), signal),
+    signal,
   };
   // where the laws are on a device that can decide by itself, they stay there
   const round = random.seed === undefined ? undefined : target.beginOnDevice?.(random.seed, text.length);
+  if (request !== undefined) await drafter.prepare?.(request);
   const onDevice = request && round && drafter.draftOnDevice?.(request, round);
   const draft = onDevice ?? (request === undefined ? NO_DRAFT : await drafter.draft(request));
   checkDraft(draft, onDevice !== undefined, drafter, gamma, rule);
@@ -138,7 +140,7 @@ export async function draftAndVerify(
   let draftMs = performance.now() - began;
   let verdict: Verdict, tokens: Int32Array;
   if (isOnDevice(draft) || round !== undefined && draft.q === undefined) {
-    const found = await target.verifyOnDevice!(text, draft, rule, sampling);
+    const found = await target.verifyOnDevice!(text, draft, rule, sampling, signal);
     [verdict, tokens] = [found, found.draft];
     onDevice?.settle?.(tokens);
     if (onDevice !== undefined) draftMs = found.draftMs; // it was no more than enqueued
@@ -147,7 +149,7 @@ export async function draftAndVerify(
     const proposal = new Int32Array(text.length + n);
     proposal.set(text);
     proposal.set(tokens, text.length);
-    const p = await target.score(proposal, n + 1, sampling);
+    const p = await target.score(proposal, n + 1, sampling, signal);
     verdict = verify(rule, draft, p, random, text.length);
   }
   const { accepted, token, bonus } = verdict;
@@ -167,8 +169,9 @@ async function hiddenFor(
   { hiddenLayers = [] }: Drafter,
   target: Target,
   seen: Int32Array,
+  signal: AbortSignal | undefined,
 ): Promise<DraftRequest["hidden"]> {
-  return hiddenLayers.length > 0 && seen.length > 0 ? await target.hiddenOf?.(seen) : undefined;
+  return hiddenLayers.length > 0 && seen.length > 0 ? await target.hiddenOf?.(seen, signal) : undefined;
 }
 
 /** A drafter may be anybody's: what it says is looked at before it is believed. */
