@@ -143,9 +143,8 @@ export interface CacheOptions {
   /** L, the most positions it can hold. */
   readonly capacity: number;
   /**
-   * H, for a model whose weights are of 16 bits: attention over this cache, which will always have so many heads, may
-   * round queries, keys, values and weights of keys to f16, where what is beyond its range is no number, and the cache
-   * hold them so. It is f32 otherwise, and where a device has no use for f16. Absent: f32.
+   * Number of heads, always the same, if keys and values may be stored as f16 and attention may compute with f16:
+   * values beyond ±65504 become NaN. A device that has no use for f16 stores f32. Absent: f32.
    */
   readonly halfHeads?: number | undefined;
 }

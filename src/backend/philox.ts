@@ -23,7 +23,8 @@ function mulhi(a: number, b: number): number {
  * Ten rounds of Philox4x32. Writes four unsigned 32-bit numbers to `out`.
  *
  * @param out receives the block, [4]
- * @param c0 counter word 0, here the draw divided by 4
+ * @param c0 counter word 0, here which block of a draw's numbers: four of 32 bits for {@linkcode race}, where the draw is
+ * the token; two uniforms of 52 bits for `PhiloxSource.uniform`
  * @param c1 counter word 1, here the absolute position
  * @param c2 counter word 2, here the purpose
  * @param c3 counter word 3, here 0

@@ -115,7 +115,7 @@ export class DiffusionDrafter implements Drafter {
   readonly leftToRight: boolean;
   /** Blocks of the target whose outputs the model makes its prefix of; mostly none. */
   readonly hiddenLayers: readonly number[];
-  /** 1, 2 and 4 if none was asked for, and more than one adds what a Markov head would. */
+  /** T that may be chosen: [1, 2, 4] without `steps`, without a Markov head, left to right, no hot start; else none. */
   readonly stepChoices: readonly number[] | undefined;
   readonly #model: DiffusionModel;
   readonly #backend: Backend;

@@ -1,5 +1,6 @@
 /**
  * What a run of decoding was worth: counts and times of its rounds under the names that vLLM made common.
+ * Where plain rounds are among them, two of the values are not vLLM's, which divides by the number of drafts.
  *
  * Deliberately absent: clocks. The loop takes the times; this adds them up.
  *
@@ -61,7 +62,10 @@ export interface Statistics {
   readonly draftAcceptanceRate: number;
   /** draftTokens / rounds: γ on average, a plain step counted as 0. */
   readonly meanGamma: number;
-  /** τ, tokens per round: 1 + acceptedTokens/rounds, but for what a stop token cuts off. */
+  /**
+   * τ, tokens per round: 1 + acceptedTokens/rounds, but for what a stop token cuts off. Rounds without a draft count;
+   * vLLM's is 1 + acceptedTokens/drafts.
+   */
   readonly meanAcceptanceLength: number;
   /** acceptedTokens / rounds: the same without corrected and bonus tokens. */
   readonly meanAcceptedDraftTokens: number;
@@ -69,7 +73,10 @@ export interface Statistics {
   readonly draftedPerPosition: readonly number[];
   /** [longest draft] how often index j of a draft was accepted. */
   readonly acceptedPerPosition: readonly number[];
-  /** [longest draft] acceptedPerPosition / draftedPerPosition. */
+  /**
+   * [longest draft] acceptedPerPosition / draftedPerPosition: of the drafts that had an index j. vLLM's is of all
+   * drafts, also of those that were shorter.
+   */
   readonly acceptanceRatePerPosition: readonly number[];
   /** [longest draft + 1] in how many of the rounds with a draft k tokens were accepted. */
   readonly acceptanceHistogram: readonly number[];

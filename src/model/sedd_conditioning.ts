@@ -10,7 +10,7 @@ import type { Backend, Norm, Vector } from "../backend/backend.ts";
 import type { Uploads } from "./uploads.ts";
 
 /** Of all norms of SEDD. */
-export const EPSILON = 1e-5;
+export const NORM_EPSILON = 1e-5;
 
 /** How many values of σ are kept; a schedule has one per denoising step. */
 const KEPT = 64;
@@ -129,7 +129,7 @@ export class Conditioning implements Disposable {
     const norm = (gain: Float32Array, scale: Float64Array, shift: Float64Array): Norm => ({
       gain: upload(scale.map((s, c) => gain[c] * (1 + s))),
       shift: upload(shift),
-      epsilon: EPSILON,
+      epsilon: NORM_EPSILON,
     });
     const chunks = (modulation: Affine): Float64Array[] => {
       const all = apply(modulation, condition);

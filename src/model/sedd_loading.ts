@@ -16,7 +16,7 @@ import type { Backend } from "../backend/backend.ts";
 import { Config, headSize } from "./config.ts";
 import type { ModelShape } from "./model.ts";
 import { type MarkovHead, Sedd, type SeddModel, type StaticBlock } from "./sedd.ts";
-import { Conditioning, EPSILON } from "./sedd_conditioning.ts";
+import { Conditioning, NORM_EPSILON } from "./sedd_conditioning.ts";
 import { loadPrefix, sharedTarget, targetLayers } from "./target_prefix.ts";
 import { type LoadOptions, Uploads } from "./uploads.ts";
 import { checkLast, type Weights } from "./weights.ts";
@@ -97,7 +97,7 @@ export async function loadSedd(
       })
       : undefined;
     const markov: MarkovHead | undefined = rank === undefined ? undefined : {
-      norm: { gain: await uploads.vector("output_layer.norm_final.weight", width), epsilon: EPSILON },
+      norm: { gain: await uploads.vector("output_layer.norm_final.weight", width), epsilon: NORM_EPSILON },
       a: await uploads.matrix("markov_head.a.weight", rank, width),
       aBias: await uploads.vector("markov_head.a.bias", rank),
       b: await uploads.matrix("markov_head.b.weight", shape.vocabSize, rank),

@@ -13,7 +13,7 @@ import { Growing } from "./block.ts";
 import { checkRoom } from "./check.ts";
 import type { Config } from "./config.ts";
 import type { CausalModel, ModelShape } from "./model.ts";
-import { EPSILON } from "./sedd_conditioning.ts";
+import { NORM_EPSILON } from "./sedd_conditioning.ts";
 import type { Uploads } from "./uploads.ts";
 
 /** The weights of a prefix, on the device. */
@@ -101,7 +101,7 @@ export async function loadPrefix(
     kv.push(await uploads.matrix(`blocks.${i}.prefix_kv.weight`, 2 * width, width));
   }
   const fuseBias = await uploads.vector("prefix.fuse.bias", width);
-  const norm = { gain: await uploads.vector("prefix.norm.weight", width), epsilon: EPSILON };
+  const norm = { gain: await uploads.vector("prefix.norm.weight", width), epsilon: NORM_EPSILON };
   return { fuse, fuseBias, norm, kv, rotary, elsewhere: target.elsewhere };
 }
 
