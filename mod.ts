@@ -25,30 +25,7 @@ export {
 } from "./src/engine.ts";
 export type { LoadProgress, WatchOptions } from "./src/watched_weights.ts";
 // what the signatures above mention, and what their errors are
-export type {
-  AcceptOptions,
-  Activation,
-  AppendOptions,
-  AttentionOptions,
-  Backend,
-  Cache,
-  CacheOptions,
-  Decisions,
-  DeviceRound,
-  DrawOptions,
-  Dtype,
-  EmbedOptions,
-  Matrix,
-  MatrixOptions,
-  NoiseKey,
-  Norm,
-  ProjectOptions,
-  ProjectResidualOptions,
-  Sampling,
-  TokenBuffer,
-  Used,
-  Vector,
-} from "./src/backend/backend.ts";
+export type * from "./src/backend/backend.ts";
 export { BackendUnavailableError, type Device } from "./src/backend/create.ts";
 export { LogitsError } from "./src/backend/distribution.ts";
 export { OutOfMemoryError } from "./src/backend/out_of_memory.ts";

@@ -17,30 +17,7 @@
  * @module
  */
 
-export type {
-  AcceptOptions,
-  Activation,
-  AppendOptions,
-  AttentionOptions,
-  Backend,
-  Cache,
-  CacheOptions,
-  Decisions,
-  DeviceRound,
-  DrawOptions,
-  Dtype,
-  EmbedOptions,
-  Matrix,
-  MatrixOptions,
-  NoiseKey,
-  Norm,
-  ProjectOptions,
-  ProjectResidualOptions,
-  Sampling,
-  TokenBuffer,
-  Used,
-  Vector,
-} from "./backend.ts";
+export type * from "./backend.ts";
 export {
   BackendUnavailableError,
   createBackend,

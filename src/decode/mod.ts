@@ -46,30 +46,7 @@ export { reveal, type RevealOrder, revealOrders, type RevealRequest } from "./re
 export { type Score, scoreTokens } from "./score.ts";
 export { type DraftPlan, type DraftPolicy, speculate, type SpeculateOptions } from "./speculative.ts";
 // what the signatures above mention
-export type {
-  AcceptOptions,
-  Activation,
-  AppendOptions,
-  AttentionOptions,
-  Backend,
-  Cache,
-  CacheOptions,
-  Decisions,
-  DeviceRound,
-  DrawOptions,
-  Dtype,
-  EmbedOptions,
-  Matrix,
-  MatrixOptions,
-  NoiseKey,
-  Norm,
-  ProjectOptions,
-  ProjectResidualOptions,
-  Sampling,
-  TokenBuffer,
-  Used,
-  Vector,
-} from "../backend/backend.ts";
+export type * from "../backend/backend.ts";
 export type {
   CausalModel,
   DiffusionModel,

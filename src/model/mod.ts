@@ -19,30 +19,7 @@
  */
 
 // what the signatures below mention
-export type {
-  AcceptOptions,
-  Activation,
-  AppendOptions,
-  AttentionOptions,
-  Backend,
-  Cache,
-  CacheOptions,
-  Decisions,
-  DeviceRound,
-  DrawOptions,
-  Dtype,
-  EmbedOptions,
-  Matrix,
-  MatrixOptions,
-  NoiseKey,
-  Norm,
-  ProjectOptions,
-  ProjectResidualOptions,
-  Sampling,
-  TokenBuffer,
-  Used,
-  Vector,
-} from "../backend/backend.ts";
+export type * from "../backend/backend.ts";
 export type { CausalModel, DiffusionModel, DiffusionPass, FollowUp, HiddenTap, ModelShape } from "./model.ts";
 export { type DeviceTokens, UNKNOWN } from "./device_tokens.ts";
 export { CheckpointError, type Weights } from "./weights.ts";
