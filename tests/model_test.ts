@@ -9,7 +9,7 @@ import assert from "node:assert/strict";
 import type { TensorData } from "../fixtures/write_safetensors.ts";
 import type { Dtype } from "../src/backend/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
-import { Growing } from "../src/model/block.ts";
+import { Growing } from "../src/backend/buffers.ts";
 import { loadGpt2, loadGptNeo, loadModel, loadSedd } from "../src/model/mod.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import { altered, assertClose, assertSame, presentBackends } from "./helpers.ts";

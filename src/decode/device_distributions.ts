@@ -14,8 +14,8 @@ import type {
   Sampling,
   TokenBuffer,
 } from "../backend/backend.ts";
+import { Growing } from "../backend/buffers.ts";
 import { LogitsError } from "../backend/distribution.ts";
-import { Growing } from "../model/block.ts";
 import type { Distributions, Law } from "./distributions.ts";
 
 /**

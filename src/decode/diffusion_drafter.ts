@@ -11,8 +11,8 @@
  */
 
 import type { Activation, Backend, DeviceRound, Sampling, TokenBuffer } from "../backend/backend.ts";
+import { Growing, mostRows } from "../backend/buffers.ts";
 import { shown } from "../shown.ts";
-import { Growing, mostRows } from "../model/block.ts";
 import { UNKNOWN } from "../model/device_tokens.ts";
 import type { DiffusionModel, DiffusionPass, FollowUp } from "../model/model.ts";
 import { logLinearSigma } from "../model/sedd_score.ts";

@@ -8,7 +8,7 @@
  */
 
 import type { Activation, Backend, DeviceRound, Sampling, TokenBuffer } from "../backend/backend.ts";
-import { Growing, mostRows } from "../model/block.ts";
+import { Growing, mostRows } from "../backend/buffers.ts";
 import { UNKNOWN } from "../model/device_tokens.ts";
 import type { CausalModel, FollowUp } from "../model/model.ts";
 import { type Rule, testOf } from "./acceptance.ts";

@@ -8,6 +8,7 @@
  */
 
 import type { Activation, Backend, Cache, Matrix, Norm, TokenBuffer, Vector } from "../backend/backend.ts";
+import { Growing } from "../backend/buffers.ts";
 
 /** Everything that one block computes with. C is the width, F the width inside the MLP. */
 export interface Block {
@@ -53,11 +54,6 @@ export function newCache(
   const { dtype } = block.up;
   const halfHeads = dtype === "f16" || dtype === "bf16" ? heads : undefined;
   return backend.cache({ layers, width, capacity, halfHeads });
-}
-
-/** The most rows that a pass should have on a backend, where it can be cut. */
-export function mostRows(backend: Backend): number {
-  return backend.passRows ?? 128;
 }
 
 /** The buffers of a pass of R rows. */
@@ -109,37 +105,6 @@ export function runBlock(
     activation: "gelu",
   });
   backend.projectResidual(x, inner, { matrix: block.down, bias: block.downBias, gate: block.mlpGate });
-}
-
-/** A buffer that is allocated when first needed, and replaced by a larger one when outgrown. */
-export class Growing<T extends Disposable> implements Disposable {
-  readonly #allocate: (size: number) => T;
-  #size = 0;
-  #buffer: T | undefined;
-
-  /** @param allocate makes a buffer of a given size */
-  constructor(allocate: (size: number) => T) {
-    this.#allocate = allocate;
-  }
-
-  /** The buffer, of at least `size`; after growth its contents are lost. */
-  atLeast(size: number): T {
-    if (this.#buffer === undefined || this.#size < size) {
-      // at least doubled, so that a text that grows token by token reallocates rarely
-      const grown = Math.max(size, 2 * this.#size);
-      this[Symbol.dispose]();
-      this.#buffer = this.#allocate(grown);
-      this.#size = grown;
-    }
-    return this.#buffer;
-  }
-
-  /** Frees the buffer. */
-  [Symbol.dispose](): void {
-    this.#buffer?.[Symbol.dispose]();
-    this.#buffer = undefined;
-    this.#size = 0; // what could not be allocated is not asked for again
-  }
 }
 
 /** The buffers of one model's passes. */

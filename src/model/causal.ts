@@ -6,8 +6,9 @@
  */
 
 import type { Activation, Backend, Cache, Matrix, Norm } from "../backend/backend.ts";
+import { Growing, mostRows } from "../backend/buffers.ts";
 import { checkSizes } from "../backend/check.ts";
-import { type Block, Growing, mostRows, newCache, runBlock, Workspace } from "./block.ts";
+import { type Block, newCache, runBlock, Workspace } from "./block.ts";
 import { checkHeadRows, checkRoom, checkTokens } from "./check.ts";
 import { type DeviceTokens, writeTokens } from "./device_tokens.ts";
 import type { CausalModel, FollowUp, HiddenTap, ModelShape } from "./model.ts";

@@ -10,8 +10,9 @@
  */
 
 import type { Activation, Backend, Cache, Matrix, Norm, TokenBuffer, Vector } from "../backend/backend.ts";
+import { Growing, mostRows } from "../backend/buffers.ts";
 import { checkSizes } from "../backend/check.ts";
-import { type Block, Growing, mostRows, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
+import { type Block, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
 import { checkHead, checkRoom, checkTokens } from "./check.ts";
 import { type DeviceTokens, type Run, runsOf, writeTokens } from "./device_tokens.ts";
 import type { DiffusionModel, DiffusionPass, FollowUp, ModelShape } from "./model.ts";

@@ -9,7 +9,7 @@
  */
 
 import type { Activation, Backend, Cache, Matrix, Norm, Vector } from "../backend/backend.ts";
-import { Growing } from "./block.ts";
+import { Growing } from "../backend/buffers.ts";
 import { checkRoom } from "./check.ts";
 import type { Config } from "./config.ts";
 import type { CausalModel, ModelShape } from "./model.ts";
