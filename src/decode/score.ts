@@ -36,7 +36,7 @@ export async function scoreTokens(
   tokens: ArrayLike<number>,
   signal?: AbortSignal,
 ): Promise<Score> {
-  const { contextLength } = model.shape;
+  const { contextLength, vocabSize } = model.shape;
   const ids = Array.from(tokens);
   if (ids.length === 0 || ids.length > contextLength) {
     throw new RangeError(
@@ -50,9 +50,9 @@ export async function scoreTokens(
     turn = await takeTurns(turn);
     signal?.throwIfAborted();
     const piece = ids.slice(start, start + ROWS);
-    const logits = model.forward(piece, cache, { headRows: piece.length });
+    const logits = model.forward(piece, cache, { headRows: piece.length }).read(); // [rows, V]
     for (let r = 0; r < piece.length && start + r + 1 < ids.length; r++) {
-      const logprob = logSoftmax(logits.slice(r, 1).read(), ids[start + r + 1]);
+      const logprob = logSoftmax(logits.subarray(r * vocabSize, (r + 1) * vocabSize), ids[start + r + 1]);
       if (!Number.isFinite(logprob)) {
         throw new LogitsError(`the logits after token ${start + r} are not all finite`, "score a text");
       }
