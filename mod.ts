@@ -38,6 +38,6 @@ export type { Score } from "./src/decode/score.ts";
 export { HubError } from "./src/hub/client.ts";
 export type { DownloadProgress, HubOptions } from "./src/hub/options.ts";
 export type { Tokenizer } from "./src/hub/tokenizer.ts";
-export type { CausalModel, FollowUp, HiddenTap, ModelShape } from "./src/model/model.ts";
+export type { CausalModel, FollowUp, ForwardOptions, HiddenTap, ModelShape } from "./src/model/model.ts";
 export type { DeviceTokens } from "./src/model/device_tokens.ts";
 export { CheckpointError } from "./src/model/weights.ts";

@@ -12,6 +12,7 @@ import type { CostProfile } from "./decode/controller.ts";
 import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
 import type { Drafter } from "./decode/drafter.ts";
 import { NgramDrafter } from "./decode/ngram_drafter.ts";
+import { DEFAULT_GAMMA } from "./decode/speculative.ts";
 import { draftingOf } from "./drafting.ts";
 import type { EngineOptions } from "./engine.ts";
 import { type Checkpoint, openCheckpoint } from "./hub/checkpoint.ts";
@@ -24,9 +25,7 @@ import type { LoadOptions } from "./model/uploads.ts";
 import { embeddedDrafter, embeddedDrafters, openEmbedded } from "./pair.ts";
 import { watchedWeights, type WatchOptions } from "./watched_weights.ts";
 
-/** γ unless told otherwise: what pays on a CPU is short (see the README's figures). */
-const DEFAULT_GAMMA = 4;
-/** The rule, likewise: exact for every order of revealing. */
+/** The rule unless told otherwise: exact for every order of revealing. */
 export const DEFAULT_RULE: Rule = "ordered";
 
 /** Options that only a diffusion drafter has a use for: all of them, or this does not compile. */

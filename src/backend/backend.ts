@@ -311,6 +311,18 @@ export interface Decisions {
 /** What a pass that is repeated may name as its own: {@linkcode Backend.repeat}. */
 export type Used = Activation | TokenBuffer | DeviceRound;
 
+/** Which pass {@linkcode Backend.repeat} is given. */
+export interface RepeatedPass {
+  /** What it runs over. */
+  readonly cache: Cache;
+  /** R, how many rows it has. */
+  readonly rows: number;
+  /** Tells it from others over the same cache with as many rows. */
+  readonly key: string;
+  /** What may be another buffer the next time. @default none */
+  readonly uses?: readonly Used[] | undefined;
+}
+
 /** What a device can do. Shapes are checked: a mismatch throws a `RangeError` that names both. */
 export interface Backend extends Disposable {
   /** Which implementation this is. */
@@ -356,15 +368,7 @@ export interface Backend extends Disposable {
    * may differ, as may the cache's length; and they must not allocate, write, read or commit. Absent: there is nothing
    * to be gained, call `body`.
    */
-  repeat?(
-    pass: {
-      readonly cache: Cache;
-      readonly rows: number;
-      readonly key: string;
-      readonly uses?: readonly Used[] | undefined;
-    },
-    body: () => void,
-  ): void;
+  repeat?(pass: RepeatedPass, body: () => void): void;
 
   /** out[r] = table[tokens[r]] (+ positions[cache.length + r]). out [R, C]. */
   embed(out: Activation, options: EmbedOptions): void;

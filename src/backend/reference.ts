@@ -15,6 +15,7 @@ import type {
   Dtype,
   EmbedOptions,
   Matrix,
+  MatrixOptions,
   NoiseKey,
   Norm,
   ProjectOptions,
@@ -239,7 +240,7 @@ class ReferenceBackend extends Resource<true> implements Backend {
   }
 
   async matrix(
-    shape: { readonly outputs: number; readonly inputs: number; readonly dtype: Dtype },
+    shape: MatrixOptions,
     chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
   ): Promise<Matrix> {
     const { outputs, inputs, dtype } = shape;

@@ -44,14 +44,22 @@ export { NgramDrafter, type NgramDrafterOptions } from "./ngram_drafter.ts";
 export { invert, PhiloxSource, Purpose, type RandomSource } from "./random.ts";
 export { reveal, type RevealOrder, revealOrders, type RevealRequest } from "./reveal.ts";
 export { type Score, scoreTokens } from "./score.ts";
-export { type DraftPlan, type DraftPolicy, speculate, type SpeculateOptions } from "./speculative.ts";
+export {
+  DEFAULT_GAMMA,
+  type DraftPlan,
+  type DraftPolicy,
+  speculate,
+  type SpeculateOptions,
+} from "./speculative.ts";
 // what the signatures above mention
 export type * from "../backend/backend.ts";
 export type {
   CausalModel,
+  DenoiseOptions,
   DiffusionModel,
   DiffusionPass,
   FollowUp,
+  ForwardOptions,
   HiddenTap,
   ModelShape,
 } from "../model/model.ts";

@@ -43,9 +43,12 @@ export interface DraftPolicy {
   observe(step: Step, plan: DraftPlan): void;
 }
 
+/** γ unless told otherwise: what pays on a CPU is short (see the README's figures). */
+export const DEFAULT_GAMMA = 4;
+
 /** Options of {@linkcode speculate}. */
 export interface SpeculateOptions extends DecodeOptions {
-  /** γ, how many tokens to draft per round, or who decides it and T; fewer where the text is about to end. @default {5} */
+  /** γ, how many tokens to draft per round, or who decides it and T; fewer where the text is about to end. @default {4} */
   readonly gamma?: number | DraftPolicy | undefined;
   /** How drafts are tested. @default {"ordered"} */
   readonly rule?: Rule | undefined;
@@ -73,7 +76,7 @@ export function speculate(
   prompt: ArrayLike<number>,
   options: SpeculateOptions = {},
 ): AsyncGenerator<Round, void, void> {
-  const { gamma = 5, rule = "ordered", draftSampling } = options;
+  const { gamma = DEFAULT_GAMMA, rule = "ordered", draftSampling } = options;
   checkDrafting(target, drafter, gamma, rule);
   if (draftSampling !== undefined) checkSampling(draftSampling);
   const round = async ({ text, room, random, sampling, signal }: StepRequest): Promise<Step> => {

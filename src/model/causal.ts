@@ -11,7 +11,7 @@ import { checkSizes } from "../backend/check.ts";
 import { type Block, newCache, runBlock, Workspace } from "./block.ts";
 import { checkHeadRows, checkRoom, checkTokens } from "./check.ts";
 import { type DeviceTokens, writeTokens } from "./device_tokens.ts";
-import type { CausalModel, FollowUp, HiddenTap, ModelShape } from "./model.ts";
+import type { CausalModel, FollowUp, ForwardOptions, HiddenTap, ModelShape } from "./model.ts";
 import type { Uploads } from "./uploads.ts";
 
 /** The weights of a causal model, on the device. */
@@ -78,16 +78,7 @@ export class CausalTransformer implements CausalModel {
   }
 
   /** @inheritdoc */
-  forward(
-    tokens: ArrayLike<number>,
-    cache: Cache,
-    options: {
-      readonly headRows?: number;
-      readonly hidden?: HiddenTap | undefined;
-      readonly drafted?: DeviceTokens | undefined;
-      readonly followUp?: FollowUp<Activation> | undefined;
-    } = {},
-  ): Activation {
+  forward(tokens: ArrayLike<number>, cache: Cache, options: ForwardOptions = {}): Activation {
     const rows = tokens.length, { headRows = 1, hidden, drafted, followUp } = options;
     checkTokens(tokens, this.shape.vocabSize, drafted);
     checkHeadRows(headRows, rows);

@@ -41,6 +41,18 @@ export interface FollowUp<Result> {
   run(result: Result): void;
 }
 
+/** Options of {@linkcode CausalModel.forward}. */
+export interface ForwardOptions {
+  /** How many of the last rows have logits, 1 … R. @default {1} */
+  readonly headRows?: number;
+  /** The hidden states that are wanted of the R rows. @default none */
+  readonly hidden?: HiddenTap | undefined;
+  /** What stands for ids of `tokens` that only the device knows. @default none */
+  readonly drafted?: DeviceTokens | undefined;
+  /** What is done with the logits. @default nothing */
+  readonly followUp?: FollowUp<Activation> | undefined;
+}
+
 /** An autoregressive language model: GPT-2, GPT-Neo. */
 export interface CausalModel extends Disposable {
   /** Its shape. */
@@ -63,18 +75,7 @@ export interface CausalModel extends Disposable {
    * @returns logits [headRows, V], in a buffer of the model's that the next pass overwrites
    * @throws {RangeError} if a token is not in [0, V), or the context or the cache would overflow
    */
-  forward(
-    tokens: ArrayLike<number>,
-    cache: Cache,
-    options?: {
-      readonly headRows?: number;
-      readonly hidden?: HiddenTap | undefined;
-      /** What stands for ids of `tokens` that only the device knows. */
-      readonly drafted?: DeviceTokens | undefined;
-      /** What is done with the logits. */
-      readonly followUp?: FollowUp<Activation> | undefined;
-    },
-  ): Activation;
+  forward(tokens: ArrayLike<number>, cache: Cache, options?: ForwardOptions): Activation;
 }
 
 /** What a denoising pass computes; {@linkcode DiffusionModel.markovLogits} then adds to its logits. */
@@ -86,6 +87,25 @@ export interface DiffusionPass {
   readonly logits: Activation;
   /** [rows asked for, rank] of the Markov head, if the checkpoint has one. */
   readonly markov: Activation | undefined;
+}
+
+/** Options of {@linkcode DiffusionModel.denoise}. */
+export interface DenoiseOptions {
+  /** How many of the first rows are clean prefix, 0 … R. */
+  readonly cleanRows: number;
+  /** Indices in `tokens`, ascending, of the rows whose logits are wanted: at least one. */
+  readonly head: readonly number[];
+  /** A row sees no key further than this many positions back. @default all keys */
+  readonly window?: number | undefined;
+  /**
+   * Of a `bidirectional` prefix: how many of the first clean rows are committed, with keys and values as this
+   * pass made them. @default {0}
+   */
+  readonly keep?: number | undefined;
+  /** What stands for ids of `tokens` that only the device knows. @default none */
+  readonly drafted?: DeviceTokens | undefined;
+  /** What is done with the logits. @default nothing */
+  readonly followUp?: FollowUp<DiffusionPass> | undefined;
 }
 
 /** A masked discrete-diffusion language model: SEDD-Absorb. Its mask token has id V. */
@@ -133,22 +153,7 @@ export interface DiffusionModel extends Disposable {
     tokens: ArrayLike<number>,
     cache: Cache,
     sigma: number,
-    options: {
-      readonly cleanRows: number;
-      /** Indices in `tokens`, ascending, of the rows whose logits are wanted: at least one. */
-      readonly head: readonly number[];
-      /** A row sees no key further than this many positions back. */
-      readonly window?: number | undefined;
-      /**
-       * Of a `bidirectional` prefix: how many of the first clean rows are committed, with keys and values as this
-       * pass made them. @default {0}
-       */
-      readonly keep?: number | undefined;
-      /** What stands for ids of `tokens` that only the device knows. */
-      readonly drafted?: DeviceTokens | undefined;
-      /** What is done with the logits. */
-      readonly followUp?: FollowUp<DiffusionPass> | undefined;
-    },
+    options: DenoiseOptions,
   ): DiffusionPass;
   /**
    * Adds the Markov head's term to one row of logits, in place:

@@ -15,7 +15,7 @@ import { checkSizes } from "../backend/check.ts";
 import { type Block, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
 import { checkHead, checkRoom, checkTokens } from "./check.ts";
 import { type DeviceTokens, type Run, runsOf, writeTokens } from "./device_tokens.ts";
-import type { DiffusionModel, DiffusionPass, FollowUp, ModelShape } from "./model.ts";
+import type { DenoiseOptions, DiffusionModel, DiffusionPass, FollowUp, ModelShape } from "./model.ts";
 import type { Conditioning } from "./sedd_conditioning.ts";
 import { type PrefixWeights, TargetPrefix } from "./target_prefix.ts";
 import type { Uploads } from "./uploads.ts";
@@ -129,14 +129,7 @@ export class Sedd implements SeddModel {
     tokens: ArrayLike<number>,
     cache: Cache,
     sigma: number,
-    options: {
-      readonly cleanRows: number;
-      readonly head: readonly number[];
-      readonly window?: number | undefined;
-      readonly keep?: number | undefined;
-      readonly drafted?: DeviceTokens | undefined;
-      readonly followUp?: FollowUp<DiffusionPass> | undefined;
-    },
+    options: DenoiseOptions,
   ): DiffusionPass {
     const rows = tokens.length, { cleanRows, head, window, keep = 0, drafted, followUp } = options;
     const causal = this.prefixAttention === "causal";

@@ -16,6 +16,7 @@ import type {
   Dtype,
   EmbedOptions,
   Matrix,
+  MatrixOptions,
   NoiseKey,
   ProjectOptions,
   ProjectResidualOptions,
@@ -119,7 +120,7 @@ class WasmBackend implements Backend {
 
   /** @inheritdoc */
   async matrix(
-    shape: { readonly outputs: number; readonly inputs: number; readonly dtype: Dtype },
+    shape: MatrixOptions,
     chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
   ): Promise<Matrix> {
     const { outputs, inputs, dtype } = shape;
