@@ -264,7 +264,7 @@ function peerFigures(upToDate: UpToDate): string {
   const reports = kept<PeerReport>("peers");
   const speed = (row: PeerRow) => 1 / row.ms["one token"];
   const rows = reports[0].report.tables.flatMap(({ title, rows }) =>
-    rows.filter(({ engine }) => !engine.startsWith("specdiff")).map(({ engine }) => [
+    rows.filter(({ engine }) => !/^specdiff| \+ /.test(engine)).map(({ engine }) => [
       `${title}: plain decoding, against ${engine}`,
       ...reports.map(({ report }) => {
         const here = report.tables.find((table) => table.title === title)?.rows;
@@ -281,8 +281,10 @@ function peerFigures(upToDate: UpToDate): string {
     );
   const rival = (report: PeerReport) =>
     Math.max(
-      ...pair(report).filter((row) => !row.engine.startsWith("specdiff") && !row.failure).map(speed),
+      ...pair(report).filter((row) => !/^specdiff| \+ /.test(row.engine) && !row.failure).map(speed),
     );
+  const named = (report: PeerReport, engine: string) =>
+    pair(report).find((row) => row.engine === engine && !row.failure);
   return markdownTable([
     [
       "specdiff, CPU, 2 threads each",
@@ -300,6 +302,15 @@ function peerFigures(upToDate: UpToDate): string {
         const drafter = fastest(report).engine.replace("specdiff + ", "");
         if (!upToDate(report, drafter)) return "";
         return `${(speed(fastest(report)) / rival(report)).toFixed(2)} × (${drafter})`;
+      }),
+    ],
+    [
+      `${
+        reports[0].report.tables[0].title
+      }: speculative decoding with gpt2 at temperature 1, against llama.cpp's`,
+      ...reports.map(({ report }) => {
+        const own = named(report, "specdiff + gpt2"), other = named(report, "llama.cpp + gpt2");
+        return own && other && upToDate(report, "gpt2") ? `${(speed(own) / speed(other)).toFixed(2)} ×` : "";
       }),
     ],
   ]).join("\n");

@@ -1,5 +1,6 @@
 /**
- * Writes a GPT-2 as GGUF, for llama.cpp: version 3 of the format, without a vocabulary, as speed needs none.
+ * Writes a GPT-2 as GGUF, for llama.cpp: version 3 of the format, with a vocabulary where one is given, as speed needs
+ * none, but llama.cpp's speculative decoding does.
  *
  * @module
  */
@@ -7,7 +8,7 @@
 import type { Gpt2, Tensor } from "./weights.ts";
 
 const F32 = 0, Q8_0 = 8; // ggml types
-const U32 = 4, FLOAT = 6, STRING = 8; // types of metadata
+const U32 = 4, I32 = 5, FLOAT = 6, STRING = 8, ARRAY = 9; // types of metadata
 const ALIGNMENT = 32;
 
 /** Names here, and those of the checkpoint. */
@@ -73,8 +74,32 @@ class Writer {
   }
 }
 
+/** A byte-level BPE vocabulary: tokens by id, pairs as `a b`, and the ids of those that are not text. */
+export interface Vocabulary {
+  readonly tokens: readonly string[];
+  readonly merges: readonly string[];
+  readonly special: readonly number[];
+}
+
+/** That of a `tokenizer.json`. */
+export async function vocabularyIn(file: URL): Promise<Vocabulary> {
+  const { model, added_tokens: added } = JSON.parse(await Deno.readTextFile(file));
+  const tokens: string[] = [];
+  for (const [token, id] of Object.entries<number>(model.vocab)) tokens[id] = token;
+  for (const { id, content } of added) tokens[id] = content;
+  const merges = model.merges.map((merge: string | string[]) =>
+    typeof merge === "string" ? merge : merge.join(" ")
+  );
+  return { tokens, merges, special: added.map(({ id }: { id: number }) => id) };
+}
+
 /** Writes the model to a file; matrices as Q8_0 if `dtype` is `int8`. */
-export async function writeGguf(path: string, model: Gpt2, dtype: "f32" | "int8"): Promise<void> {
+export async function writeGguf(
+  path: string,
+  model: Gpt2,
+  dtype: "f32" | "int8",
+  vocabulary?: Vocabulary,
+): Promise<void> {
   const numbers = {
     "gpt2.context_length": model.positions,
     "gpt2.embedding_length": model.width,
@@ -83,14 +108,28 @@ export async function writeGguf(path: string, model: Gpt2, dtype: "f32" | "int8"
     "gpt2.attention.head_count": model.heads,
     "gpt2.vocab_size": model.vocabSize,
   };
-  const texts = { "general.architecture": "gpt2", "tokenizer.ggml.model": "no_vocab" };
+  const texts = {
+    "general.architecture": "gpt2",
+    ...vocabulary === undefined
+      ? { "tokenizer.ggml.model": "no_vocab" }
+      : { "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2" },
+  };
   const list = names(model.layers), header = new Writer(), data = new Writer();
   header.bytes(new TextEncoder().encode("GGUF")).u32(3).u64(list.length);
-  header.u64(Object.keys(numbers).length + Object.keys(texts).length + 1);
+  header.u64(Object.keys(numbers).length + Object.keys(texts).length + 1 + (vocabulary ? 3 : 0));
   for (const [key, value] of Object.entries(texts)) header.text(key).u32(STRING).text(value);
   for (const [key, value] of Object.entries(numbers)) header.text(key).u32(U32).u32(value);
   header.text("gpt2.attention.layer_norm_epsilon").u32(FLOAT)
     .bytes(new Uint8Array(Float32Array.of(model.epsilon).buffer));
+  if (vocabulary !== undefined) {
+    const { tokens, merges, special } = vocabulary, NORMAL = 1, CONTROL = 3;
+    for (const [name, entries] of [["tokens", tokens], ["merges", merges]] as const) {
+      header.text(`tokenizer.ggml.${name}`).u32(ARRAY).u32(STRING).u64(entries.length);
+      for (const entry of entries) header.text(entry);
+    }
+    header.text("tokenizer.ggml.token_type").u32(ARRAY).u32(I32).u64(tokens.length);
+    for (const id of tokens.keys()) header.u32(special.includes(id) ? CONTROL : NORMAL);
+  }
   for (const [gguf, name] of list) {
     const tensor = await model.tensor(name), { shape, values } = tensor;
     const small = dtype === "int8" && shape.length === 2 && name !== "wpe.weight";

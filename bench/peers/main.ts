@@ -1,8 +1,8 @@
 /**
  * specdiff beside the engines that people would use instead, on the same weights, on this machine, taking turns in
  * one run: onnxruntime-node and onnxruntime-web (what transformers.js runs on), and llama.cpp if `llama-bench` is
- * in the path or named by `LLAMA_BENCH`. Each runs in a process of its own. An engine that does not work here is a
- * line in the table. What each is given: `onnx.ts`, `gguf.ts`.
+ * in the path or named by `LLAMA_BENCH`, with its speculative decoding if `llama-server` is there likewise. Each runs in a
+ * process of its own. An engine that does not work here is a line in the table. What each is given: `onnx.ts`, `gguf.ts`.
  *
  * `deno task bench:peers` prints the tables; `--write` also makes `bench/reports/peers-<processor>.json` and `.md`.
  * About five minutes and 4 GB of memory; nothing else should run meanwhile.
@@ -13,7 +13,7 @@
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { describeMachine } from "../../src/cli/machine.ts";
 import { quantile } from "../../src/cli/measure.ts";
-import { embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
+import { embeddedDrafter, embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
 import { readOptions } from "../arguments.ts";
 import {
   drafterWeights,
@@ -26,9 +26,9 @@ import {
   writeReport,
 } from "../report.ts";
 import { markdownTable } from "../markdown.ts";
-import { writeGguf } from "./gguf.ts";
+import { vocabularyIn, writeGguf } from "./gguf.ts";
 import { lines } from "./lines.ts";
-import { llamaBench } from "./llama.ts";
+import { llamaBench, LlamaServer } from "./llama.ts";
 import { ONNXRUNTIME } from "./onnx.ts";
 import type { Answer, Order } from "./peer.ts";
 import { gpt2Of, noiseGpt2 } from "./weights.ts";
@@ -111,6 +111,33 @@ async function startLlama(model: string, dtype: "f32" | "int8"): Promise<Peer> {
   }
 }
 
+/** llama.cpp's own speculative decoding on the embedded pair, both models held as the peers hold them. */
+async function startLlamaServer(drafter: string): Promise<Peer> {
+  const program = Deno.env.get("LLAMA_SERVER") ?? "llama-server";
+  const folder = await Deno.makeTempDir(), target = `${folder}/target.gguf`, draft = `${folder}/draft.gguf`;
+  const remove = () => Deno.removeSync(folder, { recursive: true });
+  try {
+    const vocabulary = await vocabularyIn(new URL("../tokenizer.json", embeddedTarget()));
+    await writeGguf(target, gpt2Of(await openCheckpoint(embeddedTarget())), "f32", vocabulary);
+    await writeGguf(draft, gpt2Of(await openCheckpoint(embeddedDrafter(drafter)!)), "int8", vocabulary);
+    const server = await LlamaServer.start(program, target, draft, THREADS);
+    return {
+      engine: `llama.cpp + ${drafter}`,
+      obey: (order: Order) => {
+        if (order.what === "decode") return server.generate(order.tokens);
+        throw new Error("Cannot measure: only whole texts are speculated");
+      },
+      stop: () => {
+        server[Symbol.dispose]();
+        remove();
+      },
+    };
+  } catch (error) {
+    remove();
+    throw error instanceof Deno.errors.NotFound ? new Error(`there is no program "${program}"`) : error;
+  }
+}
+
 async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<PeerTable> {
   const tokens = model === "pair" ? 192 : 16, context = 16;
   const orders: Record<string, Order> = {
@@ -137,6 +164,7 @@ async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<P
     for (const drafter of embeddedDrafters) {
       await add(`specdiff + ${drafter}`, () => start(`specdiff + ${drafter}`, model, dtype));
     }
+    await add("llama.cpp + gpt2", () => startLlamaServer("gpt2"));
   }
   const answers = new Map(peers.map(({ engine }) => [engine, new Map<string, Answer[]>()]));
   for (let round = -WARM_UP; round < ROUNDS; round++) {
@@ -183,7 +211,8 @@ function markdown({ date, machine, versions = {}, tables }: PeerReport): string 
     "",
     "Speed is that of plain decoding, token by token, against specdiff's (more is faster): the likeliest token is",
     "taken (llama.cpp chooses none). The rows with a drafter decode at temperature 1, sampling included, with exactly",
-    "the target's law. Passes are with logits of each row after 16 tokens, against the same engine's over one row: what",
+    "the target's law; llama.cpp's is its own speculative decoding, drafter as Q8_0, at most as many tokens as it drafts",
+    "unless told otherwise. Passes are with logits of each row after 16 tokens, against the same engine's over one row: what",
     "verifying a draft costs it.",
     ...tables.flatMap(({ title, rows }) => {
       const base = rows[0].ms["one token"];
