@@ -8,13 +8,13 @@
  */
 
 import { deepStrictEqual } from "node:assert/strict";
-import { quantile } from "../src/cli/measure.ts";
 import { type Engine, loadEngine } from "../mod.ts";
 import { PROMPTS } from "../src/cli/compare.ts";
 import { draftingOf } from "../src/drafting.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { embeddedDrafter } from "../src/pair.ts";
 import type { Section } from "./kernels.ts";
+import { perTurn, type Spread } from "./spread.ts";
 
 const DRAFTER = "sedd-target", TOKENS = 128, REPETITIONS = 5;
 
@@ -24,7 +24,8 @@ export async function halves(): Promise<Section> {
   const { gamma } = draftingOf(checkpoint);
   using f32 = await loadEngine({ drafter: DRAFTER, dtype: "f32" });
   using f16 = await loadEngine({ drafter: DRAFTER });
-  const speeds: Record<"plain" | "drafted", [number, number][]> = { plain: [], drafted: [] }; // f32, f16
+  const none = (): Record<"f32" | "f16", number[]> => ({ f32: [], f16: [] });
+  const speeds = { plain: none(), drafted: none() };
   for (let seed = 0; seed <= REPETITIONS; seed++) {
     for (const prompt of PROMPTS) {
       for (const [method, drafter] of [["plain", null], ["drafted", DRAFTER]] as const) {
@@ -33,22 +34,21 @@ export async function halves(): Promise<Section> {
         const a = await generate(f32), b = await generate(f16);
         deepStrictEqual(b.tokens, a.tokens);
         // the first are to warm up
-        if (seed > 0) speeds[method].push([a.stats.tokensPerSecond, b.stats.tokensPerSecond]);
+        if (seed > 0) {
+          speeds[method].f32.push(a.stats.tokensPerSecond);
+          speeds[method].f16.push(b.stats.tokensPerSecond);
+        }
       }
     }
   }
-  const median = (method: keyof typeof speeds, of: 0 | 1): number => {
-    return quantile(speeds[method].map((pair) => pair[of]).sort((a, b) => a - b), 0.5);
-  };
-  const [plain32, plain16] = [median("plain", 0), median("plain", 1)];
-  const [drafted32, drafted16] = [median("drafted", 0), median("drafted", 1)];
-  const ratio = (what: string, value: number) => ({ what, value, unit: "×", told: true } as const);
+  const { plain, drafted } = speeds;
+  const ratio = (what: string, spread: Spread) => ({ what, ...spread, unit: "×", told: true } as const);
   return {
     title: "the embedded target held as f16, its checkpoint's dtype, which gives the same texts",
     figures: [
-      ratio("plain decoding, against that in f32", plain16 / plain32),
-      ratio(`${DRAFTER} at γ = ${gamma}, against that in f32`, drafted16 / drafted32),
-      ratio(`${DRAFTER} at γ = ${gamma}, against plain decoding in f16`, drafted16 / plain16),
+      ratio("plain decoding, against that in f32", perTurn(plain.f16, plain.f32)),
+      ratio(`${DRAFTER} at γ = ${gamma}, against that in f32`, perTurn(drafted.f16, drafted.f32)),
+      ratio(`${DRAFTER} at γ = ${gamma}, against plain decoding in f16`, perTurn(drafted.f16, plain.f16)),
     ],
   };
 }

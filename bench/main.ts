@@ -1,10 +1,10 @@
 /**
  * What specdiff is worth on this machine: the kernels against what the processor and the memory can do, and the
- * embedded pair, plain against each drafter at several γ. Everything is a ratio of medians of interleaved runs.
+ * embedded pair, plain against each drafter at several γ. Everything is a ratio of interleaved runs, a median with its quartiles.
  *
  * `deno task bench` prints it, with `--json` as one object; `deno task bench:report` also writes
  * `bench/reports/cpu-<processor>.json` and `.md`, and the README's figures from them, so that none is typed
- * (`--generation "Zen 4"` tells apart what has one name). About three minutes; nothing else should run meanwhile.
+ * (`--generation "Zen 4"` tells apart what has one name). About four minutes; nothing else should run meanwhile.
  *
  * @module
  */
@@ -14,23 +14,27 @@ import { PROMPTS } from "../src/cli/compare.ts";
 import { measure, type Row } from "../src/cli/measure.ts";
 import { embeddedDrafters } from "../src/pair.ts";
 import type { CausalModel } from "../src/model/model.ts";
+import { alone } from "./alone.ts";
 import { readOptions } from "./arguments.ts";
 import { halves } from "./halves.ts";
 import { hostile } from "./hostile.ts";
-import { gemm, gpt2, medians, modelPasses, type Section } from "./kernels.ts";
+import { gemm, gpt2, modelPasses, type Section, takeTurns } from "./kernels.ts";
 import { markdownTable } from "./markdown.ts";
+import { megabytes } from "./peak.ts";
 import {
   allEqual,
-  amount,
   best,
   chosenOverBest,
   type CpuReport,
   drafterWeights,
+  judged,
   kernelSources,
+  speedup,
   toldClosely,
   where,
   writeReport,
 } from "./report.ts";
+import { perTurn, told } from "./spread.ts";
 
 /** γ that are tried for each drafter. */
 const GAMMAS = [1, 2, 3, 4, 6, "auto"] as const;
@@ -40,14 +44,14 @@ function targetPasses(target: CausalModel): Section {
   const context = 100;
   using cache = target.newCache();
   const pass = modelPasses(target, cache, context);
-  const time = medians(101, { 1: pass(1), 2: pass(2), 3: pass(3), 4: pass(4), 8: pass(8) });
+  const time = takeTurns(101, { 1: pass(1), 2: pass(2), 3: pass(3), 4: pass(4), 8: pass(8) });
   return {
     title: `embedded target, ${
       (target.bytes / 1e6).toFixed(0)
     } MB as ${target.embedding.dtype}, context ${context}`,
     figures: ([2, 3, 4, 8] as const).map((rows) => ({
       what: `${rows}-row pass / one-token pass`,
-      value: time[rows] / time[1],
+      ...perTurn(time[rows], time[1]),
       unit: "×",
     })),
   };
@@ -75,10 +79,13 @@ async function run(): Promise<CpuReport> {
   kernels.push(await hostile(engine));
   tell("the embedded pair, its target as f16 and as f32");
   kernels.push(await halves());
+  tell("the embedded pair, first tokens and memory");
+  const each = await alone(engine);
   return {
     date: new Date().toISOString().slice(0, 10),
     sources: kernelSources,
     weights: drafterWeights(),
+    alone: each,
     kernels,
     dtype: engine.target.embedding.dtype,
     pair,
@@ -90,16 +97,19 @@ function perPosition(row: Row): string {
 }
 
 /** Markdown: the machine, the pair, the kernels. */
-function markdown({ date, kernels, dtype, pair }: CpuReport): string {
+function markdown({ date, alone = {}, kernels, dtype, pair }: CpuReport): string {
   const { machine } = pair[0];
   const each = (gamma: Row["gamma"], name: string): string => {
     const row = pair[0].rows.find((row) => row.drafter === name && row.gamma === gamma)!;
     const chosen = gamma === "auto" ? `, mean γ ${row.meanGamma.toFixed(2)}` : "";
-    return `${row.speedup.toFixed(2)} × (τ ${row.meanAcceptanceLength.toFixed(2)}${chosen})`;
+    return `${told(speedup(row))}, τ ${row.meanAcceptanceLength.toFixed(2)}${chosen}`;
   };
+  const first = (method: string) => method in alone ? told(alone[method].firstMs, "ms", 1) : "";
+  const peak = (method: string) => megabytes(alone[method]?.peakBytes);
   return [
-    `${where(date, machine)}, ${machine.device}, Wasm bounds checks on.`,
-    "Ratios of medians within one run; `deno task bench` repeats it.",
+    `${where(date, machine)}.`,
+    "Kernels: medians of ratios turn by turn within one run, quartiles in brackets. The pair: medians of runs that took",
+    "turns over that of plain decoding, with the quartiles of the runs. `deno task bench` repeats it.",
     "",
     ...markdownTable([
       [
@@ -109,16 +119,24 @@ function markdown({ date, kernels, dtype, pair }: CpuReport): string {
         "against plain",
         "τ",
         "accepted at positions 1, 2, …",
+        "first token",
+        "peak memory",
       ],
+      ["plain", "", "", "", "", "", first("plain"), peak("plain")],
       ...embeddedDrafters.map((name) => best(pair, name)).map((row) => [
         row.method,
         `\`${row.rule}\``,
         String(row.gamma),
-        `${row.speedup.toFixed(2)} ×`,
+        told(speedup(row)),
         row.meanAcceptanceLength.toFixed(2),
         perPosition(row),
+        first(row.drafter!),
+        peak(row.drafter!),
       ]),
     ]),
+    "",
+    "The first token: from a prompt of a dozen tokens to the end of the first round. Peak memory: of a process that does",
+    "nothing else, Deno's own included.",
     "",
     allEqual(pair)
       ? "Under `coupled`, every text equalled that of plain decoding, token for token."
@@ -127,7 +145,7 @@ function markdown({ date, kernels, dtype, pair }: CpuReport): string {
     ...markdownTable([
       ["kernels", "measured", "aim"],
       ...kernels.flatMap(({ title, figures }) =>
-        figures.map((figure) => [`${title}: ${figure.what}`, amount(figure), figure.aim ?? ""])
+        figures.map((figure) => [`${title}: ${figure.what}`, judged(figure), figure.aim ?? ""])
       ),
     ]),
     "",
@@ -138,7 +156,7 @@ function markdown({ date, kernels, dtype, pair }: CpuReport): string {
       ...GAMMAS.map((gamma) => [String(gamma), ...embeddedDrafters.map((name) => each(gamma, name))]),
       [
         "auto over the best, plain included (aim: ≥ 0.95)",
-        ...embeddedDrafters.map((name) => chosenOverBest(pair, name).toFixed(2)),
+        ...embeddedDrafters.map((name) => judged(chosenOverBest(pair, name))),
       ],
     ]),
     "",

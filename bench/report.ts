@@ -1,9 +1,10 @@
 /**
  * What `deno task bench` and `deno task bench:peers` find, as text: a report for each processor, and the README's
- * figures, which are made of all of them. Measuring is not its matter.
+ * figures, which are made of all of them; and which of the other reports are of the engine as it is. Measuring is not
+ * its matter.
  *
- * `deno run --allow-read=bench/reports,README.md,fixtures/pair --allow-write=README.md bench/report.ts` puts the figures into the
- * README anew; with `--check` it writes nothing and fails if they are not those of the reports.
+ * `deno run --allow-read=bench/reports,README.md,fixtures/pair --allow-write=README.md bench/report.ts` puts the figures
+ * into the README anew; with `--check` it writes nothing and fails if they are not those of the reports.
  *
  * @module
  */
@@ -15,17 +16,35 @@ import type { Comparison, Row } from "../src/cli/measure.ts";
 import type { Machine } from "../src/cli/machine.ts";
 import { embeddedDrafter, embeddedDrafters } from "../src/pair.ts";
 import { readOptions } from "./arguments.ts";
-import type { Figure, Section } from "./kernels.ts";
+import { type Figure, PASS_AIMS, type Section } from "./kernels.ts";
 import { markdownTable } from "./markdown.ts";
+import { into, over, type Spread, told } from "./spread.ts";
 
-/** What `deno task bench` finds: `bench/reports/cpu-<processor>.json`. */
-export interface CpuReport {
-  /** Day of the run. */
-  readonly date: string;
+/** What was measured, so that it can be told whether it still is what is here. */
+export interface Measured {
   /** What tells the CPU's kernels from those of other times, see {@linkcode kernelSources}; absent: not recorded. */
   readonly sources?: string;
-  /** What tells the weights of each drafter from those it had at other times, see {@linkcode drafterWeights}. */
-  readonly weights: Readonly<Record<string, string>>;
+  /**
+   * What tells the weights of each drafter from those it had at other times, see {@linkcode drafterWeights}; absent: not
+   * recorded.
+   */
+  readonly weights?: Readonly<Record<string, string>>;
+}
+
+/** What of a method only a process of its own can tell, or its first round. */
+export interface Alone {
+  /** Milliseconds from the prompt to the first token, or tokens, of a round. */
+  readonly firstMs: Spread;
+  /** Peak memory of a process that does nothing else; null: unknown. */
+  readonly peakBytes: number | null;
+}
+
+/** What `deno task bench` finds: `bench/reports/cpu-<processor>.json`. */
+export interface CpuReport extends Measured {
+  /** Day of the run. */
+  readonly date: string;
+  /** Plain decoding, as `plain`, and each drafter in a process of its own; absent: not measured. */
+  readonly alone?: Readonly<Record<string, Alone>>;
   readonly kernels: readonly Section[];
   /** How the target of the pair was held. */
   readonly dtype: Dtype;
@@ -42,8 +61,11 @@ export interface PeerRow {
   readonly ms: Readonly<Record<string, number>>;
   /** Quartiles of the same. */
   readonly quartiles: Readonly<Record<string, readonly [number, number]>>;
-  /** Time to the first token after the context, the median. */
+  /** Time to the first token, the median. */
   readonly firstMs: number | null;
+  /** Quartiles of the same; absent: not recorded. */
+  readonly firstQuartiles?: readonly [number, number] | undefined;
+  /** Of a process that does nothing else. */
   readonly peakBytes: number | null;
 }
 
@@ -54,13 +76,9 @@ export interface PeerTable {
 }
 
 /** What `deno task bench:peers` finds: `bench/reports/peers-<processor>.json`. */
-export interface PeerReport {
+export interface PeerReport extends Measured {
   /** Day of the run. */
   readonly date: string;
-  /** As in {@linkcode CpuReport}. */
-  readonly sources?: string;
-  /** As in {@linkcode CpuReport}. */
-  readonly weights: Readonly<Record<string, string>>;
   readonly machine: Machine;
   /** The peers' versions; absent: not recorded. */
   readonly versions?: Readonly<Record<string, string>>;
@@ -96,18 +114,51 @@ export async function writeReport(
   const title = kind === "cpu" ? "CPU" : "Peers";
   await Deno.writeTextFile(new URL(`${name}.json`, folder), `${JSON.stringify(report, null, 2)}\n`);
   await Deno.writeTextFile(new URL(`${name}.md`, folder), `# ${title}\n\n${text}`);
+  await refreshReadme();
+}
+
+/** Writes the README's figures anew. */
+export async function refreshReadme(): Promise<void> {
   await Deno.writeTextFile(readmePath, withFigures(await Deno.readTextFile(readmePath)));
 }
 
-/** The day, the machine and its runtime. */
-export function where(date: string, { cpu, cores, os, arch, deno }: Machine): string {
-  return `${date}, ${cpu ?? "unknown processor"}, ${cores} cores, ${os} ${arch}, Deno ${deno}`;
+/** The day, the machine, its runtime and what computes. */
+export function where(date: string, { cpu, cores, os, arch, deno, device, v8Flags }: Machine): string {
+  const flags = v8Flags === undefined || v8Flags === null
+    ? []
+    : v8Flags === ""
+    ? ["no flags of V8, so Wasm bounds checks are on"]
+    : [`V8 with \`${v8Flags}\``];
+  const machine = [cpu ?? "unknown processor", `${cores} cores`, `${os} ${arch}`, `Deno ${deno}`];
+  return [date, ...machine, ...device === "" ? [] : [device], ...flags].join(", ");
 }
 
-/** A figure with its unit. */
-export function amount({ value, unit }: Figure): string {
-  if (unit === "%") return `${Math.round(100 * value)} %`;
-  return `${value.toFixed(unit === "×" ? 2 : 1)} ${unit}`;
+/** A figure with its unit and its spread, to so many digits more than usual. */
+function amount({ value, quartiles, unit }: Figure, more = 0): string {
+  const percent = unit === "%";
+  const spread = { value, quartiles };
+  return told(percent ? over(spread, 1 / 100) : spread, unit, (percent ? 0 : unit === "×" ? 2 : 1) + more);
+}
+
+/** A figure, and a cross where it is not what it was to be: by its value, which is shown as closely as that takes. */
+export function judged(figure: Figure): string {
+  const [, relation, bound] = /^([≥≤]) ([\d.]+)/.exec(figure.aim ?? "") ?? [];
+  if (relation === undefined) return amount(figure);
+  const meets = (value: number) => relation === "≥" ? value >= Number(bound) : value <= Number(bound);
+  const met = meets(figure.unit === "%" ? 100 * figure.value : figure.value);
+  let more = 0;
+  while (meets(parseFloat(amount(figure, more))) !== met) more++;
+  return met ? amount(figure, more) : `${amount(figure, more)} ✗`;
+}
+
+/** A row's speed over what decodes so many tokens a second, with the quartiles of its runs. */
+export function speedOver(row: Row, tokensPerSecond: number): Spread {
+  return over({ value: row.tokensPerSecond, quartiles: row.tokensPerSecondQuartiles }, tokensPerSecond);
+}
+
+/** A row's speed over that of plain decoding in the same run. */
+export function speedup(row: Row): Spread {
+  return speedOver(row, row.tokensPerSecond / row.speedup);
 }
 
 /** The row of a drafter at the fixed γ where it was fastest. */
@@ -118,10 +169,11 @@ export function best(pair: readonly Comparison[], drafter: string): Row {
 }
 
 /** The speed of a drafter whose γ is chosen over that of its best fixed one, or of plain decoding if that is faster. */
-export function chosenOverBest(pair: readonly Comparison[], drafter: string): number {
+export function chosenOverBest(pair: readonly Comparison[], drafter: string): Figure {
   const chosen = pair.flatMap(({ rows }) => rows)
     .find((row) => row.drafter === drafter && row.gamma === "auto")!;
-  return chosen.speedup / Math.max(1, best(pair, drafter).speedup);
+  const ratio = over(speedup(chosen), Math.max(1, best(pair, drafter).speedup));
+  return { what: "", ...ratio, unit: "×", aim: "≥ 0.95 ×" };
 }
 
 /** Whether under `coupled` every text was that of plain decoding. */
@@ -148,6 +200,7 @@ function label(title: string, what: string): string {
   const titles: readonly (readonly [begins: string, short: string])[] = [
     ["GEMM ", "GEMM of 60 rows"],
     ["GPT-2 124M shape, f32", "GPT-2 124M's shape, f32"],
+    ["GPT-2 124M shape, int8", "GPT-2 124M's shape, int8"],
     ["a drafter of which nothing is accepted", "a drafter of which nothing is accepted"],
     ["the embedded target held as f16", "the target held as f16"],
   ];
@@ -171,20 +224,12 @@ export function drafterWeights(): Record<string, string> {
 export const kernelSources: string = sources.slice(0, 16);
 
 /** Whether a report is of the kernels as they are now, for people. */
-function which({ sources }: CpuReport | PeerReport): string {
+function which({ sources }: Measured): string {
   return sources === kernelSources ? "these" : "earlier ones";
 }
 
-/** A figure, and a cross where it is not what it was to be. */
-function judged(figure: Figure): string {
-  const shown = amount(figure), value = parseFloat(shown);
-  const [, relation, bound] = /^([≥≤]) ([\d.]+)/.exec(figure.aim ?? "") ?? [];
-  const met = relation === undefined || (relation === "≥" ? value >= Number(bound) : value <= Number(bound));
-  return met ? shown : `${shown} ✗`;
-}
-
 /** Whether drafters are still what they were in a report: of one whose weights have changed it says nothing any more. */
-type UpToDate = (report: CpuReport | PeerReport, drafter: string) => boolean;
+type UpToDate = (report: Measured, drafter: string) => boolean;
 
 /** What drafting wins on the embedded pair, then the figures that have an aim; a column for each processor. */
 function cpuFigures(upToDate: UpToDate): string {
@@ -197,32 +242,32 @@ function cpuFigures(upToDate: UpToDate): string {
     ...recent.map(({ report }) => {
       if (!upToDate(report, drafter)) return "";
       const row = best(report.pair, drafter), { gamma, meanAcceptanceLength } = row;
-      const [low, high] = row.tokensPerSecondQuartiles.map((speed) =>
-        (row.speedup * speed / row.tokensPerSecond).toFixed(2)
-      );
-      const tau = meanAcceptanceLength.toFixed(2);
-      return `${row.speedup.toFixed(2)} × (${low}–${high}; γ ${gamma}, τ ${tau})`;
+      return `${told(speedup(row))}, γ ${gamma}, τ ${meanAcceptanceLength.toFixed(2)}`;
     }),
   ]);
   const chosenRows = drafters.map((drafter) => [
     `γ chosen round by round / the best fixed γ or plain decoding: ${drafter}`,
     "≥ 0.95 ×",
     ...reports.map(({ report }) =>
-      upToDate(report, drafter)
-        ? judged({ what: "", value: chosenOverBest(report.pair, drafter), unit: "×", aim: "≥ 0.95 ×" })
-        : ""
+      upToDate(report, drafter) ? judged(chosenOverBest(report.pair, drafter)) : ""
     ),
   ]);
-  const aims = new Map<string, string>(); // of each label
+  // of each label: what one report is held to, all are
+  const aims = new Map<string, string>();
+  for (const { title, figures } of reports.flatMap(({ report }) => report.kernels)) {
+    for (const { what, aim, told } of figures) {
+      if (told || aim !== undefined) aims.set(label(title, what), aim ?? "");
+    }
+  }
   const figures = reports.map(({ report }) => {
     const found = new Map<string, string>();
     for (const { title, figures } of report.kernels) {
-      for (const figure of figures.filter(({ aim, told }) => told || aim !== undefined)) {
-        const name = label(title, figure.what);
-        if (!aims.has(name)) aims.set(name, figure.aim ?? "");
+      for (const figure of figures) {
+        const name = label(title, figure.what), aim = aims.get(name);
+        if (aim === undefined) continue;
         const drafter = drafters.find((name) => new RegExp(`^${name}[: ]`).test(figure.what));
         if (drafter !== undefined && !upToDate(report, drafter)) continue;
-        found.set(name, judged(figure));
+        found.set(name, judged({ ...figure, aim }));
       }
     }
     return found;
@@ -259,59 +304,104 @@ function cpuFigures(upToDate: UpToDate): string {
   ].join("\n");
 }
 
+/** What specdiff is held to beside its peers, by what {@linkcode againstPeers} says it is. */
+const PEER_AIMS: Readonly<Record<string, string>> = {
+  "GPT-2 124M's shape, f32: plain decoding, against onnxruntime-node": "≥ 1.1 ×",
+  "GPT-2 124M's shape, f32: plain decoding, against onnxruntime-web": "≥ 1.8 ×",
+  "GPT-2 124M's shape, int8 / q8: plain decoding, against llama.cpp": "≥ 0.85 ×",
+};
+
+/** A task's time, with its quartiles; undefined: not of this engine, or it failed. */
+export function timeOf(row: PeerRow, task: string): Spread | undefined {
+  return task in row.ms ? { value: row.ms[task], quartiles: row.quartiles[task] } : undefined;
+}
+
+/** A pass over several rows in passes of the same engine over one; undefined as {@linkcode timeOf}. */
+export function passCost(row: PeerRow, rows: number): Spread | undefined {
+  const pass = timeOf(row, `${rows}-row pass`), one = timeOf(row, "1-row pass");
+  return pass && one && over(pass, one.value);
+}
+
+/** One thing in which specdiff was measured beside a peer, or held to an aim. */
+export interface Comparable {
+  readonly what: string;
+  readonly aim: string | undefined;
+  /** Undefined: the peer does not run there. */
+  readonly found: Spread | undefined;
+}
+
+/** Plain decoding against each peer, how many times as fast, and what passes over several rows cost. */
+export function againstPeers({ tables }: PeerReport): Comparable[] {
+  return tables.flatMap(({ title, rows }) => {
+    const own = rows.find(({ engine }) => engine === "specdiff")!, time = timeOf(own, "one token");
+    const peers = rows.filter(({ engine }) => !/^specdiff| \+ /.test(engine)).map(({ engine, ...row }) => {
+      const what = `${title}: plain decoding, against ${engine}`,
+        peer = timeOf({ engine, ...row }, "one token");
+      return { what, aim: PEER_AIMS[what], found: time && peer && over(peer, time.value) };
+    });
+    const [, dtype] = /^GPT-2 124M's shape, (\w+)/.exec(title) ?? [];
+    const passes = Object.entries(PASS_AIMS[dtype as Dtype] ?? {}).flatMap(([rows, aim]) => {
+      const found = passCost(own, Number(rows));
+      return found ? [{ what: `${title}: ${rows}-row pass / one-row pass`, aim, found }] : [];
+    });
+    return [...peers, ...passes];
+  });
+}
+
+/** One of them as a cell of a table. */
+export function compared({ what, aim, found }: Comparable): string {
+  return found === undefined ? "does not run there" : judged({ what, ...found, unit: "×", aim });
+}
+
 /** How many times as fast as each peer, a column for each processor. */
 function peerFigures(upToDate: UpToDate): string {
   const reports = kept<PeerReport>("peers");
-  const speed = (row: PeerRow) => 1 / row.ms["one token"];
-  const rows = reports[0].report.tables.flatMap(({ title, rows }) =>
-    rows.filter(({ engine }) => !/^specdiff| \+ /.test(engine)).map(({ engine }) => [
-      `${title}: plain decoding, against ${engine}`,
-      ...reports.map(({ report }) => {
-        const here = report.tables.find((table) => table.title === title)?.rows;
-        const peer = here?.find((row) => row.engine === engine);
-        if (here === undefined || peer === undefined) return "";
-        return peer.failure ? "does not run there" : `${(speed(here[0]) / speed(peer)).toFixed(2)} ×`;
-      }),
-    ])
-  );
+  const found = reports.map(({ report }) => againstPeers(report));
+  const aims = new Map(found.flat().map(({ what, aim }) => [what, aim]));
+  const rows = [...aims].map(([what, aim]) => [
+    what,
+    aim ?? "",
+    ...found.map((all) => all.filter((one) => one.what === what).map(compared).join()),
+  ]);
   const pair = (report: PeerReport) => report.tables[0].rows;
-  const fastest = (report: PeerReport) =>
-    pair(report).filter(({ engine }) => engine.startsWith("specdiff +")).reduce((a, b) =>
-      speed(b) > speed(a) ? b : a
-    );
-  const rival = (report: PeerReport) =>
-    Math.max(
-      ...pair(report).filter((row) => !/^specdiff| \+ /.test(row.engine) && !row.failure).map(speed),
-    );
-  const named = (report: PeerReport, engine: string) =>
-    pair(report).find((row) => row.engine === engine && !row.failure);
+  const time = (row: PeerRow | undefined) => row && timeOf(row, "one token");
+  /** The fastest of some rows that ran. */
+  const fastest = (report: PeerReport, which: RegExp) =>
+    pair(report).filter((row) => which.test(row.engine) && row.failure === undefined)
+      .toSorted((a, b) => time(a)!.value - time(b)!.value).at(0);
+  const named = (report: PeerReport, engine: string) => pair(report).find((row) => row.engine === engine);
+  /** How many times as fast one is as the other. */
+  const faster = (row: PeerRow | undefined, than: PeerRow | undefined) => {
+    const own = time(row), other = time(than);
+    return own && other ? told(into(other.value, own)) : "";
+  };
+  const [{ report: { tables: [{ title }] } }] = reports;
   return markdownTable([
     [
       "specdiff, CPU, 2 threads each",
+      "aim",
       ...reports.map(({ name, report }) => link(name, report.machine)),
     ],
-    ["run", ...reports.map(({ report }) => report.date)],
-    ["kernels", ...reports.map(({ report }) => which(report))],
+    ["run", "", ...reports.map(({ report }) => report.date)],
+    ["kernels", "", ...reports.map(({ report }) => which(report))],
     ...rows,
     [
-      `${
-        reports[0].report.tables[0].title
-      }: speculative decoding at temperature 1, against the fastest peer's ` +
-      "plain decoding",
+      `${title}: speculative decoding at temperature 1, against the fastest peer's plain decoding`,
+      "",
       ...reports.map(({ report }) => {
-        const drafter = fastest(report).engine.replace("specdiff + ", "");
-        if (!upToDate(report, drafter)) return "";
-        return `${(speed(fastest(report)) / rival(report)).toFixed(2)} × (${drafter})`;
+        const own = fastest(report, /^specdiff \+ /), drafter = own?.engine.replace("specdiff + ", "");
+        if (drafter === undefined || !upToDate(report, drafter)) return "";
+        return `${faster(own, fastest(report, /^(?!specdiff)[^+]*$/))}, ${drafter}`;
       }),
     ],
     [
-      `${
-        reports[0].report.tables[0].title
-      }: speculative decoding with gpt2 at temperature 1, against llama.cpp's`,
-      ...reports.map(({ report }) => {
-        const own = named(report, "specdiff + gpt2"), other = named(report, "llama.cpp + gpt2");
-        return own && other && upToDate(report, "gpt2") ? `${(speed(own) / speed(other)).toFixed(2)} ×` : "";
-      }),
+      `${title}: speculative decoding with gpt2 at temperature 1, against llama.cpp's`,
+      "",
+      ...reports.map(({ report }) =>
+        upToDate(report, "gpt2")
+          ? faster(named(report, "specdiff + gpt2"), named(report, "llama.cpp + gpt2"))
+          : ""
+      ),
     ],
   ]).join("\n");
 }
@@ -319,7 +409,7 @@ function peerFigures(upToDate: UpToDate): string {
 /** The README with the figures of all reports between its markers. */
 function withFigures(readme: string): string {
   const now = drafterWeights();
-  const upToDate: UpToDate = ({ weights }, drafter) => weights[drafter] === now[drafter];
+  const upToDate: UpToDate = ({ weights }, drafter) => weights?.[drafter] === now[drafter];
   const parts = {
     "deno task bench:report": cpuFigures(upToDate),
     "deno task bench:peers --write": peerFigures(upToDate),

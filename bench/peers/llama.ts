@@ -6,31 +6,75 @@
  */
 
 import { PROMPTS } from "../../src/cli/compare.ts";
+import { peakBytes } from "../peak.ts";
 import type { Answer, Order } from "./peer.ts";
 
-/** Runs one order; the program loads the model anew each time, which is not counted. */
+/** Milliseconds from one look at the memory of a program to the next. */
+const LOOK = 20;
+
+/** What a program prints, and its peak memory as it was when last looked at. */
+async function outputOf(
+  program: string,
+  args: readonly string[],
+): Promise<{ success: boolean; out: string; errors: string; peak: number | null }> {
+  const child = new Deno.Command(program, { args: [...args], stdout: "piped", stderr: "piped" }).spawn();
+  let peak: number | null = null;
+  const timer = setInterval(() => peak = peakBytes(child.pid) ?? peak, LOOK);
+  try {
+    const { success, stdout, stderr } = await child.output();
+    return {
+      success,
+      out: new TextDecoder().decode(stdout),
+      errors: new TextDecoder().decode(stderr),
+      peak,
+    };
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+/** One run of its benchmark. */
+interface Bench {
+  /** Nanoseconds of each repetition, ascending. */
+  readonly samples: readonly number[];
+  readonly peak: number | null;
+  readonly version: string;
+}
+
+/** The program reads so many tokens after `context`, or generates them. */
+async function bench(program: string, options: Readonly<Record<string, string | number>>): Promise<Bench> {
+  const args = Object.entries(options).flatMap(([name, value]) => [name, String(value)]);
+  const { success, out, errors, peak } = await outputOf(program, [...args, "-o", "json"]);
+  if (!success) throw new Error(errors.trim().split("\n").at(-1));
+  const [{ samples_ns: samples, build_number, build_commit }] = JSON.parse(out);
+  samples.sort((a: number, b: number) => a - b);
+  return { samples, peak, version: `build ${build_number} (${build_commit})` };
+}
+
+/**
+ * Runs one order; the program loads the model anew each time, which is not counted. It asks for the logits of a pass's last
+ * row alone.
+ */
 export async function llamaBench(
   program: string,
   model: string,
   threads: number,
   order: Order,
 ): Promise<Answer> {
-  const [prompt, generate] = order.what === "decode" ? [0, order.tokens] : [order.rows, 0];
-  const times = order.what === "decode" ? 1 : order.times;
-  const numbers = { "-t": threads, "-d": order.context, "-p": prompt, "-n": generate, "-r": times };
-  const args = [
-    "-m",
-    model,
-    "-o",
-    "json",
-    ...Object.entries(numbers).flatMap(([name, n]) => [name, String(n)]),
-  ];
-  const { success, stdout, stderr } = await new Deno.Command(program, { args }).output();
-  if (!success) throw new Error(new TextDecoder().decode(stderr).trim().split("\n").at(-1));
-  const [{ samples_ns: samples, build_number, build_commit }] = JSON.parse(new TextDecoder().decode(stdout));
-  samples.sort((a: number, b: number) => a - b);
-  const ms = samples[samples.length >> 1] / 1e6 / Math.max(1, generate);
-  return { ms, peakBytes: null, version: `build ${build_number} (${build_commit})` };
+  const common = { "-m": model, "-t": threads };
+  if (order.what === "pass") {
+    const options = { "-d": order.context, "-p": order.rows, "-n": 0, "-r": order.times };
+    const { samples, peak, version } = await bench(program, { ...common, ...options });
+    return { ms: samples[samples.length >> 1] / 1e6, peakBytes: peak, version };
+  }
+  const first = await bench(program, { ...common, "-d": 0, "-p": order.context, "-n": 0, "-r": 1 });
+  const rest = await bench(program, { ...common, "-d": order.context, "-p": 0, "-n": order.tokens, "-r": 1 });
+  return {
+    ms: rest.samples[0] / 1e6 / order.tokens,
+    firstMs: first.samples[0] / 1e6,
+    peakBytes: rest.peak,
+    version: rest.version,
+  };
 }
 
 /**
@@ -97,8 +141,13 @@ export class LlamaServer implements Disposable {
       method: "POST",
       body: JSON.stringify(request),
     });
+    if (!response.ok) throw new Error(`its server answers ${response.status}: ${await response.text()}`);
     const { timings } = await response.json();
-    return { ms: timings.predicted_per_token_ms, peakBytes: null };
+    return {
+      ms: timings.predicted_per_token_ms,
+      firstMs: timings.prompt_ms,
+      peakBytes: peakBytes(this.#server.pid),
+    };
   }
 
   /** Ends it. */

@@ -5,33 +5,38 @@
  * process of its own. An engine that does not work here is a line in the table. What each is given: `onnx.ts`, `gguf.ts`.
  *
  * `deno task bench:peers` prints the tables; `--write` also makes `bench/reports/peers-<processor>.json` and `.md`.
- * About five minutes and 4 GB of memory; nothing else should run meanwhile.
+ * About ten minutes and 5 GB of memory; nothing else should run meanwhile.
  *
  * @module
  */
 
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { describeMachine } from "../../src/cli/machine.ts";
-import { quantile } from "../../src/cli/measure.ts";
 import { embeddedDrafter, embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
 import { readOptions } from "../arguments.ts";
+import { megabytes } from "../peak.ts";
 import {
+  againstPeers,
+  compared,
   drafterWeights,
   kernelSources,
+  passCost,
   type PeerReport,
   type PeerRow,
   type PeerTable,
+  timeOf,
   toldClosely,
   where,
   writeReport,
 } from "../report.ts";
 import { markdownTable } from "../markdown.ts";
+import { into, over, spreadOf, told } from "../spread.ts";
 import { vocabularyIn, writeGguf } from "./gguf.ts";
 import { lines } from "./lines.ts";
 import { llamaBench, LlamaServer } from "./llama.ts";
-import { ONNXRUNTIME } from "./onnx.ts";
+import { onnxOf, ONNXRUNTIME } from "./onnx.ts";
 import type { Answer, Order } from "./peer.ts";
-import { gpt2Of, noiseGpt2 } from "./weights.ts";
+import { type Gpt2, gpt2Of, noiseGpt2 } from "./weights.ts";
 
 /** Turns that each engine has. */
 const ROUNDS = 5;
@@ -48,7 +53,41 @@ interface Peer {
   stop(): void;
 }
 
-async function start(engine: string, model: string, dtype: string): Promise<Peer> {
+/** What all peers of a table are given. */
+type Model = "pair" | "124M";
+
+async function weightsOf(model: Model): Promise<Gpt2> {
+  return gpt2Of(model === "124M" ? noiseGpt2() : await openCheckpoint(embeddedTarget()));
+}
+
+/** An engine that reads a file, which exists until the engine is stopped or does not start. */
+async function withFile(suffix: string, open: (file: string) => Promise<Peer>): Promise<Peer> {
+  const file = await Deno.makeTempFile({ suffix }), remove = () => Deno.removeSync(file);
+  try {
+    const peer = await open(file);
+    return {
+      engine: peer.engine,
+      obey: (order) => peer.obey(order),
+      stop: () => {
+        peer.stop();
+        remove();
+      },
+    };
+  } catch (error) {
+    remove();
+    throw error;
+  }
+}
+
+/** onnxruntime, on a file that is written here, so that the memory this takes is not counted as its own. */
+function startOnnx(engine: string, model: Model, dtype: "f32" | "int8"): Promise<Peer> {
+  return withFile(".onnx", async (file) => {
+    await Deno.writeFile(file, await onnxOf(await weightsOf(model), dtype));
+    return await start(engine, model, dtype, file);
+  });
+}
+
+async function start(engine: string, model: Model, dtype: string, ...file: string[]): Promise<Peer> {
   const args = [
     "run",
     "-A",
@@ -58,6 +97,7 @@ async function start(engine: string, model: string, dtype: string): Promise<Peer
     model,
     dtype,
     String(THREADS),
+    ...file,
   ];
   const child = new Deno.Command(Deno.execPath(), {
     args,
@@ -81,34 +121,41 @@ async function start(engine: string, model: string, dtype: string): Promise<Peer
       await orders.write(new TextEncoder().encode(`${JSON.stringify(order)}\n`));
       return await next();
     },
-    stop: () => child.kill(),
+    stop: () => {
+      try {
+        child.kill();
+      } catch (error) {
+        if (!(error instanceof TypeError)) throw error; // it has ended by itself
+      }
+    },
   };
   await next();
   return peer;
 }
 
-/** llama.cpp, on a file that exists until it is stopped. */
-async function startLlama(model: string, dtype: "f32" | "int8"): Promise<Peer> {
+/** Says plainly that a program is missing. */
+function missing(program: string, error: unknown): unknown {
+  return error instanceof Deno.errors.NotFound ? new Error(`there is no program "${program}"`) : error;
+}
+
+/** llama.cpp. */
+function startLlama(model: Model, dtype: "f32" | "int8"): Promise<Peer> {
   const program = Deno.env.get("LLAMA_BENCH") ?? "llama-bench";
-  const file = await Deno.makeTempFile({ suffix: ".gguf" });
-  const peer = {
-    engine: "llama.cpp",
-    obey: (order: Order) => llamaBench(program, file, THREADS, order),
-    stop: () => Deno.removeSync(file),
-  };
-  try {
-    await writeGguf(
-      file,
-      gpt2Of(model === "124M" ? noiseGpt2() : await openCheckpoint(embeddedTarget())),
-      dtype,
-    );
-    const { version } = await peer.obey({ what: "pass", context: 0, rows: 1, times: 1 });
-    if (version !== undefined) versions["llama.cpp"] = version;
+  return withFile(".gguf", async (file) => {
+    await writeGguf(file, await weightsOf(model), dtype);
+    const peer = {
+      engine: "llama.cpp",
+      obey: (order: Order) => llamaBench(program, file, THREADS, order),
+      stop: () => {},
+    };
+    try {
+      const { version } = await peer.obey({ what: "pass", context: 0, rows: 1, times: 1 });
+      if (version !== undefined) versions["llama.cpp"] = version;
+    } catch (error) {
+      throw missing(program, error);
+    }
     return peer;
-  } catch (error) {
-    peer.stop();
-    throw error instanceof Deno.errors.NotFound ? new Error(`there is no program "${program}"`) : error;
-  }
+  });
 }
 
 /** llama.cpp's own speculative decoding on the embedded pair, both models held as the peers hold them. */
@@ -118,7 +165,7 @@ async function startLlamaServer(drafter: string): Promise<Peer> {
   const remove = () => Deno.removeSync(folder, { recursive: true });
   try {
     const vocabulary = await vocabularyIn(new URL("../tokenizer.json", embeddedTarget()));
-    await writeGguf(target, gpt2Of(await openCheckpoint(embeddedTarget())), "f32", vocabulary);
+    await writeGguf(target, await weightsOf("pair"), "f32", vocabulary);
     await writeGguf(draft, gpt2Of(await openCheckpoint(embeddedDrafter(drafter)!)), "int8", vocabulary);
     const server = await LlamaServer.start(program, target, draft, THREADS);
     return {
@@ -134,11 +181,11 @@ async function startLlamaServer(drafter: string): Promise<Peer> {
     };
   } catch (error) {
     remove();
-    throw error instanceof Deno.errors.NotFound ? new Error(`there is no program "${program}"`) : error;
+    throw missing(program, error);
   }
 }
 
-async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<PeerTable> {
+async function measure(model: Model, dtype: "f32" | "int8"): Promise<PeerTable> {
   const tokens = model === "pair" ? 192 : 16, context = 16;
   const orders: Record<string, Order> = {
     "one token": { what: "decode", context, tokens },
@@ -146,101 +193,130 @@ async function measure(model: "pair" | "124M", dtype: "f32" | "int8"): Promise<P
     "4-row pass": { what: "pass", context, rows: 4, times: tokens },
     "9-row pass": { what: "pass", context, rows: 9, times: tokens },
   };
-  const failed: PeerRow[] = [], peers: Peer[] = [];
-  const add = async (engine: string, open: () => Promise<Peer>) => {
-    console.error(`${model} ${dtype}: loading ${engine}`);
-    try {
-      peers.push(await open());
-    } catch (error) {
-      const failure = (error as Error).message;
-      failed.push({ engine, failure, ms: {}, quartiles: {}, firstMs: null, peakBytes: null });
-    }
-  };
-  for (const engine of ["specdiff", "onnxruntime-node", "onnxruntime-web"]) {
-    await add(engine, () => start(engine, model, dtype));
-  }
-  await add("llama.cpp", () => startLlama(model, dtype));
+  const engines: [engine: string, open: (engine: string) => Promise<Peer>][] = [
+    ["specdiff", (engine) => start(engine, model, dtype)],
+    ["onnxruntime-node", (engine) => startOnnx(engine, model, dtype)],
+    ["onnxruntime-web", (engine) => startOnnx(engine, model, dtype)],
+    ["llama.cpp", () => startLlama(model, dtype)],
+  ];
   if (model === "pair" && dtype === "f32") {
     for (const drafter of embeddedDrafters) {
-      await add(`specdiff + ${drafter}`, () => start(`specdiff + ${drafter}`, model, dtype));
+      engines.push([`specdiff + ${drafter}`, (engine) => start(engine, model, dtype)]);
     }
-    await add("llama.cpp + gpt2", () => startLlamaServer("gpt2"));
+    engines.push(["llama.cpp + gpt2", () => startLlamaServer("gpt2")]);
   }
-  const answers = new Map(peers.map(({ engine }) => [engine, new Map<string, Answer[]>()]));
-  for (let round = -WARM_UP; round < ROUNDS; round++) {
-    console.error(`${model} ${dtype}: turn ${round + 1} of ${ROUNDS}`);
-    for (const [task, order] of Object.entries(orders)) {
-      for (const peer of peers) {
-        if (order.what === "pass" && peer.engine.includes("+")) continue;
-        const answer = await peer.obey(order), of = answers.get(peer.engine)!;
-        if (round >= 0) of.set(task, [...of.get(task) ?? [], answer]);
+  /** Those that work, and why others do not: one that fails at any time is a line of the table. */
+  const peers = new Map<string, Peer>(), failures = new Map<string, string>();
+  const answers = new Map(engines.map(([engine]) => [engine, new Map<string, Answer[]>()]));
+  const attempt = async (engine: string, what: () => Promise<void>) => {
+    try {
+      await what();
+    } catch (error) {
+      failures.set(engine, (error as Error).message);
+      console.error(`${engine}: ${(error as Error).message}`);
+      peers.get(engine)?.stop();
+      peers.delete(engine);
+    }
+  };
+  try {
+    for (const [engine, open] of engines) {
+      console.error(`${model} ${dtype}: loading ${engine}`);
+      await attempt(engine, async () => {
+        peers.set(engine, await open(engine));
+      });
+    }
+    for (let round = -WARM_UP; round < ROUNDS; round++) {
+      console.error(`${model} ${dtype}: turn ${round + 1} of ${ROUNDS}`);
+      for (const [task, order] of Object.entries(orders)) {
+        for (const [engine, peer] of [...peers]) {
+          if (order.what === "pass" && engine.includes("+")) continue;
+          await attempt(engine, async () => {
+            const answer = await peer.obey(order), of = answers.get(engine)!;
+            if (round >= 0) of.set(task, [...of.get(task) ?? [], answer]);
+          });
+        }
       }
     }
+  } finally {
+    for (const peer of peers.values()) peer.stop();
   }
-  for (const peer of peers) peer.stop();
-  const rows = peers.map(({ engine }): PeerRow => {
+  const rows = engines.map(([engine]): PeerRow => {
+    const failure = failures.get(engine);
+    if (failure !== undefined) {
+      return { engine, failure, ms: {}, quartiles: {}, firstMs: null, peakBytes: null };
+    }
     const tasks = [...answers.get(engine)!], all = tasks.flatMap(([, of]) => of);
-    const first = all.flatMap(({ firstMs }) => firstMs ?? []),
-      peaks = all.flatMap(({ peakBytes }) => peakBytes ?? []);
-    const each = <T>(of: (times: number[]) => T) =>
-      Object.fromEntries(
-        tasks.map(([task, answers]) => [task, of(answers.map(({ ms }) => ms).sort((a, b) => a - b))]),
-      );
+    const first = all.flatMap(({ firstMs }) => firstMs ?? []);
+    const peaks = all.flatMap(({ peakBytes }) => peakBytes ?? []);
+    const spreads = tasks.map(([task, answers]) => [task, spreadOf(answers.map(({ ms }) => ms))] as const);
     return {
       engine,
-      ms: each((times) => quantile(times, 0.5)),
-      quartiles: each((times) => [quantile(times, 0.25), quantile(times, 0.75)] as const),
-      firstMs: first.length > 0 ? quantile(first.sort((a, b) => a - b), 0.5) : null,
+      ms: Object.fromEntries(spreads.map(([task, { value }]) => [task, value])),
+      quartiles: Object.fromEntries(spreads.map(([task, { quartiles }]) => [task, quartiles!])),
+      firstMs: first.length > 0 ? spreadOf(first).value : null,
+      firstQuartiles: first.length > 0 ? spreadOf(first).quartiles : undefined,
       peakBytes: peaks.length > 0 ? Math.max(...peaks) : null,
     };
   });
   const names = { pair: "the embedded target (11.5 M)", "124M": "GPT-2 124M's shape" };
-  return { title: `${names[model]}, ${dtype === "int8" ? "int8 / q8" : dtype}`, rows: [...rows, ...failed] };
+  return { title: `${names[model]}, ${dtype === "int8" ? "int8 / q8" : dtype}`, rows };
 }
 
-const HEAD = ["engine", "speed", "4-row pass", "9-row pass", "first token after 16", "peak memory"];
+const HEAD = ["engine", "speed", "4-row pass", "9-row pass", "first token", "peak memory"];
 
 /** Ratios to specdiff's one-token pass: the time is its own business, the ratio everybody's. */
-function markdown({ date, machine, versions = {}, tables }: PeerReport): string {
-  const name = (row: PeerRow, own: boolean) => own ? `**${row.engine}**` : row.engine;
+function markdown(report: PeerReport): string {
+  const { date, machine, versions = {}, tables } = report;
   return [
     `${where(date, machine)}, ${THREADS} threads each; ${
       Object.entries(versions).map((named) => named.join(" ")).join(", ")
     }.`,
-    `Medians of ${ROUNDS} turns in one run, quartiles in brackets; \`deno task bench:peers\` repeats it.`,
+    `Medians of ${ROUNDS} turns in one run over the median of what they are compared with, quartiles in brackets;`,
+    "`deno task bench:peers` repeats it.",
     "",
     "Speed is that of plain decoding, token by token, against specdiff's (more is faster): the likeliest token is",
     "taken (llama.cpp chooses none). The rows with a drafter decode at temperature 1, sampling included, with exactly",
     "the target's law; llama.cpp's is its own speculative decoding, drafter as Q8_0, at most as many tokens as it drafts",
-    "unless told otherwise. Passes are with logits of each row after 16 tokens, against the same engine's over one row: what",
-    "verifying a draft costs it.",
+    "unless told otherwise. Passes come after 16 tokens, against the same engine's over one row: what verifying a draft",
+    "costs it. They are with logits of each row, but for llama.cpp's, whose benchmark asks for those of the last row alone:",
+    "its passes over several rows do less. The first token comes after a prompt of 16 tokens, of the rows with a drafter",
+    "after one of a dozen and with the rest of its round. Memory is the peak of a process that does nothing else, the",
+    "runtime and the file of the model, where it is read as a whole, included.",
     ...tables.flatMap(({ title, rows }) => {
-      const base = rows[0].ms["one token"];
+      const base = timeOf(rows.find(({ engine }) => engine === "specdiff")!, "one token");
       return [
         "",
         `### ${title}`,
         "",
         ...markdownTable([
           HEAD,
-          ...rows.map((row, i) => {
-            if (row.failure !== undefined) {
-              return [row.engine, `does not run here: ${row.failure}`, "", "", "", ""];
-            }
-            const own = row.ms["one token"], [low, high] = row.quartiles["one token"];
-            const pass = (task: string) =>
-              task in row.ms ? `${(row.ms[task] / row.ms["1-row pass"]).toFixed(2)} ×` : "";
+          ...rows.map((row) => {
+            const { engine, failure, firstMs, firstQuartiles } = row;
+            if (failure !== undefined) return [engine, `does not run here: ${failure}`, "", "", "", ""];
+            const time = timeOf(row, "one token")!;
+            const passes = [4, 9].map((rows) => passCost(row, rows));
+            const first = base && firstMs !== null
+              ? over({ value: firstMs, quartiles: firstQuartiles }, base.value)
+              : undefined;
             return [
-              name(row, i === 0),
-              `${(base / own).toFixed(2)} × (${(base / high).toFixed(2)}–${(base / low).toFixed(2)})`,
-              pass("4-row pass"),
-              pass("9-row pass"),
-              row.firstMs === null ? "" : `${(row.firstMs / base).toFixed(1)} tokens' time`,
-              row.peakBytes === null ? "" : `${Math.round(row.peakBytes / 1e6)} MB`,
+              engine === "specdiff" ? `**${engine}**` : engine,
+              base ? told(into(base.value, time)) : "",
+              ...passes.map((cost) => cost ? told(cost) : ""),
+              first ? told(first, "tokens' time", 1) : "",
+              megabytes(row.peakBytes),
             ];
           }),
         ]),
       ];
     }),
+    "",
+    "### Aims",
+    "",
+    ...markdownTable([
+      ["how many times as fast as the peer; what a pass costs", "measured", "aim"],
+      ...againstPeers(report).filter(({ aim }) => aim !== undefined)
+        .map((one) => [one.what, compared(one), one.aim!]),
+    ]),
     "",
   ].join("\n");
 }

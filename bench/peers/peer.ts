@@ -3,7 +3,8 @@
  * GPT-2, then does what standard input says, one JSON line at a time ({@linkcode Order}), and answers each with
  * one ({@linkcode Answer}).
  *
- * `deno run -A bench/peers/peer.ts ENGINE MODEL DTYPE THREADS`
+ * `deno run -A bench/peers/peer.ts ENGINE MODEL DTYPE THREADS [FILE]`; FILE is the model as onnxruntime reads it, which
+ * another process has written, as what that takes is not the engine's memory.
  *
  * @module
  */
@@ -17,9 +18,10 @@ import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { loadModel } from "../../src/model/load.ts";
 import type { Weights } from "../../src/model/weights.ts";
 import { embeddedTarget } from "../../src/pair.ts";
+import { peakBytes } from "../peak.ts";
 import { lines } from "./lines.ts";
-import { onnxOf, ONNXRUNTIME } from "./onnx.ts";
-import { type Gpt2, gpt2Of, noiseGpt2 } from "./weights.ts";
+import { ONNXRUNTIME } from "./onnx.ts";
+import { type Gpt2Sizes, noiseGpt2, sizesIn } from "./weights.ts";
 
 /** What to do next. */
 export type Order =
@@ -32,7 +34,7 @@ export type Order =
 export interface Answer {
   /** Milliseconds per token, the mean of a text; or per pass, the median of all. */
   readonly ms: number;
-  /** Milliseconds from the first token of the context to the first token generated. */
+  /** Milliseconds from the first token of the prompt to the first token generated. */
   readonly firstMs?: number;
   /** Peak resident size so far, in bytes, if the system tells. */
   readonly peakBytes: number | null;
@@ -57,7 +59,7 @@ interface Onnx {
   readonly env: { readonly wasm: { numThreads?: number } };
   readonly Tensor: new (type: string, data: ArrayBufferView, shape: readonly number[]) => OnnxTensor;
   readonly InferenceSession: {
-    create(model: Uint8Array, options: unknown): Promise<
+    create(model: Uint8Array | string, options: unknown): Promise<
       { run(feeds: Record<string, OnnxTensor>): Promise<Record<string, OnnxTensor>> }
     >;
   };
@@ -69,12 +71,13 @@ interface OnnxTensor {
 async function onnxRunner(
   ort: Onnx,
   provider: string,
-  model: Gpt2,
-  dtype: Dtype,
+  model: Gpt2Sizes,
+  file: string,
   threads: number,
 ): Promise<Runner> {
   if (provider === "wasm") ort.env.wasm.numThreads = threads;
-  const session = await ort.InferenceSession.create(await onnxOf(model, dtype === "int8" ? "int8" : "f32"), {
+  // onnxruntime-web knows no files outside a browser
+  const session = await ort.InferenceSession.create(provider === "wasm" ? await Deno.readFile(file) : file, {
     executionProviders: [provider],
     ...{ intraOpNumThreads: threads, interOpNumThreads: 1, graphOptimizationLevel: "all" },
   });
@@ -126,7 +129,7 @@ async function speculating(drafter: string, threads: number): Promise<Runner> {
         maxTokens: count,
         stopTokens: [],
       });
-      return { ms: 1000 / stats.tokensPerSecond, tokens };
+      return { ms: 1000 / stats.tokensPerSecond, firstMs: stats.timeToFirstTokenMs, tokens };
     },
     append() {
       throw new Error("Cannot measure: only whole texts are speculated");
@@ -172,32 +175,35 @@ async function obey(order: Order, runner: Runner, vocabSize: number): Promise<Om
   return { ms: times.reduce((sum, ms) => sum + ms, 0) / times.length, firstMs, tokens };
 }
 
-/** Peak resident size, from the kernel. */
-function peakBytes(): number | null {
-  try {
-    const found = /VmHWM:\s*(\d+) kB/.exec(Deno.readTextFileSync("/proc/self/status"));
-    return found && 1024 * Number(found[1]);
-  } catch {
-    return null;
-  }
-}
-
-async function open(engine: string, weights: Weights, dtype: Dtype, threads: number): Promise<Runner> {
+async function open(engine: string, model: string, dtype: Dtype, threads: number): Promise<Runner> {
   const drafter = /^specdiff \+ (.*)$/.exec(engine)?.[1];
   if (drafter !== undefined) return speculating(drafter, threads);
-  if (engine === "specdiff") return ownRunner(weights, dtype, threads);
+  const weights = model === "124M" ? noiseGpt2() : await openCheckpoint(embeddedTarget());
+  return ownRunner(weights, dtype, threads);
+}
+
+async function openOnnx(
+  engine: string,
+  config: Weights["config"],
+  file: string,
+  threads: number,
+): Promise<Runner> {
   const ort: Onnx = await import(`npm:${engine}@${ONNXRUNTIME}`);
-  return onnxRunner(ort, engine === "onnxruntime-web" ? "wasm" : "cpu", gpt2Of(weights), dtype, threads);
+  return await onnxRunner(ort, engine === "onnxruntime-web" ? "wasm" : "cpu", sizesIn(config), file, threads);
 }
 
 if (import.meta.main) {
-  const [engine, name, dtype, threads] = Deno.args;
-  const weights = name === "124M" ? noiseGpt2() : await openCheckpoint(embeddedTarget());
-  const runner = await open(engine, weights, dtype as Dtype, Number(threads));
+  const [engine, model, dtype, threads, file] = Deno.args;
+  const config = model === "124M"
+    ? noiseGpt2().config
+    : JSON.parse(await Deno.readTextFile(new URL("config.json", embeddedTarget())));
+  const runner = file === undefined
+    ? await open(engine, model, dtype as Dtype, Number(threads))
+    : await openOnnx(engine, config, file, Number(threads));
   const say = (line: unknown) => console.log(JSON.stringify(line));
   say({ ready: true });
   for await (const line of lines(Deno.stdin.readable)) {
-    const answer = await obey(JSON.parse(line), runner, Number(weights.config.vocab_size));
+    const answer = await obey(JSON.parse(line), runner, Number(config.vocab_size));
     say({ ...answer, peakBytes: peakBytes() });
   }
   Deno.exit(0); // whatever threads an engine left behind

@@ -7,14 +7,18 @@
 
 import type { Weights } from "../../src/model/weights.ts";
 
-/** A GPT-2's tensors. C is the width, V the vocabulary, P the positions. */
-export interface Gpt2 {
+/** A GPT-2's sizes. */
+export interface Gpt2Sizes {
   readonly layers: number;
   readonly heads: number;
   readonly width: number;
   readonly vocabSize: number;
   readonly positions: number;
   readonly epsilon: number;
+}
+
+/** A GPT-2's tensors. C is the width, V the vocabulary, P the positions. */
+export interface Gpt2 extends Gpt2Sizes {
   /** By the names of the checkpoint without `transformer.`; Conv1D matrices are turned to [outputs, inputs]. */
   tensor(name: string): Promise<Tensor>;
 }
@@ -25,10 +29,22 @@ export interface Tensor {
   readonly values: Float32Array;
 }
 
+/** What a configuration says of them. */
+export function sizesIn(config: Weights["config"]): Gpt2Sizes {
+  const size = (name: string) => Number(config[name]);
+  return {
+    layers: size("n_layer"),
+    heads: size("n_head"),
+    width: size("n_embd"),
+    vocabSize: size("vocab_size"),
+    positions: size("n_positions"),
+    epsilon: size("layer_norm_epsilon"),
+  };
+}
+
 /** A GPT-2 checkpoint as peers want it. */
 export function gpt2Of(weights: Weights): Gpt2 {
-  const size = (name: string) => Number(weights.config[name]);
-  const [width, positions, vocabSize] = [size("n_embd"), size("n_positions"), size("vocab_size")];
+  const sizes = sizesIn(weights.config), { width, positions, vocabSize } = sizes;
   const matrices: Record<string, [inputs: number, outputs: number]> = {
     "attn.c_attn": [width, 3 * width],
     "attn.c_proj": [width, width],
@@ -36,12 +52,7 @@ export function gpt2Of(weights: Weights): Gpt2 {
     "mlp.c_proj": [4 * width, width],
   };
   return {
-    layers: size("n_layer"),
-    heads: size("n_head"),
-    width,
-    vocabSize,
-    positions,
-    epsilon: size("layer_norm_epsilon"),
+    ...sizes,
     async tensor(name) {
       const stored = weights.has(`transformer.${name}`) ? `transformer.${name}` : name;
       const [, part, kind] = /^(?:h\.\d+\.)?(.*)\.(weight|bias)$/.exec(name)!;

@@ -7,6 +7,9 @@
 
 import { cpus } from "node:os";
 
+/** Where Deno takes flags of V8 from, its command line apart. */
+const V8_FLAGS = "DENO_V8_FLAGS";
+
 /** A machine, as far as permissions let it be known. */
 export interface Machine {
   /** Model of the processor; null without `--allow-sys=cpus`. */
@@ -21,6 +24,11 @@ export interface Machine {
   readonly deno: string;
   /** What computes. */
   readonly device: string;
+  /**
+   * Flags of V8 in `DENO_V8_FLAGS`, such as `--no-wasm-bounds-checks`, which make kernels faster or slower; empty if there
+   * are none, null without `--allow-env=DENO_V8_FLAGS`, absent in reports of other times.
+   */
+  readonly v8Flags?: string | null;
 }
 
 /**
@@ -29,15 +37,16 @@ export interface Machine {
  */
 export function describeMachine(device: string): Machine {
   return {
-    cpu: granted("cpus") ? cpus()[0]?.model.trim() ?? null : null,
+    cpu: granted({ name: "sys", kind: "cpus" }) ? cpus()[0]?.model.trim() ?? null : null,
     cores: navigator.hardwareConcurrency,
-    os: granted("osRelease") ? `${Deno.build.os} ${Deno.osRelease()}` : Deno.build.os,
+    os: granted({ name: "sys", kind: "osRelease" }) ? `${Deno.build.os} ${Deno.osRelease()}` : Deno.build.os,
     arch: Deno.build.arch,
     deno: Deno.version.deno,
     device,
+    v8Flags: granted({ name: "env", variable: V8_FLAGS }) ? Deno.env.get(V8_FLAGS)?.trim() ?? "" : null,
   };
 }
 
-function granted(kind: "cpus" | "osRelease"): boolean {
-  return Deno.permissions.querySync({ name: "sys", kind }).state === "granted";
+function granted(permission: Deno.PermissionDescriptor): boolean {
+  return Deno.permissions.querySync(permission).state === "granted";
 }
