@@ -10,7 +10,7 @@ import { measureMethods } from "../bench/paper/measure.ts";
 import { bounds, expectedPrefix, paperCells, type TaskName, tasks } from "../bench/paper/paper.ts";
 import { readTexts, textsFor } from "../bench/paper/prompts.ts";
 import { chartsOf, markdown, type Report } from "../bench/paper/report.ts";
-import { type Effort, embedded, runTarget } from "../bench/paper/run.ts";
+import { type Effort, embedded, runTarget, tryTarget } from "../bench/paper/run.ts";
 import { paperShapes, runSynthetic } from "../bench/paper/synthetic.ts";
 import { gpt2, tiny } from "../bench/shapes.ts";
 import { loadEngine } from "../mod.ts";
@@ -42,6 +42,18 @@ Deno.test("prompts are read from every form that the data sets come in", async (
     await write("stories/a.story", "First.\n\n@highlight\n\nno");
     const stories = await readTexts(join(folder, "stories"), task("cnn-dm"), 9);
     assert.deepEqual(stories, ["First.\n\n", "Second.\n\n"]);
+    // a checkout of a data set: folders within folders, and files that are no texts
+    await Deno.mkdir(join(folder, "set/3.0.0"), { recursive: true });
+    await write("set/README.md", "not a text");
+    await write("set/.gitattributes", "not one either");
+    await write("set/a.json", '[{"text":"of an array"}, {"text":"and more"}]');
+    const packed = new Blob(['{"text":"packed"}\n']).stream().pipeThrough(new CompressionStream("gzip"));
+    await Deno.writeFile(join(folder, "set/3.0.0/b.jsonl.gz"), packed);
+    assert.deepEqual(await readTexts(join(folder, "set"), task("openwebtext"), 9), [
+      "packed",
+      "of an array",
+      "and more",
+    ]);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -56,6 +68,14 @@ Deno.test("a Parquet file gives the first texts of its column", async () => {
 Deno.test("prompts that are not there, or have no text, are refused with their place", async () => {
   await assert.rejects(readTexts("/no/such", task("lm1b"), 1), {
     message: 'Cannot read prompts: there is no file or folder "/no/such"',
+  });
+  await assert.rejects(readTexts("abisee/cnn_dailymail", task("cnn-dm"), 1), {
+    message:
+      'Cannot read prompts: there is no file or folder "abisee/cnn_dailymail", expected a path; data sets are ' +
+      "not fetched by name: hf download --repo-type dataset abisee/cnn_dailymail --local-dir FOLDER does it",
+  });
+  await assert.rejects(readTexts("set.tgz", task("cnn-dm"), 1), {
+    message: 'Cannot read prompts: "set.tgz" is an archive, expected a file or folder; unpack it first',
   });
   const path = await Deno.makeTempFile({ suffix: ".jsonl" });
   try {
@@ -180,12 +200,22 @@ Deno.test("the report says of every cell what ran or why nothing did, and draws 
   );
   assert.ok(told.some((line) => line.startsWith("embedded, LM1B: ")));
 
+  // a target that fails is told, in its cells as far as its shape is known
+  const failed = await tryTarget({ target: "/no/such", diffusion: [] }, texts, effort, () => {});
+  assert.ok("failure" in failed && failed.title === null);
+  assert.match(markdown({ ...report, failed: [failed] }), /Not run: `\/no\/such`: /);
+  const known = { ...failed, title: "GPT-2 XL" as const, failure: "Cannot a | b" };
+  assert.equal(
+    markdown({ ...report, failed: [known] }).match(/not run: `\/no\/such`: Cannot a \\\| b/g)?.length,
+    6,
+  );
+
   // the same run as if its target had been the paper's, without a diffusion drafter
   const named = { ...run, title: "GPT-2 XL" as const, models: { classical: "gpt2", diffusion: [] } };
   const cells = markdown({ ...report, targets: [named] });
   assert.equal(cells.match(/not run: no --drafter was named/g)?.length, 3);
   assert.equal(
-    cells.match(/`embedded`, 6 × 384, 46 MB as f32; `gpt2`, autoregressive, `ordered`/g)?.length,
+    cells.match(/`embedded`, 6 × 384, 23 MB as f16; `gpt2`, autoregressive, `ordered`/g)?.length,
     3,
   );
 });

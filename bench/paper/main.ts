@@ -1,6 +1,6 @@
 /**
  * The SpecDiff paper's tables and figures, run here: `deno task bench:paper`. Results go to `bench/reports/` as
- * `paper.json`, `paper.md` and pictures. About a quarter of an hour with the embedded pair, and 4 GB of memory; nothing
+ * `paper.json`, `paper.md` and pictures. About twenty minutes with the embedded pair, and 4 GB of memory; nothing
  * else should run meanwhile.
  *
  * With checkpoints and data: `--target ./gpt2-xl --classical ./gpt2 --drafter ./sedd-small --prompts cnn-dm=FILE`.
@@ -11,21 +11,28 @@
 import { parseArgs } from "node:util";
 import { type TaskName, tasks } from "./paper.ts";
 import { textsFor } from "./prompts.ts";
+import type { Dtype } from "../../src/backend/backend.ts";
+import { drafterWeights, kernelSources, refreshReadme } from "../report.ts";
 import { chartsOf, markdown, type Report } from "./report.ts";
-import { type Effort, embedded, runTarget, type TargetRun } from "./run.ts";
+import { type Effort, embedded, type FailedTarget, runTarget, type TargetRun, tryTarget } from "./run.ts";
 import { paperShapes, runSynthetic } from "./synthetic.ts";
+
+const DTYPES: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
 
 const HELP = `Usage: deno task bench:paper [OPTION…]
 
   --target NAME        a target: a folder or owner/name in the cache; several: one after the other
   --classical NAME     its autoregressive drafter
   --drafter NAME       its diffusion drafter; several: a grid each
-  --prompts TASK=FILE  prompts of ${
-  tasks.map(({ name }) => name).join(", ")
-}: .parquet, .jsonl, .story, text, or a folder
+  --dtype DTYPE        how those targets are held: ${
+  DTYPES.join(", ")
+} (default: as their checkpoints have it)
+  --prompts TASK=FILE  prompts of ${tasks.map(({ name }) => name).join(", ")}: .parquet, .json, .jsonl,
+                       .story, .txt, each also with .gz, or a folder of them
   --prompt-count N     prompts per task (default: 3)
   --repetitions N      runs of each method on each prompt (default: 3)
   --max-tokens N       the most tokens per run (default: as the paper, as far as the context goes)
+  --generation NAME    tells processors of one name apart: "Zen 4"
   --only-synthetic     runs the paper's shapes with synthetic acceptance alone, and keeps the rest of the report
   --quick              a few minutes' look: prints the report and writes nothing
   --help               this text
@@ -36,6 +43,8 @@ The embedded pair is always run, after the targets that were named.`;
 const FOLDER = new URL("../reports/", import.meta.url);
 
 const OPTIONS = {
+  dtype: { type: "string" },
+  generation: { type: "string" },
   target: { type: "string", multiple: true },
   classical: { type: "string" },
   drafter: { type: "string", multiple: true },
@@ -80,28 +89,41 @@ function promptFiles(choices: readonly string[]): Map<TaskName, string> {
 async function run(args: readonly string[]): Promise<void> {
   const { values } = parseArgs({ args: [...args], options: OPTIONS, strict: true });
   if (values.help) return console.log(HELP);
+  const { quick, generation } = values;
   const tell = (text: string) => console.error(text);
-  const synthetic = await runSynthetic(values.quick ? { ...paperShapes, turns: 1 } : paperShapes, tell);
-  if (values["only-synthetic"]) {
-    const { date, targets }: Report = JSON.parse(await Deno.readTextFile(new URL("paper.json", FOLDER)));
-    return await publish({ date, quick: values.quick, targets, synthetic });
-  }
+  // whatever is wrong with what was asked for is said before anything is measured
+  const dtype = dtypeOf(values.dtype);
   const files = promptFiles(values.prompts ?? []);
-  const effort: Effort = values.quick ? QUICK : {
+  const effort: Effort = quick ? QUICK : {
     ...FULL,
     repetitions: count(values.repetitions, "repetitions"),
     maxTokens: count(values["max-tokens"], "max-tokens"),
   };
-  const promptCount = values.quick ? 1 : count(values["prompt-count"], "prompt-count");
+  const promptCount = quick ? 1 : count(values["prompt-count"], "prompt-count");
   const texts = await Promise.all(tasks.map((task) => textsFor(task, files.get(task.name), promptCount)));
-  const runs: TargetRun[] = [];
+  const kept: Report | undefined = values["only-synthetic"]
+    ? JSON.parse(await Deno.readTextFile(new URL("paper.json", FOLDER)))
+    : undefined;
+  const synthetic = await runSynthetic(quick ? { ...paperShapes, turns: 1 } : paperShapes, tell, generation);
+  if (kept !== undefined) return await publish({ ...kept, quick, synthetic });
+  const runs: TargetRun[] = [], failed: FailedTarget[] = [];
   for (const target of values.target ?? []) {
-    const models = { target, classical: values.classical, diffusion: values.drafter ?? [] };
-    runs.push(await runTarget(models, texts, effort, tell));
+    const models = { target, classical: values.classical, diffusion: values.drafter ?? [], dtype };
+    const run = await tryTarget(models, texts, effort, tell, generation);
+    if ("failure" in run) failed.push(run);
+    else runs.push(run);
   }
-  runs.push(await runTarget(embedded, texts, effort, tell));
-  const date = new Date().toISOString().slice(0, 10);
-  await publish({ date, quick: values.quick, targets: runs, synthetic });
+  runs.push(await runTarget(embedded, texts, effort, tell, generation));
+  const date = new Date().toISOString().slice(0, 10), sources = kernelSources, weights = drafterWeights();
+  await publish({ date, sources, weights, quick, targets: runs, failed, synthetic });
+}
+
+function dtypeOf(text: string | undefined): Dtype | undefined {
+  const dtype = DTYPES.find((dtype) => dtype === text);
+  if (text !== undefined && dtype === undefined) {
+    throw new TypeError(`--dtype is "${text}", expected one of ${DTYPES.join(", ")}`);
+  }
+  return dtype;
 }
 
 /** Prints a quick report; writes any other. */
@@ -110,6 +132,7 @@ async function publish(report: Report): Promise<void> {
   await Deno.writeTextFile(new URL("paper.json", FOLDER), `${JSON.stringify(report, null, 2)}\n`);
   await Deno.writeTextFile(new URL("paper.md", FOLDER), markdown(report));
   for (const { file, svg } of chartsOf(report)) await Deno.writeTextFile(new URL(file, FOLDER), svg);
+  await refreshReadme();
 }
 
 try {

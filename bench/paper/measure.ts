@@ -1,13 +1,13 @@
 /**
- * Runs a target with several methods on the same prompts with the same seeds, taking turns, and adds up what each
- * was worth: speed, acceptance under both of its definitions, and how probable its texts are under the target.
+ * Runs a target with several methods on the same prompts with the same seeds, each just after plain decoding, and adds
+ * up what each was worth: speed, acceptance under both of its definitions, and how probable its texts are under the target.
  *
  * @module
  */
 
-import { quantile } from "../../src/cli/measure.ts";
 import type { Statistics } from "../../src/decode/metrics.ts";
 import type { Engine, GenerateOptions } from "../../src/engine.ts";
+import { perTurn, spreadOf } from "../spread.ts";
 
 /** The first seed: what is measured can be repeated. */
 const SEED = 1;
@@ -47,8 +47,15 @@ export interface Measurement extends Method {
   readonly tokensPerSecond: number;
   /** First and third quartile. */
   readonly tokensPerSecondQuartiles: readonly [number, number];
-  /** Median over that of plain decoding. */
+  /**
+   * Over plain decoding of the same prompt with the same seed just before: the median of the turns. In reports without
+   * quartiles it is a ratio of medians.
+   */
   readonly speedup: number;
+  readonly speedupQuartiles?: readonly [number, number] | undefined;
+  /** Milliseconds from the prompt to the end of the first round: median and quartiles; absent: not recorded. */
+  readonly firstMs?: number;
+  readonly firstMsQuartiles?: readonly [number, number] | undefined;
   /** γ on average, a plain step counted as 0. */
   readonly meanGamma: number;
   /** Accepted over drafted tokens: α as the paper's text has it, "the ratio of accepted tokens". */
@@ -71,6 +78,8 @@ export interface Measurement extends Method {
 /** One run of a method. */
 interface Run {
   readonly stats: Statistics;
+  /** Tokens per second of plain decoding just before; its own, if it is that. */
+  readonly plainSpeed: number;
   /** Drafted tokens that the target corrected: as many rejections. */
   readonly rejected: number;
   /** Nats per generated token. */
@@ -93,25 +102,26 @@ export async function measureMethods(
   const runs: Run[][] = methods.map(() => []);
   const total = repetitions * prompts.length;
   for (let turn = 0; turn < total; turn++) {
+    const prompt = prompts[turn % prompts.length], seed = SEED + Math.floor(turn / prompts.length);
     for (const [i, { title, options }] of methods.entries()) {
       progress(`turn ${turn + 1} of ${total}: ${title}`);
-      const seed = SEED + Math.floor(turn / prompts.length);
       // a text that stops early would be timed on fewer tokens than the others
-      runs[i].push(
-        await runOnce(engine, prompts[turn % prompts.length], {
-          ...options,
-          seed,
-          maxTokens,
-          stopTokens: [],
-        }),
-      );
+      const common = { seed, maxTokens, stopTokens: [] };
+      const before = i === 0
+        ? undefined
+        : await engine.generate(prompt, { ...methods[0].options, ...common });
+      runs[i].push(await runOnce(engine, prompt, { ...options, ...common }, before?.stats.tokensPerSecond));
     }
   }
-  const plainSpeed = quantile(speeds(runs[0]), 0.5);
-  return methods.map((method, i) => toMeasurement(method, runs[i], plainSpeed));
+  return methods.map((method, i) => toMeasurement(method, runs[i]));
 }
 
-async function runOnce(engine: Engine, prompt: readonly number[], options: GenerateOptions): Promise<Run> {
+async function runOnce(
+  engine: Engine,
+  prompt: readonly number[],
+  options: GenerateOptions,
+  plainSpeed: number | undefined,
+): Promise<Run> {
   const tokens = [...prompt];
   let stats: Statistics | undefined, rejected = 0;
   for await (const chunk of engine.stream(prompt, options)) {
@@ -124,12 +134,18 @@ async function runOnce(engine: Engine, prompt: readonly number[], options: Gener
   if (stats === undefined) throw new Error("Cannot measure: nothing was generated");
   const { logprobs } = await engine.score(tokens);
   const generated = logprobs.slice(prompt.length) as number[]; // the prompt has a token at least
-  return { stats, rejected, nats: -generated.reduce((sum, logprob) => sum + logprob, 0) / generated.length };
+  return {
+    stats,
+    plainSpeed: plainSpeed ?? stats.tokensPerSecond,
+    rejected,
+    nats: -generated.reduce((sum, logprob) => sum + logprob, 0) / generated.length,
+  };
 }
 
-function toMeasurement(method: Method, runs: readonly Run[], plainSpeed: number): Measurement {
-  const sorted = speeds(runs);
-  const tokensPerSecond = quantile(sorted, 0.5);
+function toMeasurement(method: Method, runs: readonly Run[]): Measurement {
+  const speeds = runs.map(({ stats }) => stats.tokensPerSecond), speed = spreadOf(speeds);
+  const speedup = perTurn(speeds, runs.map(({ plainSpeed }) => plainSpeed));
+  const first = spreadOf(runs.map(({ stats }) => stats.timeToFirstTokenMs));
   const sum = (of: (run: Run) => number) => runs.reduce((total, run) => total + of(run), 0);
   const tokens = sum(({ stats }) => stats.tokens), rounds = sum(({ stats }) => stats.rounds);
   const drafted = sum(({ stats }) => stats.draftTokens), accepted = sum(({ stats }) => stats.acceptedTokens);
@@ -143,9 +159,12 @@ function toMeasurement(method: Method, runs: readonly Run[], plainSpeed: number)
     rule,
     exactness,
     runs: runs.length,
-    tokensPerSecond,
-    tokensPerSecondQuartiles: [quantile(sorted, 0.25), quantile(sorted, 0.75)],
-    speedup: tokensPerSecond / plainSpeed,
+    tokensPerSecond: speed.value,
+    tokensPerSecondQuartiles: speed.quartiles!,
+    speedup: speedup.value,
+    speedupQuartiles: speedup.quartiles,
+    firstMs: first.value,
+    firstMsQuartiles: first.quartiles,
     meanGamma: drafted / rounds,
     alphaDrafted: share(accepted, drafted),
     alphaTested: share(accepted, accepted + rejected),
@@ -158,9 +177,4 @@ function toMeasurement(method: Method, runs: readonly Run[], plainSpeed: number)
 
 function share(count: number, of: number): number {
   return of > 0 ? count / of : 0;
-}
-
-/** Tokens per second of some runs, ascending. */
-function speeds(runs: readonly Run[]): number[] {
-  return runs.map(({ stats }) => stats.tokensPerSecond).sort((a, b) => a - b);
 }

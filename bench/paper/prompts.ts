@@ -1,15 +1,17 @@
 /**
- * Texts to continue, from the paper's data sets as they are distributed: Parquet and JSON lines (Hugging Face, and
- * `webtext.*.jsonl`), CNN/DM's `.story` files, plain text; a file, or a folder of such files. Without a file there
- * is a small set of our own in `prompts/`, so that everything runs offline.
+ * Texts to continue, from the paper's data sets as they are distributed: Parquet, JSON and its lines (Hugging Face, and
+ * `webtext.*.jsonl`), CNN/DM's `.story` files, LM1B's `news.en-*`, plain text, any but Parquet also with `.gz`; a file, or
+ * a folder with such files and folders in it. Without a file there is a small set of our own in `prompts/`, so that
+ * everything runs offline.
  *
- * Deliberately absent: archives. OpenWebText's `.tar.xz` and CNN/DM's `.tgz` are to be unpacked first.
+ * Deliberately absent: archives, which are to be unpacked first (OpenWebText's `.tar.xz`, CNN/DM's `.tgz`), and fetching
+ * data sets by name, for which Hugging Face has a program.
  *
  * @module
  */
 
 import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
-import { join } from "node:path";
+import { basename, extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
 import { kindOf } from "../../src/hub/files.ts";
@@ -39,53 +41,104 @@ export async function textsFor(task: Task, source: string | undefined, count: nu
 }
 
 /**
- * The first texts of a file, or of a folder's files in the order of their names.
+ * The first texts of a file, or of a folder's files in the order of their paths, other files than these passed over.
  *
- * @param path `.parquet`, `.jsonl`, `.json` (lines too), `.story`; anything else is plain text: of LM1B one text a
- * line, else one text a file
- * @param count the most that are read; the rest of the file is not
+ * @param path `.parquet`; `.jsonl`, `.json` (an array, or lines too), `.story`, `.txt`, `news.en-*`, each also with `.gz`:
+ * plain text is of LM1B one text a line, else one text a file
+ * @param count the most that are read; of lines and Parquet, the rest of the file is not
  * @throws {Error} if there is no text, or a record has none in the task's column
  */
 export async function readTexts(path: string, task: Task, count: number): Promise<string[]> {
+  if (ARCHIVE.test(path)) {
+    throw new Error(
+      `Cannot read prompts: "${path}" is an archive, expected a file or folder; unpack it first`,
+    );
+  }
   const kind = await kindOf(path);
-  if (kind === undefined) throw new Error(`Cannot read prompts: there is no file or folder "${path}"`);
+  if (kind === undefined) {
+    const hint = /^[\w.-]+\/[\w.-]+$/.test(path)
+      ? ", expected a path; data sets are not fetched by name: hf download --repo-type dataset " +
+        `${path} --local-dir FOLDER does it`
+      : "";
+    throw new Error(`Cannot read prompts: there is no file or folder "${path}"${hint}`);
+  }
+  if (kind === "file" && formOf(path) === undefined) {
+    throw new Error(
+      `Cannot read prompts: "${path}" has a form that is not known, expected .parquet, .json, .jsonl, .story, .txt or ` +
+        "LM1B's news.en-*",
+    );
+  }
   const texts: string[] = [];
-  for (const file of kind === "folder" ? await filesIn(path) : [path]) {
-    if (texts.length === count) break;
+  for await (const file of kind === "folder" ? filesIn(path) : [path]) {
     for await (const text of textsOf(file, task, count - texts.length)) {
       if (text.trim() === "") continue;
       texts.push(text);
-      if (texts.length === count) break;
+      if (texts.length === count) return texts;
     }
   }
   if (texts.length === 0) throw new Error(`Cannot read prompts: "${path}" has no text`);
   return texts;
 }
 
-async function filesIn(folder: string): Promise<string[]> {
-  const names: string[] = [];
-  for await (const { name, isDirectory } of Deno.readDir(folder)) if (!isDirectory) names.push(name);
-  return names.sort().map((name) => join(folder, name));
+/** What has to be unpacked. */
+const ARCHIVE = /\.(zip|tar|tgz|xz|tar\.gz)$/;
+
+/** How a file is to be read; undefined: it is nothing that data sets come as. */
+function formOf(path: string): "parquet" | "json" | "story" | "text" | undefined {
+  const name = basename(path).replace(/\.gz$/, "");
+  if (name.startsWith("news.en-")) return "text";
+  switch (extname(name)) {
+    case ".parquet":
+      return path.endsWith(".gz") ? undefined : "parquet";
+    case ".json":
+    case ".jsonl":
+      return "json";
+    case ".story":
+      return "story";
+    case ".txt":
+      return "text";
+    default:
+      return undefined;
+  }
+}
+
+/** The files of a folder and of those in it that may be read, in the order of their paths. */
+async function* filesIn(folder: string): AsyncGenerator<string> {
+  const entries = await Array.fromAsync(Deno.readDir(folder));
+  for (const { name, isDirectory } of entries.sort((a, b) => a.name < b.name ? -1 : 1)) {
+    const path = join(folder, name);
+    if (name.startsWith(".")) continue; // .git, .cache
+    if (isDirectory) yield* filesIn(path);
+    else if (!ARCHIVE.test(name) && formOf(name) !== undefined) yield path;
+  }
 }
 
 /** The texts of one file. */
 async function* textsOf(path: string, task: Task, count: number): AsyncGenerator<string> {
-  const kind = path.slice(path.lastIndexOf(".") + 1);
-  if (kind === "parquet") {
+  const form = formOf(path);
+  if (form === "parquet") {
     const rows = await readParquet(path, task.column, count);
     for (const [i, row] of rows.entries()) yield textIn(row, task, `"${path}" row ${i}`);
-  } else if (kind === "jsonl" || kind === "json") {
+  } else if (form === "json") {
     let number = 0;
     for await (const line of lines(path)) {
       number++;
+      // an array as a whole, however it is set
+      if (number === 1 && line.trimStart().startsWith("[")) return yield* textsOfArray(path, task);
       if (line.trim() !== "") yield textIn(parseLine(line), task, `"${path}" line ${number}`);
     }
   } else if (task.name === "lm1b") {
     yield* lines(path);
   } else {
-    const text = await Deno.readTextFile(path);
-    yield kind === "story" && text.includes(HIGHLIGHT) ? text.slice(0, text.indexOf(HIGHLIGHT)) : text;
+    const text = (await Array.fromAsync(chunks(path))).join("");
+    yield form === "story" && text.includes(HIGHLIGHT) ? text.slice(0, text.indexOf(HIGHLIGHT)) : text;
   }
+}
+
+async function* textsOfArray(path: string, task: Task): AsyncGenerator<string> {
+  const rows = parseLine((await Array.fromAsync(chunks(path))).join(""));
+  if (!Array.isArray(rows)) throw new Error(`Cannot read prompts: "${path}" is no JSON, expected an array`);
+  for (const [i, row] of rows.entries()) yield textIn(row, task, `"${path}" row ${i}`);
 }
 
 function parseLine(line: string): unknown {
@@ -104,9 +157,8 @@ function textIn(row: unknown, { column }: Task, where: string): string {
 
 /** Lines of a file, read as far as they are asked for. */
 async function* lines(path: string): AsyncGenerator<string> {
-  using file = await Deno.open(path);
   let rest = "";
-  for await (const piece of chunks(file)) {
+  for await (const piece of chunks(path)) {
     const parts = (rest + piece).split(/\r?\n/);
     rest = parts.pop()!;
     yield* parts;
@@ -114,12 +166,12 @@ async function* lines(path: string): AsyncGenerator<string> {
   if (rest !== "") yield rest;
 }
 
-async function* chunks(file: Deno.FsFile): AsyncGenerator<string> {
-  const decoder = new TextDecoder(), buffer = new Uint8Array(1 << 16);
-  for (let n; (n = await file.read(buffer)) !== null;) {
-    yield decoder.decode(buffer.subarray(0, n), { stream: true });
-  }
-  yield decoder.decode();
+/** The text of a file, unpacked if need be, piece by piece. */
+async function* chunks(path: string): AsyncGenerator<string> {
+  using file = await Deno.open(path);
+  const bytes = file.readable;
+  const unpacked = path.endsWith(".gz") ? bytes.pipeThrough(new DecompressionStream("gzip")) : bytes;
+  yield* unpacked.pipeThrough(new TextDecoderStream());
 }
 
 /** The first rows of one column of a Parquet file, of which only what they need is read. */

@@ -7,37 +7,42 @@
 
 import { type Curves, type HeatMap, svg } from "../charts.ts";
 import { markdownTable } from "../markdown.ts";
+import { megabytes } from "../peak.ts";
+import { type Measured, where } from "../report.ts";
+import { told } from "../spread.ts";
 import type { Measurement } from "./measure.ts";
 import { bounds, type PaperCell, paperCells, targets, type TaskName, tasks } from "./paper.ts";
-import type { Grid, TargetRun, TaskRun } from "./run.ts";
+import { type FailedTarget, FIGURE_TASK, type Grid, type TargetRun, type TaskRun } from "./run.ts";
 import { RULE, type SyntheticCell, type SyntheticRun, type SyntheticTarget } from "./synthetic.ts";
 
 /** What `bench/reports/paper.json` holds. */
-export interface Report {
+export interface Report extends Measured {
   /** Day of the run. */
   readonly date: string;
   /** A short run, whose figures say nothing but that everything works. */
   readonly quick: boolean;
   /** Named targets, then the embedded one. */
   readonly targets: readonly TargetRun[];
+  /** Named targets that could not be run; absent: none. */
+  readonly failed?: readonly FailedTarget[];
   /** The paper's shapes with its acceptance by lot. */
   readonly synthetic: SyntheticRun;
 }
 
 /** The whole report. */
 export function markdown(report: Report): string {
-  const { cpu, cores, os, arch, deno, device } = report.targets[0].machine;
   return [
     "# The SpecDiff paper, cell by cell",
     "",
-    `${report.date}, ${cpu ?? "unknown processor"}, ${cores} cores, ${os} ${arch}, Deno ${deno}, ${device}.`,
+    `${where(report.date, report.targets[0].machine)}.`,
     "Made by `deno task bench:paper`.",
     ...(report.quick
       ? ["", "**A quick run: too little was measured for any figure to mean something.**"]
       : []),
     "",
-    "Speed-ups are ratios of medians over plain decoding by this engine, in runs that took turns; the prompt is not",
-    "timed. Temperature 1. α has two definitions: _drafted_, accepted over drafted tokens, which depends on γ; and",
+    "Speed-ups are over plain decoding by this engine of the same prompt with the same seed just before: the median of the",
+    "turns, with the quartiles in brackets; the prompt is not timed. The first token comes at the end of the first round,",
+    "the prompt included. Temperature 1. α has two definitions: _drafted_, accepted over drafted tokens, which depends on γ; and",
     "_tested_, accepted over tested tokens, those behind a rejection not counted (Leviathan et al. 2023). Perplexity is",
     "that of the generated texts under the target, with the range of one standard error: rows that keep the target's law",
     "differ by chance only.",
@@ -46,6 +51,8 @@ export function markdown(report: Report): string {
     "",
     ...paperTable(report),
     "",
+    ...(report.failed ?? []).filter(({ title }) => title === null)
+      .flatMap(({ name, failure }) => [`Not run: \`${name}\`: ${inCell(failure)}`, ""]),
     "## The paper's figures against one another",
     "",
     ...inconsistencies(),
@@ -58,7 +65,7 @@ export function markdown(report: Report): string {
 }
 
 /** Every cell of the paper, with what ran for it or why nothing did. */
-function paperTable({ targets: runs }: Report): string[] {
+function paperTable({ targets: runs, failed = [] }: Report): string[] {
   return markdownTable([
     ["task", "target", "drafter", "γ", "paper α", "paper", "α drafted", "α tested", "here", "what ran"],
     ...paperCells.map((cell) => {
@@ -74,8 +81,10 @@ function paperTable({ targets: runs }: Report): string[] {
         times(speedup),
         found ? found.alphaDrafted.toFixed(2) : "",
         found ? found.alphaTested.toFixed(2) : "",
-        found ? times(found.speedup) : "",
-        found ? `${describeTarget(run)}; ${describeDrafter(found)}, \`${found.rule}\`` : whyNot(cell, run),
+        found ? speedupOf(found) : "",
+        found
+          ? `${describeTarget(run)}; ${describeDrafter(found)}, \`${found.rule}\``
+          : whyNot(cell, run, failed.find(({ title }) => title === target)),
       ];
     }),
   ]);
@@ -90,12 +99,27 @@ function rowOf({ task, method, gamma }: PaperCell, run: TargetRun): Measurement 
   );
 }
 
-function whyNot({ target, method }: PaperCell, run: TargetRun | undefined): string {
+/** The speed-up of a row, with its spread where that was recorded. */
+function speedupOf({ speedup, speedupQuartiles }: Measurement): string {
+  return told({ value: speedup, quartiles: speedupQuartiles });
+}
+
+function whyNot(
+  { target, method }: PaperCell,
+  run: TargetRun | undefined,
+  failed: FailedTarget | undefined,
+): string {
   if (run !== undefined) {
     return `not run: no ${method === "classical" ? "--classical" : "--drafter"} was named`;
   }
+  if (failed !== undefined) return `not run: \`${failed.name}\`: ${inCell(failed.failure)}`;
   const { layers, width } = targets.find(({ title }) => title === target)!;
   return `not run: no weights of this shape (${layers} × ${width}) were named`;
+}
+
+/** A message within a table. */
+function inCell(message: string): string {
+  return message.replace(/\s+/g, " ").replaceAll("|", "\\|");
 }
 
 /** What the paper's α and γ say under either reading, and what does not fit. */
@@ -146,12 +170,19 @@ function targetSection(run: TargetRun): string[] {
       run.title === null ? ", none of the paper's" : `, the paper's ${run.title}`
     }. Drafters: ${
       [...drafters].join("; ")
-    }. The paper's γ stand; lengths are its own as far as the context goes.`,
+    }. The paper's γ stand; lengths are its own as far as the context goes.${memoryOf(run)}`,
     "",
     ...run.tasks.flatMap((taskRun) => taskSection(taskRun)),
     ...(run.grids.length > 0 ? ["### Figure 2", ""] : []),
     ...run.grids.flatMap((grid) => gridSection(run, grid)),
   ];
+}
+
+/** Only a process has a peak, and here all methods share one. */
+function memoryOf({ peakBytes }: TargetRun): string {
+  return peakBytes === null || peakBytes === undefined
+    ? ""
+    : ` Peak memory of the process so far, with the target and all drafters: ${megabytes(peakBytes)}.`;
 }
 
 function taskSection({ task, source, promptTokens, maxTokens, rows }: TaskRun): string[] {
@@ -177,6 +208,7 @@ function taskSection({ task, source, promptTokens, maxTokens, rows }: TaskRun): 
         "τ",
         "tokens/s",
         "speed-up",
+        "first token",
         "perplexity",
       ],
       ...rows.map(measurementRow),
@@ -202,7 +234,8 @@ function measurementRow(row: Measurement): string[] {
     plain ? "" : row.acceptedPerDraft.toFixed(2),
     row.meanAcceptanceLength.toFixed(2),
     `${row.tokensPerSecond.toFixed(0)} (${low}–${high})`,
-    times(row.speedup),
+    plain ? "1.00 ×" : speedupOf(row),
+    row.firstMs === undefined ? "" : told({ value: row.firstMs, quartiles: row.firstMsQuartiles }, "ms", 0),
     `${Math.exp(row.nats).toFixed(1)}${range}`,
   ];
 }
@@ -210,19 +243,47 @@ function measurementRow(row: Measurement): string[] {
 function gridSection(run: TargetRun, grid: Grid): string[] {
   const best = grid.cells.reduce((a, b) => b.speedup > a.speedup ? b : a);
   const most = grid.cells.reduce((a, b) => b.acceptedPerDraft > a.acceptedPerDraft ? b : a);
-  const [map, lines] = gridFiles(run, grid);
+  const [map, lines] = gridFiles(run, grid),
+    steps = distinct(grid.cells.map(({ options }) => options.steps!));
   return [
     `${grid.drafter} on our stand-in for the task of the paper's figure, ${grid.maxTokens} tokens, \`${best.rule}\`, ` +
-    `left to right. Runs per cell: ${best.runs}. Fastest at ${best.title} with ${
-      times(best.speedup)
-    }; most accepted ` +
-    `at ${most.title} with ${most.acceptedPerDraft.toFixed(2)} per draft.`,
+    `left to right. Runs per cell: ${best.runs}. The fastest of ${grid.cells.length} cells is ${best.title} with ` +
+    `${speedupOf(best)}, which its being chosen flatters; most accepted at ${most.title} with ` +
+    `${
+      most.acceptedPerDraft.toFixed(2)
+    } per draft. There are no cells with T > γ: no more steps are made than there are ` +
+    `tokens.${drift(run, grid)}`,
     "",
     `![Speed-up and accepted tokens per draft over γ and T, ${grid.drafter}](${map})`,
     "",
     `![The same as curves over γ, one for each T, ${grid.drafter}](${lines})`,
     "",
+    ...markdownTable([
+      ["speed-up", ...steps.map((T) => `T = ${T}`)],
+      ...distinct(grid.cells.map(({ options }) => options.gamma as number)).map((gamma) => [
+        `γ = ${gamma}`,
+        ...steps.map((T) => {
+          const cell = grid.cells.find(({ options }) => options.gamma === gamma && options.steps === T);
+          return cell === undefined ? "" : speedupOf(cell);
+        }),
+      ]),
+    ]),
+    "",
   ];
+}
+
+/** Where plain decoding of one report differs more than this, that is said. */
+const DRIFT = 1.1;
+
+/** Plain decoding of a grid beside that of the table for the same task, if they are not the same. */
+function drift({ tasks }: TargetRun, { plain }: Grid): string {
+  const table = tasks.find(({ task }) => task === FIGURE_TASK)!.rows[0].tokensPerSecond;
+  const here = plain.tokensPerSecond;
+  if (Math.max(table, here) / Math.min(table, here) <= DRIFT) return "";
+  return ` Plain decoding made ${here.toFixed(0)} tokens a second here and ${
+    table.toFixed(0)
+  } in the table above: the ` +
+    "machine was not the same for both, so compare speed-ups, not speeds.";
 }
 
 /** The paper's shapes: costs by the clock, acceptance by lot. */
@@ -236,9 +297,7 @@ function syntheticSection({ date, machine, shapes, targets }: SyntheticRun): str
     `another: the median of the turns, and the least and the most. Texts go on from ${promptTokens} tokens; SEDD (T = 1) sees the last ${draftContext}.`,
     `Each cell of SEDD was run with the paper's γ and with γ = ${smallGamma}, which suits a CPU.`,
     "",
-    `${date}, ${
-      machine.cpu ?? "unknown processor"
-    }, ${machine.cores} cores, Deno ${machine.deno}, ${machine.device}.`,
+    `${where(date, machine)}.`,
     "",
     ...targets.flatMap(syntheticTarget),
   ];
@@ -289,7 +348,7 @@ function syntheticRow(row: SyntheticCell): string[] {
     draftMs.toFixed(0),
     verifyMs.toFixed(0),
     range(ms, msQuartiles, 0),
-    `${range(speedup, speedupRange, 2)} ×`,
+    told({ value: speedup, quartiles: speedupRange }), // the least and the most, as is said above
     gamma === cell.gamma ? times(cell.speedup) : "",
   ];
 }

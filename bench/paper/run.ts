@@ -8,20 +8,21 @@
 import type { Dtype } from "../../src/backend/backend.ts";
 import { describeMachine, type Machine } from "../../src/cli/machine.ts";
 import { type Engine, loadEngine } from "../../src/engine.ts";
+import { openCheckpoint } from "../../src/hub/checkpoint.ts";
+import { locateModel } from "../../src/hub/models.ts";
 import type { Rule } from "../../src/decode/acceptance.ts";
 import { encodeText } from "../../src/hub/tokenizer.ts";
+import { peakBytes } from "../peak.ts";
+import { toldClosely } from "../report.ts";
 import { type Measurement, measureMethods, type Method } from "./measure.ts";
 import { CLASSICAL_GAMMA, targets, type TargetTitle, type Task, type TaskName } from "./paper.ts";
 import type { TaskTexts } from "./prompts.ts";
-
-/** How the target is held: anything shorter than its checkpoint would be another target. */
-const DTYPE: Dtype = "f32";
 
 /** T of the row that decodes as the paper describes it. Tables 1 and 3 do not say which T they are for. */
 const PAPER_STEPS = 4;
 
 /** What the paper's Figure 2 was drawn for, with GPT-2 XL. */
-const FIGURE_TASK: TaskName = "openwebtext";
+export const FIGURE_TASK: TaskName = "openwebtext";
 
 /** What is run on, and with. */
 export interface Models {
@@ -31,6 +32,8 @@ export interface Models {
   readonly classical?: string | undefined;
   /** Diffusion drafters. The first is also run as the paper describes it. */
   readonly diffusion: readonly string[];
+  /** How the target is held; absent: as its checkpoint has it, as anything shorter would be another target. */
+  readonly dtype?: Dtype | undefined;
 }
 
 /** The embedded pair; `sedd` is what the paper has, `sedd-target` what drafts best. */
@@ -86,25 +89,72 @@ export interface TargetRun {
   readonly dtype: Dtype;
   readonly models: Models;
   readonly machine: Machine;
+  /** Peak memory of the process so far, target and all drafters; absent: not recorded. */
+  readonly peakBytes?: number | null;
   readonly tasks: readonly TaskRun[];
   readonly grids: readonly Grid[];
+}
+
+/** A target that could not be run. */
+export interface FailedTarget {
+  /** As it was named. */
+  readonly name: string;
+  /** Which of the paper's targets has its shape, as far as its configuration could be read. */
+  readonly title: TargetTitle | null;
+  /** Why. */
+  readonly failure: string;
+}
+
+/** The same, or why there is nothing: what one target is refused for is nothing to the rest of the report. */
+export async function tryTarget(
+  ...[models, texts, effort, progress, generation]: Parameters<typeof runTarget>
+): Promise<TargetRun | FailedTarget> {
+  try {
+    return await runTarget(models, texts, effort, progress, generation);
+  } catch (error) {
+    const name = nameOf(models), failure = (error as Error).message;
+    progress(`${name}: ${failure}`);
+    return { name, title: await configuredTitle(models.target), failure };
+  }
+}
+
+function nameOf({ target }: Models): string {
+  return target ?? "embedded";
+}
+
+function titleOf(layers: number, width: number): TargetTitle | null {
+  return targets.find((shape) => shape.layers === layers && shape.width === width)?.title ?? null;
+}
+
+/** What a target that does not load would have been. */
+async function configuredTitle(target: string | undefined): Promise<TargetTitle | null> {
+  try {
+    if (target === undefined) return null;
+    using checkpoint = await openCheckpoint(await locateModel(target));
+    const { n_layer, n_embd, num_layers, hidden_size } = checkpoint.config;
+    return titleOf(Number(n_layer ?? num_layers), Number(n_embd ?? hidden_size));
+  } catch {
+    return null; // that it cannot be read has been said
+  }
 }
 
 /**
  * Runs the experiments.
  * @param texts of all tasks
+ * @param generation of the processor, if its name does not tell
  */
 export async function runTarget(
   models: Models,
   texts: readonly TaskTexts[],
   effort: Effort,
   progress: (text: string) => void,
+  generation?: string,
 ): Promise<TargetRun> {
-  const { target, classical, diffusion } = models;
-  const name = target ?? "embedded";
+  const { target, classical, diffusion, dtype } = models;
+  const name = nameOf(models);
   progress(`${name}: loading`);
   const drafter = [...(classical === undefined ? [] : [classical]), ...diffusion];
-  using engine = await loadEngine({ target, drafter, dtype: DTYPE });
+  using engine = await loadEngine({ target, drafter, dtype });
   const { layers, width, contextLength } = engine.target.shape;
   const taskRuns: TaskRun[] = [];
   for (const taskTexts of texts) {
@@ -126,9 +176,10 @@ export async function runTarget(
   }
   return {
     name,
-    title: targets.find((shape) => shape.layers === layers && shape.width === width)?.title ?? null,
-    ...{ layers, width, contextLength, bytes: engine.target.bytes, dtype: DTYPE, models },
-    machine: describeMachine(engine.device),
+    title: titleOf(layers, width),
+    ...{ layers, width, contextLength, bytes: engine.target.bytes, dtype: engine.dtype, models },
+    machine: toldClosely(describeMachine(engine.device), generation),
+    peakBytes: peakBytes(),
     tasks: taskRuns,
     grids,
   };

@@ -20,6 +20,7 @@ import type { Drafter } from "../../src/decode/drafter.ts";
 import type { Round } from "../../src/decode/loop.ts";
 import { ModelTarget } from "../../src/decode/model_target.ts";
 import { speculate } from "../../src/decode/speculative.ts";
+import { kernelSources, type Measured, toldClosely } from "../report.ts";
 import { gpt2, loadCausal, loadDiffusion, madeUpText, published } from "../shapes.ts";
 import { SyntheticAcceptance } from "../synthetic.ts";
 import { expectedPrefix, type PaperCell, paperCells, type TargetTitle } from "./paper.ts";
@@ -111,7 +112,7 @@ export interface SyntheticTarget {
 }
 
 /** All of it. */
-export interface SyntheticRun {
+export interface SyntheticRun extends Pick<Measured, "sources"> {
   /** Day of the run. */
   readonly date: string;
   readonly machine: Machine;
@@ -123,8 +124,13 @@ export interface SyntheticRun {
 /**
  * Runs every cell of the paper for each target, and each cell of the diffusion drafter once more with a small γ. Cells
  * take turns with one another and with plain decoding.
+ * @param generation of the processor, if its name does not tell
  */
-export async function runSynthetic(shapes: Shapes, progress: (text: string) => void): Promise<SyntheticRun> {
+export async function runSynthetic(
+  shapes: Shapes,
+  progress: (text: string) => void,
+  generation?: string,
+): Promise<SyntheticRun> {
   const { targets: configs, classical: _, diffusion: __, ...settings } = shapes;
   const targets: SyntheticTarget[] = [];
   let device = "";
@@ -138,7 +144,8 @@ export async function runSynthetic(shapes: Shapes, progress: (text: string) => v
   }
   return {
     date: new Date().toISOString().slice(0, 10),
-    machine: describeMachine(device),
+    sources: kernelSources,
+    machine: toldClosely(describeMachine(device), generation),
     shapes: settings,
     targets,
   };
