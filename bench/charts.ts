@@ -43,12 +43,15 @@ export interface Curves extends Labelled {
   readonly reference?: number;
 }
 
-/** One quantity against another: points joined in the order they are given, with a word to the first and the last. */
+/** One quantity against another: points joined in the order they are given, each larger than the one before. */
 export interface Paths extends Labelled {
   readonly paths: readonly {
     readonly name: string;
-    readonly points: readonly (readonly [x: number, y: number, label: string])[];
+    /** `error` is drawn above and below y. */
+    readonly points: readonly (readonly [x: number, y: number, error: number])[];
   }[];
+  /** What the points of a path stand for, in their order. */
+  readonly marks: readonly string[];
 }
 
 /** Panels side by side, as a file. */
@@ -129,9 +132,10 @@ function curves({ series, reference }: Curves): string {
   return out;
 }
 
-function paths({ paths }: Paths): string {
+function paths({ paths, marks }: Paths): string {
   const points = paths.flatMap((path) => path.points);
-  const x = linear(points.map(([x]) => x)), y = linear(points.map(([, y]) => y));
+  const x = linear(points.map(([x]) => x)),
+    y = linear(points.flatMap(([, y, error]) => [y - error, y + error]));
   const atX = (value: number) => PLOT.left + INNER.width * x.share(value);
   const atY = (value: number) => PLOT.top + INNER.height * (1 - y.share(value));
   let out = "";
@@ -144,12 +148,22 @@ function paths({ paths }: Paths): string {
     out += text(PLOT.left - 6, atY(value) + 4, String(value), "end");
   }
   for (const [i, { name, points }] of paths.entries()) {
-    out += line(points.map(([x, y]) => [atX(x), atY(y)]), i) + legend(i, name);
-    for (const [x, y, label] of new Set([points[0], points[points.length - 1]])) {
-      out += text(atX(x) + 5, atY(y) - 5, label, "start");
+    for (const [x, y, error] of points) {
+      out += rule(atX(x), atY(y - error), atX(x), atY(y + error), COLORS[i % COLORS.length]);
     }
+    out += line(points.map(([x, y]) => [atX(x), atY(y)]), i, radius) + legend(i, name);
+  }
+  for (const [i, mark] of marks.entries()) {
+    const x = PLOT.left + INNER.width + 20, y = PLOT.top + 26 + 18 * (paths.length + i);
+    out += `<circle cx="${fixed(x)}" cy="${fixed(y - 4)}" r="${radius(i)}" fill="#222"/>\n`;
+    out += text(x + 13, y, mark, "start");
   }
   return out;
+}
+
+/** Of the points of a path, by their order. */
+function radius(index: number): number {
+  return 2 + index;
 }
 
 /** A scale that holds some values and 0, with round marks. */
@@ -163,11 +177,17 @@ function linear(values: readonly number[]): { ticks: readonly number[]; share: (
 }
 
 /** A line of some colour, its points marked. */
-function line(points: readonly (readonly [x: number, y: number])[], index: number): string {
+function line(
+  points: readonly (readonly [x: number, y: number])[],
+  index: number,
+  radius: (point: number) => number = () => 3,
+): string {
   const color = COLORS[index % COLORS.length];
   const path = points.map(([x, y]) => `${fixed(x)},${fixed(y)}`).join(" ");
   return `<polyline points="${path}" fill="none" stroke="${color}" stroke-width="2"/>\n` +
-    points.map(([x, y]) => `<circle cx="${fixed(x)}" cy="${fixed(y)}" r="3" fill="${color}"/>\n`).join("");
+    points.map(([x, y], i) =>
+      `<circle cx="${fixed(x)}" cy="${fixed(y)}" r="${radius(i)}" fill="${color}"/>\n`
+    ).join("");
 }
 
 /** What a line of some colour is called, right of the plot. */

@@ -1,6 +1,6 @@
 /**
  * What a bidirectional drafter loses in acceptance and wins in time when it sees less of the text, keeps some of it
- * from pass to pass, or is held coarser: `deno task bench:drafter`, about three minutes, on the embedded pair. Writes
+ * from pass to pass, or is held coarser: `deno task bench:drafter`, about three minutes, on the embedded pair (`--generation "Zen 4"` tells processors of one name apart). Writes
  * `bench/reports/drafter.json`, `.md` and `.svg`; nothing else should run meanwhile.
  *
  * All settings draft at the same places of the same texts with the same noise, the next place two tokens on, as if one
@@ -27,8 +27,10 @@ import { embeddedDrafter, embeddedTarget } from "../src/pair.ts";
 import { readOptions } from "./arguments.ts";
 import { type Paths, svg } from "./charts.ts";
 import { markdownTable } from "./markdown.ts";
+import { drafterWeights, kernelSources, type Measured, refreshReadme, toldClosely, where } from "./report.ts";
+import { told } from "./spread.ts";
 
-readOptions({}); // there are none
+const { generation } = readOptions({ generation: { type: "string" } });
 
 const GAMMA = 4;
 /** From one draft to the next. */
@@ -65,7 +67,7 @@ interface Row extends Setting {
   readonly acceptanceLostError: number;
 }
 
-interface Report {
+interface Report extends Measured {
   readonly date: string;
   readonly machine: Machine;
   readonly gamma: number;
@@ -124,7 +126,9 @@ async function run(): Promise<Report> {
   }));
   return {
     date: new Date().toISOString().slice(0, 10),
-    machine: describeMachine(backend.description),
+    sources: kernelSources,
+    weights: drafterWeights(),
+    machine: toldClosely(describeMachine(backend.description), generation),
     gamma: GAMMA,
     texts: found[0].accepted.length,
     rows: summaries.map(({ setting, ms, accepted }): Row => {
@@ -178,12 +182,11 @@ function mean(values: readonly number[]): number {
 }
 
 function markdown({ date, machine, gamma, texts, rows }: Report): string {
-  const { cpu, cores, os, arch, deno, device } = machine;
   const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
   return [
     "# Context of the bidirectional drafter: acceptance lost against time won",
     "",
-    `${date}, ${cpu ?? "unknown processor"}, ${cores} cores, ${os} ${arch}, Deno ${deno}, ${device}.`,
+    `${where(date, machine)}.`,
     "Made by `deno task bench:drafter`.",
     "",
     `The embedded drafter \`sedd\`, γ = ${gamma}, left to right, ${
@@ -196,14 +199,16 @@ function markdown({ date, machine, gamma, texts, rows }: Report): string {
     "",
     "![Acceptance lost against time won](drafter.svg)",
     "",
+    "The larger a point, the more of the text the drafter sees; bars are one standard error between texts.",
+    "",
     ...markdownTable([
-      ["T", "dtype", "context cache", "window", "ms per draft", "time won", "accepted", "acceptance lost"],
+      ["T", "dtype", "context cache", "window", "a draft", "time won", "accepted", "acceptance lost"],
       ...rows.map((row) => [
         row.steps,
         row.dtype,
         String(row.cache),
         row.window,
-        `${row.ms.toFixed(2)} (${row.msQuartiles.map((ms) => ms.toFixed(2)).join("–")})`,
+        told({ value: row.ms, quartiles: row.msQuartiles }, "ms"),
         percent(row.timeWon),
         row.accepted.toFixed(2),
         `${(100 * row.acceptanceLost).toFixed(1)} ± ${(100 * row.acceptanceLostError).toFixed(1)} %`,
@@ -224,11 +229,12 @@ function chart({ rows }: Report): string {
         caches.map((cache) => ({
           name: `${dtype}, ${cache}`,
           points: rows.filter((row) => row.steps === steps && row.dtype === dtype && row.cache === cache)
-            .map(({ window, timeWon, acceptanceLost }) =>
-              [100 * timeWon, 100 * acceptanceLost, String(window)] as const
+            .map(({ timeWon, acceptanceLost, acceptanceLostError }) =>
+              [100 * timeWon, 100 * acceptanceLost, 100 * acceptanceLostError] as const
             ),
         }))
       ),
+      marks: WINDOWS.map(String),
     })),
   );
 }
@@ -238,4 +244,5 @@ const folder = new URL("./reports/", import.meta.url);
 await Deno.writeTextFile(new URL("drafter.json", folder), `${JSON.stringify(report, null, 2)}\n`);
 await Deno.writeTextFile(new URL("drafter.md", folder), markdown(report));
 await Deno.writeTextFile(new URL("drafter.svg", folder), chart(report));
+await refreshReadme();
 console.log(markdown(report));

@@ -1,15 +1,17 @@
 /**
  * The report of `deno bench`: reads what `deno bench --json` prints from standard input, and writes
- * `bench/reports/groups.json` and `.md`, each benchmark beside the baseline of its group. `deno task
- * bench:groups:report` runs both.
+ * `bench/reports/groups.json` and `.md`, group by group. `deno task bench:groups:report` runs both; `--generation "Zen 4"`
+ * tells processors of one name apart.
  *
- * Deliberately absent: medians, which Deno does not report; what is given is the mean, with the range from the fastest
- * run to the 75th percentile.
+ * Deliberately absent: medians, which Deno does not report (what is given is the mean, with the range from the fastest run
+ * to the 75th percentile), and ratios, as `deno bench` does not let benchmarks take turns.
  *
  * @module
  */
 
+import { readOptions } from "./arguments.ts";
 import { markdownTable } from "./markdown.ts";
+import { drafterWeights, kernelSources, refreshReadme } from "./report.ts";
 
 /** What of `deno bench --json` is used. Times are nanoseconds. */
 interface Output {
@@ -19,7 +21,6 @@ interface Output {
   readonly benches: readonly {
     readonly group: string | null;
     readonly name: string;
-    readonly baseline: boolean;
     readonly results: readonly (
       | {
         readonly ok: { readonly n: number; readonly min: number; readonly avg: number; readonly p75: number };
@@ -36,25 +37,19 @@ export function markdown({ runtime, cpu, benches }: Output, date: string): strin
     "# `deno bench`, group by group",
     "",
     `${date}, ${cpu}, ${runtime}. Made by \`deno task bench:groups:report\`; means of runs, and from the fastest to the`,
-    "75th percentile. Runs of a group do not take turns: for figures to quote there are `bench` and `bench:paper`.",
+    "75th percentile. Runs of a group do not take turns, so that their times cannot be compared closely: for ratios there",
+    "are `bench` and `bench:paper`.",
     "",
     ...[...groups].flatMap(([group, benches]) => {
-      const times = benches.map(({ results: [result] }) => "ok" in result ? result.ok : undefined);
-      const base = times[benches.findIndex(({ baseline }) => baseline)];
       return [
         `## ${group}`,
         "",
         ...markdownTable([
-          ["", "mean", "fastest – 75 %", "time over the baseline's"],
-          ...benches.map(({ name, baseline }, i) => {
-            const time = times[i];
-            if (time === undefined) return [name, "failed", "", ""];
-            const ratio = baseline
-              ? "baseline"
-              : base === undefined
-              ? ""
-              : `${(time.avg / base.avg).toFixed(2)} ×`;
-            return [name, duration(time.avg), `${duration(time.min)} – ${duration(time.p75)}`, ratio];
+          ["", "mean", "fastest – 75 %"],
+          ...benches.map(({ name, results: [result] }) => {
+            if (!("ok" in result)) return [name, "failed", ""];
+            const { avg, min, p75 } = result.ok;
+            return [name, duration(avg), `${duration(min)} – ${duration(p75)}`];
           }),
         ]),
         "",
@@ -69,10 +64,15 @@ function duration(ns: number): string {
 }
 
 if (import.meta.main) {
+  const { generation } = readOptions({ generation: { type: "string" } });
   const output: Output = JSON.parse(await new Response(Deno.stdin.readable).text());
   const date = new Date().toISOString().slice(0, 10), folder = new URL("./reports/", import.meta.url);
+  const flags = Deno.env.get("DENO_V8_FLAGS");
+  const cpu = [output.cpu, ...generation ? [generation] : [], ...flags ? [`V8 with ${flags}`] : []].join(" ");
+  const report = { date, sources: kernelSources, weights: drafterWeights(), ...output, cpu };
   // without where the files lie on whose machine
-  const told = JSON.stringify({ date, ...output }, (key, value) => key === "origin" ? undefined : value, 2);
-  await Deno.writeTextFile(new URL("groups.json", folder), `${told}\n`);
-  await Deno.writeTextFile(new URL("groups.md", folder), markdown(output, date));
+  const text = JSON.stringify(report, (key, value) => key === "origin" ? undefined : value, 2);
+  await Deno.writeTextFile(new URL("groups.json", folder), `${text}\n`);
+  await Deno.writeTextFile(new URL("groups.md", folder), markdown(report, date));
+  await refreshReadme();
 }

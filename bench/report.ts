@@ -406,6 +406,35 @@ function peerFigures(upToDate: UpToDate): string {
   ]).join("\n");
 }
 
+/** What is known of the reports that are of one machine each; the rest of them is not this module's matter. */
+type OtherReport = Measured & {
+  readonly date: string;
+  readonly machine?: Machine;
+  readonly targets?: readonly { readonly machine: Machine }[];
+  readonly cpu?: string;
+};
+
+/** The other reports, and whether they are of the engine as it is. */
+function otherReports(upToDate: UpToDate): string {
+  const rows = [["paper", "bench:paper"], ["drafter", "bench:drafter"], ["groups", "bench:groups:report"]]
+    .map(([name, command]) => {
+      const report: OtherReport = JSON.parse(Deno.readTextFileSync(new URL(`${name}.json`, folder)));
+      const machine = report.machine ?? report.targets?.at(-1)?.machine;
+      const trained = embeddedDrafters.filter((drafter) => !upToDate(report, drafter));
+      return [
+        `[\`deno task ${command}\`](bench/reports/${name}.md)`,
+        `${report.date}, ${machine === undefined ? report.cpu ?? "unknown" : processor(machine)}`,
+        which(report),
+        report.weights === undefined
+          ? "not recorded"
+          : trained.length === 0
+          ? "these"
+          : `earlier ones: ${trained.join(", ")}`,
+      ];
+    });
+  return markdownTable([["report", "run", "kernels", "drafters"], ...rows]).join("\n");
+}
+
 /** The README with the figures of all reports between its markers. */
 function withFigures(readme: string): string {
   const now = drafterWeights();
@@ -413,6 +442,7 @@ function withFigures(readme: string): string {
   const parts = {
     "deno task bench:report": cpuFigures(upToDate),
     "deno task bench:peers --write": peerFigures(upToDate),
+    "the other reports": otherReports(upToDate),
   };
   for (const [command, text] of Object.entries(parts)) {
     const begin = `<!-- figures: ${command} -->`, end = "<!-- /figures -->";

@@ -233,10 +233,18 @@ Deno.test("a picture escapes its texts and leaves out what there is not", () => 
 Deno.test("a picture of one quantity against another joins its points and holds 0, on either side of it", () => {
   const picture = svg("trade", [{
     ...{ title: "T = 1", xLabel: "won", yLabel: "lost" },
-    paths: [{ name: "a", points: [[10, -3, "8"], [70, 4, "all"]] }, { name: "b", points: [[50, 0, "16"]] }],
+    paths: [{ name: "a", points: [[10, -3, 1], [70, 4, 1]] }, { name: "b", points: [[50, 0, 2]] }],
+    marks: ["8", "all"],
   }]);
   assert.equal(picture.match(/<polyline/g)?.length, 2);
-  assert.equal(picture.match(/<circle/g)?.length, 3);
+  // those of the paths, and what their sizes mean
+  assert.deepEqual([...picture.matchAll(/<circle [^>]*r="(\d)"/g)].map(([, r]) => r), [
+    "2",
+    "3",
+    "2",
+    "2",
+    "3",
+  ]);
   for (const label of ["all", "-4", "0", "80"]) assert.ok(picture.includes(`>${label}</text>`), label);
   assert.doesNotMatch(picture, /NaN|Infinity|undefined|null/);
 });
