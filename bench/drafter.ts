@@ -182,7 +182,14 @@ function mean(values: readonly number[]): number {
 }
 
 function markdown({ date, machine, gamma, texts, rows }: Report): string {
-  const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
+  const won = ({ ms, msQuartiles: [low, high], timeWon }: Row) => {
+    const base = ms / (1 - timeWon);
+    return told(
+      { value: 100 * timeWon, quartiles: [100 * (1 - high / base), 100 * (1 - low / base)] },
+      "%",
+      0,
+    );
+  };
   return [
     "# Context of the bidirectional drafter: acceptance lost against time won",
     "",
@@ -209,7 +216,7 @@ function markdown({ date, machine, gamma, texts, rows }: Report): string {
         String(row.cache),
         row.window,
         told({ value: row.ms, quartiles: row.msQuartiles }, "ms"),
-        percent(row.timeWon),
+        won(row),
         row.accepted.toFixed(2),
         `${(100 * row.acceptanceLost).toFixed(1)} ± ${(100 * row.acceptanceLostError).toFixed(1)} %`,
       ]),
