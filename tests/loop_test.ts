@@ -236,6 +236,33 @@ Deno.test("timers run while a loop computes, however it is awaited", async () =>
   });
 });
 
+Deno.test({
+  name: "signals are heard while a loop computes, within some passes",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    let heard = 0;
+    const listener = () => heard++;
+    const target = new Counter(1e6), score = target.score.bind(target);
+    target.score = (tokens, rows) => {
+      for (const began = performance.now(); performance.now() - began < 40;);
+      return score(tokens, rows);
+    };
+    Deno.addSignalListener("SIGUSR2", listener);
+    try {
+      for (let time = 1; time <= 4; time++) { // once may be luck
+        let rounds = 0;
+        for await (const _ of autoregress(target, [1], { maxTokens: 60 })) {
+          if (rounds++ === 0) Deno.kill(Deno.pid, "SIGUSR2");
+          if (heard === time) break;
+        }
+        assert.ok(rounds <= 6, `heard after ${rounds} passes`);
+      }
+    } finally {
+      Deno.removeSignalListener("SIGUSR2", listener);
+    }
+  },
+});
+
 Deno.test("two texts at once on one target, or with one drafter, are refused, and the first is not disturbed", async () => {
   const prompt = [0, 1, 0], options = { seed: 5, maxTokens: 6, gamma: 3 };
   const read = async (rounds: AsyncIterable<{ readonly tokens: readonly number[] }>) => {

@@ -5,19 +5,29 @@
  * @module
  */
 
-/** Milliseconds of work after which the others get a turn. */
+/** Milliseconds of work after which timers get a turn. */
 const TURN_MS = 10;
+/** Milliseconds of work after which signals and input get one as well. */
+const REST_MS = 100;
+
+/** When all had a turn. */
+let rested = 0;
 
 /**
- * Lets timers, signals and input have their turn if none has come for a while. Immediates cost some tens of
- * microseconds, `setTimeout` would cost milliseconds.
+ * Lets timers have their turn if none has come for a while, which costs some tens of microseconds, and more rarely
+ * signals and input, which are looked for only where there is nothing else to do: that costs a millisecond or two.
  *
  * @param since when they last had one, as `performance.now()` tells the time
  * @returns when they last had one now
  */
 export async function takeTurns(since: number): Promise<number> {
-  if (performance.now() - since <= TURN_MS) return since;
-  // the first may come before timers that are due; between it and the second everybody has had a turn
+  const now = performance.now();
+  if (now - since <= TURN_MS) return since;
+  if (now - rested > REST_MS) {
+    await new Promise<void>((resolve) => setTimeout(resolve, 0));
+    return rested = performance.now();
+  }
+  // the first may come before timers that are due; between it and the second all of those have had a turn
   await new Promise<void>((resolve) => setImmediate(() => setImmediate(resolve)));
   return performance.now();
 }
