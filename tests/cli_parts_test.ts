@@ -138,6 +138,26 @@ Deno.test("output is written whole, coloured only for people, and never left on 
   );
 });
 
+Deno.test("output to a person is coloured unless NO_COLOR is set, which --color overrules", async () => {
+  const module = new URL("../src/cli/terminal.ts", import.meta.url);
+  const script = `
+    import { Output } from "${module}";
+    const sink = (isTerminal) => ({ writeSync: (bytes) => bytes.length, isTerminal: () => isTerminal });
+    const outputs = [new Output(sink(true)), new Output(sink(false)), new Output(sink(true), true)];
+    console.log(JSON.stringify(outputs.map(({ color }) => color)));
+  `;
+  const colors = async (noColor: string) => {
+    const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["eval", "--quiet", script],
+      env: { NO_COLOR: noColor },
+    }).output();
+    assert.equal(new TextDecoder().decode(stderr), "");
+    return JSON.parse(new TextDecoder().decode(stdout));
+  };
+  assert.deepEqual(await colors(""), [true, false, true]); // empty is as good as not set
+  assert.deepEqual(await colors("1"), [false, false, true]);
+});
+
 Deno.test("output that cannot be written says so; a pipe that is closed is another matter", () => {
   const failing = (error: Error) =>
     new Output({

@@ -12,6 +12,8 @@ import { speculate } from "../src/decode/speculative.ts";
 import { reveal } from "../src/decode/reveal.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadModel } from "../src/model/load.ts";
+import { logLinearSigma } from "../src/model/sedd_score.ts";
+import type { DenoiseOptions } from "../src/model/model.ts";
 import { fixture } from "./helpers.ts";
 import { randomTable, ToyCausalModel, ToyDiffusionModel, ToyPair } from "./toy.ts";
 
@@ -249,6 +251,63 @@ Deno.test("a step that opens no mask costs the next no pass, unless the noise le
     assert.equal(scheduled.passes, Math.max(...scheduled.steps) + 1);
   }
   assert.ok(idle > 0);
+});
+
+/** Notes what each pass is told: the noise level, and how far back a row sees. */
+class Told extends ToyDiffusionModel {
+  readonly sigmas: number[] = [];
+  readonly windows: (number | undefined)[] = [];
+  /** Passes over nothing but the text. */
+  readings = 0;
+
+  override denoise(...pass: Parameters<ToyDiffusionModel["denoise"]>) {
+    const [tokens, , sigma, options] = pass;
+    this.sigmas.push(sigma);
+    this.windows.push((options as DenoiseOptions).window);
+    if (options.cleanRows === tokens.length) this.readings++;
+    return super.denoise(...pass);
+  }
+}
+
+Deno.test("the model is told the noise level that was asked for, or in each step the schedule's", async () => {
+  const backend = createReferenceBackend(), table = randomTable(3, 1);
+  const ends = [logLinearSigma(1), logLinearSigma(0.5)];
+  for (const prefixAttention of ["bidirectional", "causal", "target"] as const) {
+    const sigmasOf = async (sigma: number | "schedule" | undefined, length: number) => {
+      const model = new Told(backend, table, 3, LONG + 20, { prefixAttention });
+      using drafter = new DiffusionDrafter(model, backend, { sigma, steps: 2 });
+      const text = request(Array.from({ length }, (_, i) => i % 3), 4);
+      await drafter.prepare(text);
+      assert.equal(model.sigmas.length, model.readings);
+      assert.equal(drafter.draft(text).passes, 2);
+      return model.sigmas;
+    };
+    assert.deepEqual(await sigmasOf(undefined, 1), [ends[0], ends[0]], prefixAttention);
+    assert.deepEqual(await sigmasOf(0.5, 1), [0.5, 0.5], prefixAttention);
+    assert.deepEqual(await sigmasOf("schedule", 1), ends, prefixAttention);
+    if (prefixAttention !== "causal") continue;
+    // a long text is read as the first step's pass would read it
+    const scheduled = await sigmasOf("schedule", LONG), told = await sigmasOf(0.5, LONG);
+    assert.ok(scheduled.length > 2 && told.length === scheduled.length);
+    assert.deepEqual(scheduled, [...scheduled.slice(2).fill(ends[0]), ...ends]);
+    assert.ok(told.every((sigma) => sigma === 0.5));
+  }
+});
+
+Deno.test("a drafter that keeps the text's keys has the model see no more of them than it was asked to", async () => {
+  const backend = createReferenceBackend(), table = randomTable(3, 1), size = LONG + 20;
+  const prompt = Array.from({ length: LONG }, (_, i) => i % 3);
+  for (const prefixAttention of ["causal", "target"] as const) {
+    for (const draftContext of [7, undefined]) {
+      const model = new Told(backend, table, 3, size, { prefixAttention });
+      using target = new ModelTarget(new ToyCausalModel(backend, table, 3, size), backend);
+      using drafter = new DiffusionDrafter(model, backend, { draftContext, steps: 2 });
+      await Array.fromAsync(speculate(target, drafter, prompt, { gamma: 2, seed: 1, maxTokens: 4 }));
+      assert.equal(model.readings > 0, prefixAttention === "causal"); // a target-fed one is fed the text
+      assert.ok(model.windows.length > model.readings);
+      assert.deepEqual(new Set(model.windows), new Set([draftContext]), prefixAttention);
+    }
+  }
 });
 
 Deno.test("a diffusion drafter drafts in as many steps as it is asked for, where it offers a choice", () => {

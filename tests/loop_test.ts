@@ -562,6 +562,18 @@ Deno.test("statistics count rounds as they were", async () => {
   assert.ok(Math.abs(tokensPerSecond * (totalMs - prefillMs) - 1e4) < 1e-3);
 });
 
+Deno.test("statistics add times up, and the prompt's pass counts until the first token and not after it", () => {
+  const collector = new StatisticsCollector({ promptTokens: 2 });
+  const round = { tokens: [1, 2, 3], from: [], draft: [4, 5], accepted: 2, draftPasses: 1 };
+  collector.add({ ...round, prefillMs: 40, draftMs: 1, verifyMs: 2, totalMs: 8 });
+  collector.add({ ...round, prefillMs: 0, draftMs: 3, verifyMs: 4, totalMs: 16 });
+  const { prefillMs, draftMs, verifyMs, otherMs, totalMs, timeToFirstTokenMs, tokensPerSecond } = collector
+    .statistics();
+  assert.deepEqual([prefillMs, draftMs, verifyMs, otherMs, totalMs], [40, 4, 6, 14, 64]);
+  assert.equal(timeToFirstTokenMs, 48);
+  assert.equal(tokensPerSecond, 250); // 6 tokens in 24 ms
+});
+
 Deno.test("statistics say whether the text is exact", () => {
   const exactness = (rule: Rule, leftToRight: boolean) =>
     new StatisticsCollector({ promptTokens: 1, rule, drafter: { name: "", leftToRight } }).statistics()

@@ -1,6 +1,6 @@
 /**
- * The model as a target: hidden states that it hands on to a drafter, whatever was rolled back, and long prompts
- * that do not keep others waiting.
+ * The model as a target: hidden states that it hands on to a drafter, whatever was rolled back, long prompts that do
+ * not keep others waiting, and how probable it finds a text.
  *
  * @module
  */
@@ -8,16 +8,18 @@
 import assert from "node:assert/strict";
 import type { Backend } from "../src/backend/backend.ts";
 import { createBackend } from "../src/backend/create.ts";
+import { createReferenceBackend } from "../src/backend/reference.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import type { Draft, Drafter, DraftRequest } from "../src/decode/drafter.ts";
 import { ModelTarget } from "../src/decode/model_target.ts";
 import { NgramDrafter } from "../src/decode/ngram_drafter.ts";
+import { scoreTokens } from "../src/decode/score.ts";
 import { speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadModel } from "../src/model/load.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import { embeddedTarget } from "../src/pair.ts";
-import { assertSame, fixture, presentBackends } from "./helpers.ts";
+import { assertClose, assertSame, fixture, presentBackends, readTensors } from "./helpers.ts";
 
 const PROMPT = [5, 6, 7, 8, 9];
 
@@ -154,4 +156,21 @@ Deno.test("a long prompt is read in pieces, between which others have their turn
     return count;
   };
   assert.ok(await asked(tokens) > await asked(tokens.subarray(0, 9)));
+});
+
+Deno.test("a text's log-probabilities are natural logarithms of what the original implementation makes of it", async () => {
+  using backend = createReferenceBackend();
+  using model = await load(backend, fixture("parity/gpt2-tiny/"));
+  const expected = await readTensors(fixture("parity/gpt2-tiny/expected.safetensors"));
+  const rows = expected.tokens.shape[1], { vocabSize } = model.shape;
+  const tokens = Array.from(expected.tokens.values.subarray(0, rows)); // the first of the texts
+  const laws = tokens.slice(1).map((token, r) => {
+    const logits = Array.from(expected.logits.values.subarray(r * vocabSize, (r + 1) * vocabSize));
+    return logits[token] - Math.log(logits.reduce((sum, y) => sum + Math.exp(y), 0));
+  });
+  const { logprobs, perplexity } = await scoreTokens(model, tokens);
+  assert.equal(logprobs[0], null);
+  assertClose(logprobs.slice(1) as number[], laws, 1e-5, "log-probabilities");
+  const mean = laws.reduce((sum, logprob) => sum + logprob, 0) / laws.length;
+  assertClose([perplexity], [Math.exp(-mean)], 1e-4, "perplexity");
 });

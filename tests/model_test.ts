@@ -110,6 +110,29 @@ Deno.test("SEDD: bf16 tensors, and a configuration as published, with all it say
   assertSame(await logits("bf16"), await logits("f32"), "bf16");
 });
 
+Deno.test("SEDD: what a noise level does to the model is computed and uploaded once", async () => {
+  using backend = createReferenceBackend();
+  using model = await loadSedd(await altered("sedd-tiny", {}), backend);
+  using cache = model.newCache();
+  const vector = backend.vector.bind(backend);
+  let made = 0;
+  backend.vector = (values) => {
+    made++;
+    return vector(values);
+  };
+  const pass = (sigma: number) => {
+    made = 0;
+    const { logits } = model.denoise([1, 320, 2], cache, sigma, { cleanRows: 0, head: [1] });
+    return { made, logits: logits.read().slice() };
+  };
+  const first = pass(1), again = pass(1), other = pass(2), before = pass(1);
+  assert.ok(first.made > 0);
+  assert.deepEqual([again.made, other.made, before.made], [0, first.made, 0]);
+  assertSame(again.logits, first.logits, "the same noise level");
+  assertSame(before.logits, first.logits, "the same noise level, after another");
+  assert.notDeepEqual(other.logits, first.logits);
+});
+
 Deno.test("a buffer that could not be allocated is not asked for again", () => {
   const asked: number[] = [];
   using buffer = new Growing((size) => {
