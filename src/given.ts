@@ -65,6 +65,7 @@ const isPlace = (value: unknown) => isText(value) || value instanceof URL;
 
 /** What is looked at where it is used. */
 const ANY: Kind = { expected: "", is: () => true };
+const SOMETHING: Kind = { expected: "a value, or undefined for the default", is: (value) => value !== null };
 const NUMBER: Kind = { expected: "a number", is: (value) => typeof value === "number" };
 const NUMBERS: Kind = { expected: "a list of numbers", is: isList };
 const OBJECT: Kind = { expected: "an object", is: isObject };
@@ -116,13 +117,13 @@ export const HUB = {
 /** What may be given to generate a text. */
 export const GENERATING = {
   drafter: ANY,
-  rule: ANY,
-  gamma: ANY,
-  seed: ANY,
-  order: ANY,
-  contextCache: ANY,
-  sigma: ANY,
-  hotStart: ANY,
+  rule: SOMETHING,
+  gamma: SOMETHING,
+  seed: SOMETHING,
+  order: SOMETHING,
+  contextCache: SOMETHING,
+  sigma: SOMETHING,
+  hotStart: BOOLEAN,
   stop: { expected: "a string or a list of strings", is: (value) => isText(value) || isList(value) },
   stopTokens: NUMBERS,
   costs: NUMBERS,

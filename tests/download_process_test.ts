@@ -56,6 +56,14 @@ Deno.test("two processes that fetch the same model share one download, with no p
     );
     assert.equal(code, "0");
     assert.match(list, /^model +revision +commit +size\nowner\/name +main +aaaaaaaaaaaa +0\.1 MB\n$/);
+    const [, json] = await run(
+      [`--allow-read=${cacheDir}`, "--allow-env=HF_*"],
+      offline,
+      "models",
+      "list",
+      "--json",
+    );
+    assert.deepEqual(JSON.parse(json).models.map(({ model }: { model: string }) => model), ["owner/name"]);
     const write = ["--allow-env=HF_*", `--allow-read=${cacheDir}`, `--allow-write=${cacheDir}`];
     assert.deepEqual(await run(write, env, "models", "rm", "owner/name"), ["0", "removed owner/name\n", ""]);
   }));

@@ -108,6 +108,8 @@ Deno.test("options of the wrong kind are refused in one message, with text in qu
         'there is no option "max_tokens", expected one of drafter, rule, gamma, seed, order, contextCache, sigma, ' +
         "hotStart, stop, stopTokens, costs, temperature, topK, topP, maxTokens, steps, draftContext, signal",
       ],
+      [{ hotStart: "x" }, 'hotStart is "x", expected true or false'],
+      [{ gamma: null }, "gamma is null, expected a value, or undefined for the default"],
       [{ stop: 1 }, "stop is 1, expected a string or a list of strings"],
       [{ stopTokens: 5 }, "stopTokens is 5, expected a list of numbers"],
       [{ stopTokens: "5" }, 'stopTokens is "5", expected a list of numbers'],
@@ -154,10 +156,12 @@ Deno.test("options of the wrong kind are refused in one message, with text in qu
       name: "RangeError",
       message: 'Cannot decode: prompt token 0 is "a", expected an integer in [0, 2048)',
     });
-    await assert.rejects(
-      engine.generate(PROMPT, { sigma: "a" as "schedule" }),
-      /sigma is "a", expected a pos/,
-    );
+    for (const sigma of ["a", "3"]) {
+      await assert.rejects(
+        engine.generate(PROMPT, { sigma: sigma as "schedule" }),
+        new RegExp(`sigma is "${sigma}", expected a pos`),
+      );
+    }
     await assert.rejects(
       engine.generate(PROMPT, { costs: [1], gamma: "1" as "auto" }),
       /gamma is "1", expected "auto"/,

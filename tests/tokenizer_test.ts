@@ -261,6 +261,20 @@ Deno.test("loadTokenizer: what the library would take, and trip over later, is r
     [{ ...sound, model: { ...model, merges: [["b", "a"]] } }, /a merge is \["b","a"\], expected/],
     [{ ...sound, added_tokens: [{ id: 1.5, content: "x" }] }, /an entry of "added_tokens" is \{"id":1.5,/],
     [
+      { ...sound, pre_tokenizer: split("b|x(a*a*|b)a*c") },
+      /a pattern is "b\|x.*", expected one with at most 2 repetitions in a row$/,
+    ],
+    ...["normalizer", "decoder"].map((part): [object, RegExp] => [
+      {
+        ...sound,
+        [part]: {
+          type: "Sequence",
+          [`${part}s`]: Array(7).fill({ type: "Replace", pattern: { String: "a" }, content: "aa" }),
+        },
+      },
+      new RegExp(`"${part}" is .*, expected one that makes a text at most 64 times as long$`),
+    ]),
+    [
       { ...sound, pre_tokenizer: split("(a+)+$") },
       /a pattern is "\(a\+\)\+\$", expected one in which no group is rep/,
     ],

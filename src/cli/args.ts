@@ -155,7 +155,9 @@ const OPTIONS = {
   ),
   "context-cache": choice("what a bidirectional drafter keeps of the text (default: none)", contextCaches),
   sigma: SIGMA,
-  "hot-start": flag("a diffusion drafter begins a draft with what was left of the one before"),
+  "hot-start": flag(
+    "a diffusion drafter begins a draft with what was left of the one before, from --gamma 3 on",
+  ),
   temperature: number(
     "0 takes the likeliest token (default: 1)",
     "a number of at least 0",

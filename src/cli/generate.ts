@@ -29,7 +29,7 @@ export const generate: Command = {
     "With --tokens, token ids go in and token ids come out, and the target needs no tokenizer.",
     "--show-draft tells accepted tokens (drafted, and kept by the target) from corrected ones (the target's own,",
     "in place of a rejected one) and bonus ones (the target's own, after a draft that was kept as a whole).",
-    "--json prints {text, tokens, stats, dtype}, the last being how the target's weights are held.",
+    "--json prints {text, tokens, stats}; stats.dtype is how the target's weights are held.",
   ],
   options: [...MODEL_OPTIONS, ...DECODE_OPTIONS, "stop", "tokens", "show-draft", "color", "json"],
   examples: [
@@ -53,9 +53,9 @@ export const generate: Command = {
     const options = generateOptions(values);
     requireUse(engine, options);
     if (values.json) {
-      terminal.out.line(
-        JSON.stringify({ ...await engine.generate(prompt, options), dtype: engine.dtype }, null, 2),
-      );
+      const { text, tokens, stats } = await engine.generate(prompt, options);
+      const all = { text, tokens, stats: { dtype: engine.dtype, ...stats } };
+      terminal.out.line(JSON.stringify(all, null, 2));
     } else {
       await show(engine, prompt, options, terminal, values["show-draft"] ?? false);
     }

@@ -22,7 +22,7 @@ export const models: Command = {
     "to what it is now; everything else takes a branch as it was when it was fetched. pull prints the folder.",
     "rm removes a model, or one revision of it, for all tools that share the cache.",
     "The environment is that of Hugging Face's tools: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.",
-    "list --json prints [{model, commit, revisions, bytes, complete}].",
+    "list --json prints {models: [{model, commit, revisions, bytes, complete}, …]}.",
   ],
   options: ["json"],
   examples: ["models list", "models pull openai-community/gpt2", "models rm openai-community/gpt2@main"],
@@ -52,7 +52,7 @@ export const models: Command = {
 
 async function list(json: boolean, { out, err }: Terminal): Promise<void> {
   const found = await listModels();
-  if (json) return out.line(JSON.stringify(found, null, 2));
+  if (json) return out.line(JSON.stringify({ models: found }, null, 2));
   if (found.length === 0) return err.line("There is no model in the cache");
   const rows = found.map(({ model, commit, revisions, bytes, complete }) => [
     model,

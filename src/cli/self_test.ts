@@ -19,6 +19,7 @@ import {
 import { createReferenceBackend } from "../backend/reference.ts";
 import { rules, testOf, verify } from "../decode/acceptance.ts";
 import { HostDistributions } from "../decode/distributions.ts";
+import { takeTurns } from "../decode/event_loop.ts";
 import { PhiloxSource, Purpose } from "../decode/random.ts";
 
 /** What was found about one operation. */
@@ -185,7 +186,9 @@ const DECISIONS: readonly Case[] = [
 export async function selfTest(backend: Backend): Promise<OperationCheck[]> {
   const checks: OperationCheck[] = [];
   const cases = backend.decisions === undefined ? CASES : [...CASES, ...DECISIONS];
+  let turn = performance.now();
   for (const [operation, allowed, run] of cases) {
+    turn = await takeTurns(turn); // an interrupt is heard
     using oracle = createReferenceBackend();
     const expected = await run(oracle), found = await run(backend);
     const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);

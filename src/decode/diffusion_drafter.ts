@@ -91,7 +91,7 @@ export interface DiffusionDrafterOptions {
   /**
    * Keep what is left of a rejected draft, beyond the corrected token and the one after it, as part of the next
    * one (future work of the SpecDiff paper). Kept tokens count as revealed before everything else, hence as point
-   * masses. @default {false}
+   * masses, which `ratio` and `block` do not take; nothing is left of drafts of fewer than 3 tokens. @default {false}
    */
   readonly hotStart?: boolean | undefined;
 }
@@ -164,9 +164,10 @@ export class DiffusionDrafter implements Drafter {
         }`,
       );
     }
-    if (this.#sigma !== "schedule" && !(this.#sigma > 0 && this.#sigma < Infinity)) {
+    const sigma = this.#sigma;
+    if (sigma !== "schedule" && !(typeof sigma === "number" && sigma > 0 && sigma < Infinity)) {
       throw new RangeError(
-        `Cannot make a diffusion drafter: sigma is ${shown(this.#sigma)}, expected a positive number`,
+        `Cannot make a diffusion drafter: sigma is ${shown(sigma)}, expected a positive number`,
       );
     }
     const { contextCache = "none" } = options;

@@ -222,7 +222,52 @@ function checkTokenizer(
       pattern,
       "one in which no group is repeated",
     );
+    const most = mostRepetitions(pattern as string);
+    expect(
+      most <= MOST_REPETITIONS,
+      "a pattern",
+      pattern,
+      `one with at most ${MOST_REPETITIONS} repetitions in a row`,
+    );
   });
+  for (const part of ["normalizer", "decoder"]) {
+    expect(
+      growthOf(rest[part]) <= MOST_GROWTH,
+      JSON.stringify(part),
+      rest[part],
+      `one that makes a text at most ${MOST_GROWTH} times as long`,
+    );
+  }
+}
+
+/** How many repetitions without an end an alternative of a pattern may have: each may multiply its time by the text's length. */
+const MOST_REPETITIONS = 2;
+
+/** How many times as long a normalizer or decoder may make a text. */
+const MOST_GROWTH = 64;
+
+/** The most repetitions without an end in any alternative of a regular expression, those of its groups included. */
+function mostRepetitions(pattern: string): number {
+  const plain = pattern.replace(/\\./gs, "x").replace(/\[[^\]]*\]/g, "x");
+  let most = 0, found = 0, depth = 0;
+  for (const [token] of plain.matchAll(/[()|*+]|\{\d*,\d*\}/g)) {
+    if (token === "(") depth++;
+    else if (token === ")") depth--;
+    else if (token === "|") {
+      if (depth === 0) found = 0;
+    } else most = Math.max(most, ++found);
+  }
+  return most;
+}
+
+/** How many times as long a normalizer or decoder may make a text, at most, by what it replaces. */
+function growthOf(part: unknown): number {
+  if (!isRecord(part)) return 1;
+  const { normalizers, decoders = normalizers, pattern, content } = part;
+  if (Array.isArray(decoders)) return decoders.reduce<number>((product, one) => product * growthOf(one), 1);
+  if (typeof content !== "string") return 1;
+  const replaced = isRecord(pattern) && typeof pattern.String === "string" ? pattern.String.length : 1;
+  return Math.max(1, content.length / Math.max(1, replaced));
 }
 
 /** The letters that stand for the 256 bytes in byte-level vocabularies (Radford et al. 2019, `bytes_to_unicode`). */

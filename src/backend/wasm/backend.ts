@@ -50,7 +50,7 @@ export interface WasmOptions {
 }
 
 /**
- * As many as the largest machines have cores, which start within seconds. More help nobody, and each takes megabytes
+ * As many as most of the largest machines have cores. More help nobody, and each takes megabytes and time to start
  * before it does anything.
  */
 const MAX_THREADS = 512;
