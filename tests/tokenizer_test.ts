@@ -294,6 +294,16 @@ Deno.test("loadTokenizer: what the library would take, and trip over later, is r
     await write({ ...sound, pre_tokenizer: split("\\)+|a?b*| ?\\p{L}+") });
     const loaded = await loadTokenizer(folder);
     assert.deepEqual(encodeText(loaded, "ab<|endoftext|>"), [3, 2]);
+    for (
+      const published of [
+        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", // GPT-2
+        "(?i:'s|'t)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+", // Llama 3
+        "[^\\r\\n\\p{L}]?[\\p{Lu}\\p{M}]*[\\p{Ll}\\p{M}]+(?i:'s|'t)?| ?[^\\s\\p{L}]+[\\r\\n/]*|\\s+", // GPT-4o
+      ]
+    ) {
+      await write({ ...sound, pre_tokenizer: split(published) });
+      await loadTokenizer(folder);
+    }
     await write({ ...sound, model: { type: "WordPiece", unk_token: "[UNK]", vocab: { a: 0 } } });
     const pieces = await loadTokenizer(folder);
     assert.throws(() => encodeText(pieces, "b"), {

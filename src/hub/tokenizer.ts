@@ -250,12 +250,12 @@ const MOST_GROWTH = 64;
 function mostRepetitions(pattern: string): number {
   const plain = pattern.replace(/\\./gs, "x").replace(/\[[^\]]*\]/g, "x");
   let most = 0, found = 0, depth = 0;
-  for (const [token] of plain.matchAll(/[()|*+]|\{\d*,\d*\}/g)) {
+  for (const [token] of plain.matchAll(/[()|]|(?:[*+?]|\{\d*,\})[+?]?/g)) {
     if (token === "(") depth++;
     else if (token === ")") depth--;
     else if (token === "|") {
       if (depth === 0) found = 0;
-    } else most = Math.max(most, ++found);
+    } else if (!token.startsWith("?")) most = Math.max(most, ++found);
   }
   return most;
 }
