@@ -119,7 +119,7 @@ export const GENERATING = {
   drafter: ANY,
   rule: SOMETHING,
   gamma: SOMETHING,
-  seed: SOMETHING,
+  seed: ANY,
   order: SOMETHING,
   contextCache: SOMETHING,
   sigma: SOMETHING,

@@ -48,7 +48,10 @@ const MANY = 300;
 const ALLOWED: Readonly<Record<Dtype, number>> = { f32: 1e-5, f16: 2e-3, bf16: 1e-2, int8: 5e-3 };
 
 /** Numbers of rows, and of inputs, that a GPU has kernels of their own for. */
-const HALF_ROWS = [[1, WIDTH], [12, WIDTH], [24, WIDTH], [48, WIDTH], [1024, WIDTH], [8448, 16]] as const;
+const HALF_ROWS = [[1, WIDTH], [12, WIDTH], [24, WIDTH], [48, WIDTH], [64, WIDTH], [1024, WIDTH], [
+  8448,
+  16,
+]] as const;
 const ROWS: Readonly<Record<Dtype, readonly (readonly [rows: number, inputs: number])[]>> = {
   f32: [[1, WIDTH], [17, WIDTH]],
   f16: HALF_ROWS,
