@@ -53,14 +53,5 @@ export {
 } from "./speculative.ts";
 // what the signatures above mention
 export type * from "../backend/backend.ts";
-export type {
-  CausalModel,
-  DenoiseOptions,
-  DiffusionModel,
-  DiffusionPass,
-  FollowUp,
-  ForwardOptions,
-  HiddenTap,
-  ModelShape,
-} from "../model/model.ts";
+export type * from "../model/model.ts";
 export type { DeviceTokens } from "../model/device_tokens.ts";

@@ -20,16 +20,7 @@
 
 // what the signatures below mention
 export type * from "../backend/backend.ts";
-export type {
-  CausalModel,
-  DenoiseOptions,
-  DiffusionModel,
-  DiffusionPass,
-  FollowUp,
-  ForwardOptions,
-  HiddenTap,
-  ModelShape,
-} from "./model.ts";
+export type * from "./model.ts";
 export { type DeviceTokens, UNKNOWN } from "./device_tokens.ts";
 export { CheckpointError, type Weights } from "./weights.ts";
 export type { LoadOptions } from "./uploads.ts";
