@@ -8,6 +8,7 @@
 import type { Engine } from "../mod.ts";
 import { PROMPTS } from "../src/cli/compare.ts";
 import { createBackend } from "../src/backend/create.ts";
+import { DEFAULT_RULE } from "../src/decode/acceptance.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { AutoregressiveDrafter } from "../src/decode/autoregressive_drafter.ts";
 import { DraftController, measureCosts } from "../src/decode/controller.ts";
@@ -75,7 +76,7 @@ export async function hostile({ tokenizer, target: { embedding: { dtype } } }: E
         : new AutoregressiveDrafter(drafting.model, backend);
     using target = new ModelTarget(model, backend);
     using measured = create();
-    const costs = await measureCosts(target, measured, { rule: "ordered", sampling: {} });
+    const costs = await measureCosts(target, measured, { rule: DEFAULT_RULE, sampling: {} });
     const ratios: number[] = [];
     let accepted = 0;
     for (let seed = 1; seed <= REPETITIONS; seed++) {

@@ -2,12 +2,11 @@
  * With what a drafter is fastest: what its `config.json` says of that, for whoever does not say otherwise. The same
  * part stands in the configuration of any kind of drafter, and every field of it may be missing:
  *
- *     "specdiff": { "drafting": { "gamma": 2, "rule": "block", "draft_context": 32 } }
+ *     "specdiff": { "drafting": { "gamma": 2, "draft_context": 32 } }
  *
  * @module
  */
 
-import { type Rule, rules } from "./decode/acceptance.ts";
 import { Config } from "./model/config.ts";
 import type { Weights } from "./model/weights.ts";
 
@@ -15,8 +14,6 @@ import type { Weights } from "./model/weights.ts";
 export interface Drafting {
   /** γ (`gamma`). */
   readonly gamma: number | undefined;
-  /** The acceptance rule (`rule`). */
-  readonly rule: Rule | undefined;
   /** The most tokens of the text a diffusion drafter sees (`draft_context`): more hardly raises acceptance, and costs. */
   readonly draftContext: number | undefined;
 }
@@ -30,7 +27,6 @@ export function draftingOf(weights: Weights): Drafting {
   const size = (name: string) => drafting.has(name) ? drafting.size(name) : undefined;
   return {
     gamma: size("gamma"),
-    rule: drafting.has("rule") ? drafting.choice("rule", rules) : undefined,
     draftContext: size("draft_context"),
   };
 }

@@ -10,7 +10,7 @@
 
 import type { Backend, Dtype, Sampling } from "./backend/backend.ts";
 import { createBackend, type Device, isOn } from "./backend/create.ts";
-import { isExact, type Rule } from "./decode/acceptance.ts";
+import { DEFAULT_RULE, type Rule } from "./decode/acceptance.ts";
 import { DraftController, measureCosts } from "./decode/controller.ts";
 import { autoregress } from "./decode/autoregressive.ts";
 import type { DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
@@ -29,14 +29,7 @@ import { encodeText, loadTokenizer, TextStream, type Tokenizer } from "./hub/tok
 import { checkKinds, GENERATING, HUB, LOADING, SIGNAL } from "./given.ts";
 import { shown } from "./shown.ts";
 import type { CausalModel } from "./model/model.ts";
-import {
-  DEFAULT_RULE,
-  DIFFUSION_OPTIONS,
-  hubOptions,
-  load,
-  loadDrafter,
-  type LoadedDrafter,
-} from "./loading.ts";
+import { DIFFUSION_OPTIONS, hubOptions, load, loadDrafter, type LoadedDrafter } from "./loading.ts";
 import { embeddedTarget, openEmbedded } from "./pair.ts";
 import { TextStops } from "./text_stops.ts";
 import type { WatchOptions } from "./watched_weights.ts";
@@ -53,7 +46,7 @@ export interface EngineOptions extends WatchOptions {
    * Drafters to load, the first of which {@linkcode Engine.generate} uses unless told otherwise: a folder or a
    * name as for the target (of a SEDD or of a smaller causal model with the same vocabulary), the name of an
    * embedded drafter (`sedd-target`, `sedd-causal`, `sedd`, `gpt2`: before a folder of that name, which is `./gpt2`),
-   * or `ngram`. `null`: none. With what one is fastest its `config.json` may say (`specdiff.drafting`: `gamma`, `rule`,
+   * or `ngram`. `null`: none. With what one is fastest its `config.json` may say (`specdiff.drafting`: `gamma`,
    * `draft_context`), and so it drafts unless a text's options say otherwise.
    * @default `sedd-target` with the embedded target, none with any other
    */
@@ -94,9 +87,8 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   /** Which of the engine's drafters, by the name it was loaded under; `null`: plain decoding. @default the first */
   readonly drafter?: string | null | undefined;
   /**
-   * The acceptance rule.
-   * @default what the drafter's `config.json` says suits it (`specdiff.drafting.rule`), and `block` with `gamma: "auto"`,
-   * where it is exact for drafts as these options make them; else `ordered`
+   * The acceptance rule. Only `ratio` asks for drafts made left to right or at once.
+   * @default {"block"} which keeps the most of any draft
    */
   readonly rule?: Rule | undefined;
   /**
@@ -307,8 +299,7 @@ export class Engine implements Disposable {
     const words = new TextStream(wordless ? WORDLESS : this.tokenizer);
     using target = new ModelTarget(this.target, this.backend);
     using drafter = loaded?.create(options);
-    const { temperature, topK, topP } = options;
-    const rule = drafter && chooseRule(options, loaded!, drafter);
+    const { temperature, topK, topP, rule = DEFAULT_RULE } = options;
     const random = new PhiloxSource(options.seed);
     const stopTokens = [...options.stopTokens ?? this.#stopTokens];
     const settings = {
@@ -319,7 +310,7 @@ export class Engine implements Disposable {
       signal: options.signal,
     };
     checkRequest(target, tokens, settings); // before anything is measured
-    const rounds = drafter === undefined || rule === undefined
+    const rounds = drafter === undefined
       ? autoregress(target, tokens, settings)
       : speculate(target, drafter, tokens, {
         ...settings,
@@ -330,7 +321,7 @@ export class Engine implements Disposable {
       promptTokens: tokens.length,
       seed: random.seed,
       drafter,
-      rule,
+      rule: drafter && rule,
     });
 
     const all: Piece[] = [];
@@ -475,13 +466,6 @@ export class Engine implements Disposable {
     this.#draftBackend[Symbol.dispose]();
     this.backend[Symbol.dispose]();
   }
-}
-
-/** The rule asked for, or the one that suits the drafter and is exact for what it drafts. */
-function chooseRule(options: GenerateOptions, { rule }: LoadedDrafter, { leftToRight }: Drafter): Rule {
-  // block keeps the most of what is drafted left to right
-  const wanted = options.gamma === "auto" ? "block" : rule;
-  return options.rule ?? (isExact(wanted, leftToRight) ? wanted : DEFAULT_RULE);
 }
 
 /** γ as asked for, or who decides it. */

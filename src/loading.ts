@@ -6,7 +6,6 @@
  */
 
 import type { Backend, Dtype } from "./backend/backend.ts";
-import type { Rule } from "./decode/acceptance.ts";
 import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
 import type { CostProfile } from "./decode/controller.ts";
 import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
@@ -24,9 +23,6 @@ import type { CausalModel } from "./model/model.ts";
 import type { LoadOptions } from "./model/uploads.ts";
 import { embeddedDrafter, embeddedDrafters, openEmbedded } from "./pair.ts";
 import { watchedWeights, type WatchOptions } from "./watched_weights.ts";
-
-/** The rule unless told otherwise: exact for every order of revealing. */
-export const DEFAULT_RULE: Rule = "ordered";
 
 /** Options that only a diffusion drafter has a use for: all of them, or this does not compile. */
 export const DIFFUSION_OPTIONS = Object.keys(
@@ -48,8 +44,6 @@ export interface LoadedDrafter {
   readonly costs: Map<string, Promise<CostProfile>>;
   /** γ, unless told otherwise. */
   readonly gamma: number;
-  /** The rule, likewise, where it is exact. */
-  readonly rule: Rule;
   create(options: DiffusionDrafterOptions): Drafter;
   dispose(): void;
 }
@@ -98,7 +92,6 @@ export async function loadDrafter(
     return {
       unused: DIFFUSION_OPTIONS,
       gamma: DEFAULT_GAMMA,
-      rule: DEFAULT_RULE,
       costs: new Map(),
       create: () => new NgramDrafter(vocabSize),
       dispose: () => {},
@@ -118,7 +111,6 @@ export async function loadDrafter(
   return {
     unused: unusedBy(loaded),
     gamma: drafting.gamma ?? DEFAULT_GAMMA,
-    rule: drafting.rule ?? DEFAULT_RULE,
     costs: new Map(),
     create: loaded.kind === "diffusion"
       ? (options) => {

@@ -260,5 +260,5 @@ Deno.test("coupled accepts at the rate of its closed form, with the noise that s
 
 Deno.test("isExact tells which rule takes which drafter", () => {
   assert.deepEqual(rules.filter((rule) => isExact(rule, true)), rules);
-  assert.deepEqual(rules.filter((rule) => isExact(rule, false)), ["ordered", "match", "coupled"]);
+  assert.deepEqual(rules.filter((rule) => isExact(rule, false)), ["block", "ordered", "match", "coupled"]);
 });

@@ -92,7 +92,7 @@ Deno.test("options that cannot be understood say what they are and what was expe
     ["--seed -1", /^--seed is "-1", expected an integer in \[0, 2\^64\)$/],
     ["--seed 18446744073709551616", /^--seed is/],
     ["--sigma 0", /^--sigma is "0", expected a positive number, or schedule$/],
-    ["--rule greedy", /^--rule is "greedy", expected one of ordered, ratio, /],
+    ["--rule greedy", /^--rule is "greedy", expected one of block, ordered, /],
     ["--order up", /^--order is "up"/],
     ["--dtype f64", /^--dtype is "f64", expected one of f32, f16, bf16, int8$/],
     ["--device gpu", /^--device is "gpu"/],

@@ -115,7 +115,7 @@ Deno.test("every rule that is exact gives the target's law, every other is refus
         } else if (rule !== "paper") {
           assert.throws(() => speculate(pair.target, drafter, PROMPT, { rule }), {
             name: "TypeError",
-            message: /use one of ordered, match, coupled$/,
+            message: /use one of block, ordered, match, coupled$/,
           });
         }
       }
@@ -132,10 +132,10 @@ Deno.test("the law is exact in random order, where masks are opened by chance to
         const drafter of [pair.diffusion({ order: "random", steps }), pair.markov({ order: "random", steps })]
       ) {
         // the paths of several rounds are too many for γ = 3: those are walked for γ = 2, and single rounds for 3
-        for (const rule of ["ordered", "match", "coupled"] as const) {
+        for (const rule of ["ordered", "block", "match", "coupled"] as const) {
           await assertExact(pair, drafter, { rule, maxTokens: 3 }, label);
         }
-        for (const rule of ["ordered", "match"] as const) {
+        for (const rule of ["ordered", "block", "match"] as const) {
           const law = await lawOfOneRound(pair, drafter, { rule });
           const distance = totalVariation(law, pair.model.joint(PROMPT, 4));
           assert.ok(distance < EXACT, `${rule}, ${label}, one round: total variation ${distance}`);
@@ -150,7 +150,7 @@ Deno.test("the law is exact from a hot start", async () => {
     const pair = new ToyPair(seed);
     for (const options of [{ steps: 1 }, { steps: 2, order: "confidence" }] as const) {
       const drafter = pair.markov({ ...options, hotStart: true });
-      for (const rule of ["ordered", "match", "coupled"] as const) {
+      for (const rule of ["ordered", "block", "match", "coupled"] as const) {
         await assertExact(pair, drafter, { rule }, `hot start, T=${options.steps}`);
       }
       assert.throws(() => speculate(pair.target, drafter, PROMPT, { rule: "ratio" }), TypeError);
@@ -244,7 +244,7 @@ Deno.test("the law is exact after temperature, top-k and top-p, whatever the dra
   for (const sampling of samplings) {
     for (const draftSampling of [undefined, {}, { temperature: 0 }, { topK: 2, temperature: 2 }]) {
       const label = JSON.stringify({ sampling, draftSampling });
-      for (const rule of ["ordered", "match", "coupled"] as const) {
+      for (const rule of ["ordered", "block", "match", "coupled"] as const) {
         const drafter = pair.diffusion({ steps: 2, order: "confidence" });
         await assertExact(pair, drafter, { rule, sampling, draftSampling }, label);
       }
@@ -404,8 +404,9 @@ Deno.test("the same measurement finds what breaks a rule", async (t) => {
       pair.diffusion({ steps: 3, order: "confidence" }),
       (draft) => ({ ...draft, steps: new Int32Array(draft.steps.length) }),
     );
-    assert.ok(await distanceOf(pair.target, hidden, "ordered", 3) > 1e-3);
-    assert.ok(await distanceOf(pair.target, hidden, "ratio", 3) > 1e-3);
+    for (const rule of ["ordered", "ratio", "block"] as const) {
+      assert.ok(await distanceOf(pair.target, hidden, rule, 3) > 1e-3, rule);
+    }
     assert.ok(await distanceOf(pair.target, hidden, "coupled", 3) < EXACT); // takes any draft at all
   });
 
@@ -524,12 +525,13 @@ Deno.test("a drafter that knows the target's conditional laws has every token ac
   for (const row of rows) for (const accepted of row) assert.ok(accepted > 3 - 1e-5, `${row}`);
 });
 
-Deno.test("any-order drafts cost ordered some acceptance, and coupled less", async () => {
+Deno.test("any-order drafts cost ordered some acceptance, block less, and coupled less still", async () => {
   const rows = await expectedAccepted(
     10,
     (pair) => pair.diffusion({ steps: 3, order: "confidence", share: 1 }),
-    ["ordered", "coupled"],
+    ["ordered", "block", "coupled"],
   );
-  const [ordered, coupled] = averages(rows);
-  assert.ok(ordered < coupled && coupled < 3, `${[ordered, coupled]}`);
+  for (const [ordered, block] of rows) assert.ok(block > ordered - EXACT, `${[ordered, block]}`);
+  const [ordered, block, coupled] = averages(rows);
+  assert.ok(ordered < block && block < coupled && coupled < 3, `${[ordered, block, coupled]}`);
 });

@@ -108,7 +108,6 @@ Deno.test("what a configuration says of drafting is refused where it makes no se
     [{ drafting: [] }, "specdiff.drafting", "an object"],
     [{ drafting: { gamma: 0 } }, "specdiff.drafting.gamma", "a positive integer"],
     [{ drafting: { gamma: "auto" } }, "specdiff.drafting.gamma", "a positive integer"],
-    [{ drafting: { rule: "best" } }, "specdiff.drafting.rule", '"ordered" or'],
     [{ drafting: { draft_context: 1.5 } }, "specdiff.drafting.draft_context", "a positive integer"],
   ];
   for (const [specdiff, field, expected] of cases) {

@@ -365,7 +365,7 @@ Deno.test("what does not fit together is refused at the call", () => {
   });
   assert.throws(() => speculate(target, drafter, [0], { rule: "typical" as Rule }), {
     name: "TypeError",
-    message: /unknown rule "typical", expected one of ordered, ratio/,
+    message: /unknown rule "typical", expected one of block, ordered/,
   });
   const reader = Object.assign(new CountingDrafter(), { hiddenLayers: [0] });
   assert.throws(() => speculate(target, reader, [0]), {
@@ -377,12 +377,10 @@ Deno.test("what does not fit together is refused at the call", () => {
     message: /the drafter has 10 tokens and the target 3, expected the same vocabulary/,
   });
   const anyOrder = Object.assign(new CountingDrafter(), { leftToRight: false });
-  for (const rule of ["ratio", "block"] as const) {
-    assert.throws(() => speculate(target, anyOrder, [0], { rule }), {
-      name: "TypeError",
-      message: /"counting" are not; use one of ordered, match, coupled$/,
-    });
-  }
+  assert.throws(() => speculate(target, anyOrder, [0], { rule: "ratio" }), {
+    name: "TypeError",
+    message: /"counting" are not; use one of block, ordered, match, coupled$/,
+  });
 });
 
 Deno.test("a target is told what a drafter asks of it for each round, and not before the text begins", async () => {

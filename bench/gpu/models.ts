@@ -9,6 +9,7 @@ import type { CudaDevice } from "../../ffi/driver.ts";
 import type { CudaEvent } from "../../ffi/stream.ts";
 import type { Activation } from "../../src/backend/backend.ts";
 import { CudaBackend, type CudaOptions } from "../../src/backend/cuda/backend.ts";
+import { DEFAULT_RULE } from "../../src/decode/acceptance.ts";
 import { autoregress } from "../../src/decode/autoregressive.ts";
 import { DiffusionDrafter } from "../../src/decode/diffusion_drafter.ts";
 import type { Round } from "../../src/decode/loop.ts";
@@ -189,7 +190,7 @@ export async function rounds(
   report.tables.push(table);
   let best = 0;
   for (const gamma of [Math.ceil(shapes.verifyRows / 3) - 1, shapes.verifyRows - 1]) {
-    for (const rule of ["ordered", "coupled"] as const) {
+    for (const rule of [DEFAULT_RULE, "coupled"] as const) {
       using scored = new ModelTarget(target, backend), drafting = new DiffusionDrafter(drafter, backend);
       const run = async () => { // the same rounds each time
         scored.truncate(0);

@@ -9,7 +9,7 @@
 import { parseArgs } from "node:util";
 import { dtypes } from "../backend/backend.ts";
 import { type Device, devices, isDevice } from "../backend/create.ts";
-import { type Rule, rules } from "../decode/acceptance.ts";
+import { DEFAULT_RULE, type Rule, rules } from "../decode/acceptance.ts";
 import { contextCaches } from "../decode/diffusion_drafter.ts";
 import { revealOrders } from "../decode/reveal.ts";
 import { embeddedDrafters } from "../pair.ts";
@@ -116,7 +116,7 @@ function deviceOption(help: string): Option<Device> {
 }
 
 const ruleOption: Option<Rule> = choice(
-  "acceptance rule (default: what suits the drafter by its config.json, and block where γ is auto, if it drafts left to right; else ordered; paper is lossy)",
+  `acceptance rule (default: ${DEFAULT_RULE}; ratio takes drafts made left to right or at once, paper is lossy)`,
   rules,
 );
 

@@ -12,10 +12,16 @@
  * norm(max(0, p_j − q_j)) emits a token of law p_j (Leviathan et al. 2023; Chen et al. 2023). In an any-order
  * draft that premise fails for a token revealed *before* one of its left neighbours: the neighbour was drawn,
  * and tested, in sight of it. What never fails is the same test with a point mass at x_j in place of q_j,
- * accept with probability p_j(x_j), else draw from p_j without x_j, whatever x_j came from. `ordered` uses
- * the first test where the premise holds and the second elsewhere. Its conditions: which positions a step
+ * accept with probability p_j(x_j), else draw from p_j without x_j, whatever x_j came from. `ordered` and
+ * `block` use q_j where the premise holds and a point mass elsewhere. Their conditions: which positions a step
  * reveals may depend on laws but not on tokens drawn in that step; revealed tokens are not changed; how much
  * of a draft is verified does not depend on drafted values; and q_j is the very vector x_j was drawn from.
+ *
+ * Why `block` may do so, though it looks at the whole draft at once. Let I_j be what is known when x_j is
+ * tested from the left: all that was revealed before the latest step of x_0 … x_j, and x_0 … x_{j−1}. The I_j
+ * only grow, and x_j either has law q_j given I_j or is part of it. Block verification needs no more than such a
+ * sequence: that j tokens or more are kept then has probability b_j given I_j (backwards, by the tower
+ * property), and so the token at j is y, drafted or corrected, with probability b_j·p_j(y).
  *
  * Deliberately absent: trees, several drafts per round, and thresholds that trade exactness for speed.
  *
@@ -28,12 +34,13 @@ import type { Draft } from "./drafter.ts";
 import { Purpose, type RandomSource } from "./random.ts";
 
 /**
+ * - `block`: all tokens of a draft are tested jointly, with a point mass where `ordered` has one; never accepts
+ *   fewer in expectation than `ordered` (Sun et al. 2024, arXiv 2403.10444, for drafts made left to right).
+ *   Exact where `ordered` is.
  * - `ordered`: the ratio test where every left neighbour was revealed no later, a point-mass test elsewhere.
  *   Exact for any reveal order that does not look at the tokens drawn in the same step.
  * - `ratio`: accept with probability min(1, p/q), else draw from norm(max(0, p − q)) (Leviathan et al. 2023).
  *   Exact for one-step and left-to-right drafts.
- * - `block`: all tokens of a draft are tested jointly; never accepts fewer in expectation than `ratio`
- *   (Sun et al. 2024, arXiv 2403.10444). Exact where `ratio` is.
  * - `match`: the target draws its own token at each position; drafted ones are kept while they equal it.
  *   Exact for any draft at all.
  * - `coupled`: `match`, with a drafter that draws with the target's noise (Daliri et al. 2024, arXiv
@@ -42,10 +49,13 @@ import { Purpose, type RandomSource } from "./random.ts";
  * - `paper`: the ratio test with the q recorded at reveal, whatever the order, as in SpecDiff (Christopher et
  *   al. 2024, arXiv 2408.05636). Not exact for any-order drafts in several steps.
  */
-export type Rule = "ordered" | "ratio" | "block" | "match" | "coupled" | "paper";
+export type Rule = "block" | "ordered" | "ratio" | "match" | "coupled" | "paper";
 
-/** All rules, the default first. */
-export const rules: readonly Rule[] = ["ordered", "ratio", "block", "match", "coupled", "paper"];
+/** All rules, the default first ({@linkcode DEFAULT_RULE}). */
+export const rules: readonly Rule[] = ["block", "ordered", "ratio", "match", "coupled", "paper"];
+
+/** The rule unless told otherwise: exact for every order of revealing, and keeps the most. */
+export const DEFAULT_RULE: Rule = rules[0];
 
 /**
  * Whether the text has the target's law under `rule`.
@@ -53,7 +63,7 @@ export const rules: readonly Rule[] = ["ordered", "ratio", "block", "match", "co
  * @param leftToRight what the drafter says of itself: {@linkcode Drafter.leftToRight}
  */
 export function isExact(rule: Rule, leftToRight: boolean): boolean {
-  return leftToRight || rule === "ordered" || rule === "match" || rule === "coupled";
+  return leftToRight || (rule !== "ratio" && rule !== "paper");
 }
 
 /** What a rule decided about a draft. */
@@ -88,7 +98,7 @@ export function verify(
     case "each":
       return verifyEach(draft, useQ, p, random, position);
     case "joint":
-      return verifyBlock(draft, p, random, position);
+      return verifyBlock(draft, useQ, p, random, position);
     case "drawn":
       return verifyByDrawing(draft, p, random, position);
   }
@@ -112,7 +122,7 @@ export function testOf(
     case "paper":
       return { test: "each" };
     case "block":
-      return { test: "joint" };
+      return { test: "joint", useQ: recordPositions(steps) };
     case "match":
     case "coupled":
       return { test: "drawn" };
@@ -144,14 +154,14 @@ function verifyEach(
   random: RandomSource,
   position: number,
 ): Verdict {
-  const { tokens, q } = draft;
-  for (let j = 0; j < tokens.length; j++) {
-    const pair = pairAt(p.row(j), useQ === undefined || useQ[j] ? q?.row(j) : undefined, tokens[j]);
+  const n = draft.tokens.length;
+  for (let j = 0; j < n; j++) {
+    const pair = pairAt(draft, j, useQ, p);
     if (!random.bernoulli(ratio(pair), Purpose.accept, position + j)) {
       return corrected(j, residual(pair, 1), pair.p, random, position);
     }
   }
-  return bonus(tokens.length, p, random, position);
+  return bonus(n, p, random, position);
 }
 
 /**
@@ -159,11 +169,18 @@ function verifyEach(
  * probability b_n, its first j < n tokens with h_j = r_j/(r_j + 1 − b_j), r_j the mass of max(0, b_j·p_j −
  * q_j), from which the corrected token is drawn; the longest prefix that passes is kept. So the tests are
  * made from the right, and only as many as needed.
+ *
+ * @param useQ as above
  */
-function verifyBlock(draft: Draft, p: Distributions, random: RandomSource, position: number): Verdict {
-  const { tokens, q } = draft;
-  const n = tokens.length;
-  const pairs = Array.from(tokens, (token, j) => pairAt(p.row(j), q?.row(j), token));
+function verifyBlock(
+  draft: Draft,
+  useQ: readonly boolean[] | undefined,
+  p: Distributions,
+  random: RandomSource,
+  position: number,
+): Verdict {
+  const n = draft.tokens.length;
+  const pairs = Array.from(draft.tokens, (_, j) => pairAt(draft, j, useQ, p));
   const b = [1]; // [n + 1]
   for (let j = 0; j < n; j++) b.push(Math.min(1, b[j] * ratio(pairs[j])));
   // positions right of the kept prefix are tested again in a later round: its start tells rounds apart
@@ -210,13 +227,14 @@ interface Pair {
   readonly x: number;
 }
 
-function pairAt(p: Law, q: Law | undefined, x: number): Pair {
+function pairAt(draft: Draft, j: number, useQ: readonly boolean[] | undefined, laws: Distributions): Pair {
+  const p = laws.row(j), q = useQ === undefined || useQ[j] ? draft.q?.row(j) : undefined;
   if (q !== undefined && q.length < p.length) {
     throw new RangeError(
       `Cannot verify a draft: a law of it has ${q.length} entries, expected the target's ${p.length}`,
     );
   }
-  return { p, pMass: massOf(p), q, qMass: q === undefined ? 1 : massOf(q), x };
+  return { p, pMass: massOf(p), q, qMass: q === undefined ? 1 : massOf(q), x: draft.tokens[j] };
 }
 
 /** p(x)/q(x), both normalised. */

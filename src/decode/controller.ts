@@ -7,8 +7,8 @@
  * A choice is made before anything of its round is drawn, from earlier rounds alone: it is non-anticipating, and
  * every rule that is exact for one γ and T is exact for these.
  *
- * Deliberately absent: choosing the rule. It costs no time, so there is nothing to weigh: `block` keeps the most of
- * what is drafted left to right, `ordered` of the rest.
+ * Deliberately absent: choosing the rule. A rule costs no time, so there is nothing to weigh: `block` keeps the most of
+ * any draft.
  *
  * @module
  */

@@ -91,7 +91,7 @@ export interface DiffusionDrafterOptions {
   /**
    * Keep what is left of a rejected draft, beyond the corrected token and the one after it, as part of the next
    * one (future work of the SpecDiff paper). Kept tokens count as revealed before everything else, hence as point
-   * masses, which `ratio` and `block` do not take; nothing is left of drafts of fewer than 3 tokens. @default {false}
+   * masses, which `ratio` does not take; nothing is left of drafts of fewer than 3 tokens. @default {false}
    */
   readonly hotStart?: boolean | undefined;
 }

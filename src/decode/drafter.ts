@@ -150,7 +150,7 @@ export interface Drafter extends Disposable {
   readonly vocabSize: number;
   /**
    * Whether every position, whatever the draws, is revealed no earlier than all positions left of it, so
-   * that `ratio` and `block` are exact (reference: Leviathan et al. 2023; here `ordered` generalises it).
+   * that `ratio` is exact (reference: Leviathan et al. 2023; here `ordered` generalises it).
    */
   readonly leftToRight: boolean;
   /** Blocks of the target, 0-based, whose outputs it wants to be given: {@linkcode DraftRequest.hidden}. */

@@ -25,7 +25,7 @@
  * @module
  */
 
-export { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
+export { DEFAULT_RULE, isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
 export { autoregress } from "./autoregressive.ts";
 export { AutoregressiveDrafter } from "./autoregressive_drafter.ts";
 export { CostProfile, DraftController, measureCosts, type MeasureOptions } from "./controller.ts";

@@ -11,7 +11,7 @@ import type { Sampling } from "../backend/backend.ts";
 import { checkSampling } from "../backend/distribution.ts";
 import { hasMethods } from "../given.ts";
 import { shown } from "../shown.ts";
-import { isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
+import { DEFAULT_RULE, isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
 import {
   type DeviceDraft,
   type Draft,
@@ -50,7 +50,7 @@ export const DEFAULT_GAMMA = 4;
 export interface SpeculateOptions extends DecodeOptions {
   /** γ, how many tokens to draft per round, or who decides it and T; fewer where the text is about to end. @default {4} */
   readonly gamma?: number | DraftPolicy | undefined;
-  /** How drafts are tested. @default {"ordered"} */
+  /** How drafts are tested. @default {"block"} */
   readonly rule?: Rule | undefined;
   /**
    * How the drafter's law q is made. @default that of the target, which is where acceptance is highest; under
@@ -76,7 +76,7 @@ export function speculate(
   prompt: ArrayLike<number>,
   options: SpeculateOptions = {},
 ): AsyncGenerator<Round, void, void> {
-  const { gamma = DEFAULT_GAMMA, rule = "ordered", draftSampling } = options;
+  const { gamma = DEFAULT_GAMMA, rule = DEFAULT_RULE, draftSampling } = options;
   checkDrafting(target, drafter, gamma, rule);
   if (draftSampling !== undefined) checkSampling(draftSampling);
   const round = async ({ text, room, random, sampling, signal }: StepRequest): Promise<Step> => {
@@ -202,8 +202,7 @@ function checkDraft(
     const wrong = tokens.find((token) => token < 0 || token >= vocabSize);
     if (wrong !== undefined) throw refuse(`token ${wrong}, expected one in [0, ${vocabSize})`);
   }
-  const needsOrder = leftToRight && (rule === "ratio" || rule === "block");
-  if (needsOrder && steps.some((step, j) => j > 0 && step < steps[j - 1])) {
+  if (rule === "ratio" && leftToRight && steps.some((step, j) => j > 0 && step < steps[j - 1])) {
     throw refuse(`in the steps ${steps}, expected them left to right, as it says of itself`);
   }
 }

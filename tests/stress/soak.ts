@@ -16,7 +16,7 @@ import { readOptions } from "../../bench/arguments.ts";
 import { type GenerateOptions, loadEngine } from "../../mod.ts";
 import { createBackend, type Device } from "../../src/backend/create.ts";
 import { usable } from "../../src/cli/measure.ts";
-import { isExact, rules } from "../../src/decode/acceptance.ts";
+import { DEFAULT_RULE, isExact, rules } from "../../src/decode/acceptance.ts";
 import { type Law, massOf } from "../../src/decode/distributions.ts";
 import { ModelTarget } from "../../src/decode/model_target.ts";
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
@@ -83,7 +83,7 @@ export async function soak(
     const options = usable(engine, chooseOptions(choices));
     try {
       const generate = () => engine.generate(prompt, options);
-      const { rule = "ordered", drafter, steps = 1, order = "left-to-right", hotStart = false } = options;
+      const { rule = DEFAULT_RULE, drafter, steps = 1, order = "left-to-right", hotStart = false } = options;
       const diffusion = drafter?.startsWith("sedd") ?? false;
       const leftToRight = !diffusion || (steps === 1 || order === "left-to-right") && !hotStart;
       const tooLong = prompt.length >= contextLength;
