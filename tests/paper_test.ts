@@ -65,14 +65,79 @@ Deno.test("a Parquet file gives the first texts of its column", async () => {
   await assert.rejects(readTexts(path, task("cnn-dm"), 2), /article/);
 });
 
+Deno.test("a data set on the hub is read by name, as far as it is needed", async () => {
+  const parquet = await Deno.readFile(fixture("parquet/snappy.parquet"));
+  const asked: string[] = [];
+  const serve = (request: Request): Response => {
+    const { pathname, origin } = new URL(request.url), range = request.headers.get("range");
+    asked.push(`${request.method} ${pathname}${range === null ? "" : " in part"}`);
+    const list = (configs: Record<string, string[]>) =>
+      Response.json(Object.fromEntries(
+        Object.entries(configs).map(([config, splits]) => [
+          config,
+          Object.fromEntries(splits.map((split) => [split, [`${origin}/${config}/${split}/0.parquet`]])),
+        ]),
+      ));
+    switch (pathname) {
+      case "/api/datasets/owner/news/parquet":
+        return list({ "1.0.0": ["train"], "3.0.0": ["train", "validation", "test"], "2.0.0": ["test"] });
+      case "/api/datasets/owner/web/parquet":
+        return list({ default: ["train"], other: ["test"] });
+      case "/api/datasets/owner/bare/parquet":
+        return Response.json({});
+    }
+    if (!pathname.endsWith("/0.parquet")) return new Response(null, { status: 404 });
+    if (!pathname.startsWith("/cdn")) return Response.redirect(`${origin}/cdn${pathname}`, 302);
+    if (request.method === "HEAD") {
+      return new Response(null, { headers: { "content-length": `${parquet.length}` } });
+    }
+    const [, from, to] = /^bytes=(\d+)-(\d*)$/.exec(range ?? "") ?? [];
+    return new Response(parquet.subarray(Number(from), to === "" ? undefined : Number(to) + 1), {
+      status: 206,
+    });
+  };
+  await using server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, serve);
+  const hub = { endpoint: `http://127.0.0.1:${server.addr.port}`, offline: false };
+  const read = (name: string) => readTexts(name, task("openwebtext"), 2, hub);
+  for (
+    const [name, place] of [
+      ["owner/news", "3.0.0/test"],
+      ["owner/news:2.0.0", "2.0.0/test"],
+      ["owner/news:3.0.0:train", "3.0.0/train"],
+      ["owner/web", "default/train"],
+    ]
+  ) {
+    asked.length = 0;
+    assert.deepEqual(await read(name), ["the first text", "ein zweiter ★"]);
+    assert.ok(asked.includes(`GET /cdn/${place}/0.parquet in part`), `${name}: ${asked}`);
+  }
+  await assert.rejects(read("owner/news:4.0.0"), {
+    message:
+      'Cannot read prompts of "owner/news": it has no configuration "4.0.0", expected one of 1.0.0, 3.0.0, 2.0.0',
+  });
+  await assert.rejects(read("owner/web:other:train"), {
+    message: 'Cannot read prompts of "owner/web": it has no split "train", expected one of test',
+  });
+  await assert.rejects(read("owner/bare"), /has no Parquet copy of it/);
+  await assert.rejects(read("owner/none"), {
+    message:
+      'Cannot read prompts of "owner/none": there is neither a file or folder nor a public data set of this name ' +
+      "(the hub answers 404)",
+  });
+  await assert.rejects(readTexts("owner/news", task("cnn-dm"), 1, hub), /article/);
+  await assert.rejects(readTexts("owner/news", task("lm1b"), 1, { ...hub, offline: true }), /HF_HUB_OFFLINE/);
+  await assert.rejects(
+    readTexts("owner/news", task("lm1b"), 1, { ...hub, endpoint: "http://127.0.0.1:1" }),
+    /^Error: Cannot read prompts of "owner\/news": the hub cannot be reached/,
+  );
+});
+
 Deno.test("prompts that are not there, or have no text, are refused with their place", async () => {
   await assert.rejects(readTexts("/no/such", task("lm1b"), 1), {
     message: 'Cannot read prompts: there is no file or folder "/no/such"',
   });
-  await assert.rejects(readTexts("abisee/cnn_dailymail", task("cnn-dm"), 1), {
-    message:
-      'Cannot read prompts: there is no file or folder "abisee/cnn_dailymail", expected a path; data sets are ' +
-      "not fetched by name: hf download --repo-type dataset abisee/cnn_dailymail --local-dir FOLDER does it",
+  await assert.rejects(readTexts("data/prompts.jsonl", task("lm1b"), 1), {
+    message: 'Cannot read prompts: there is no file or folder "data/prompts.jsonl"',
   });
   await assert.rejects(readTexts("set.tgz", task("cnn-dm"), 1), {
     message: 'Cannot read prompts: "set.tgz" is an archive, expected a file or folder; unpack it first',

@@ -3,7 +3,8 @@
  * `paper.json`, `paper.md` and pictures. About twenty minutes with the embedded pair, and 4 GB of memory; nothing
  * else should run meanwhile.
  *
- * With checkpoints and data: `--target ./gpt2-xl --classical ./gpt2 --drafter ./sedd-small --prompts cnn-dm=FILE`.
+ * With checkpoints and data: `--target ./gpt2-xl --classical ./gpt2 --drafter ./sedd-small --prompts
+ * cnn-dm=abisee/cnn_dailymail`.
  *
  * @module
  */
@@ -27,8 +28,9 @@ const HELP = `Usage: deno task bench:paper [OPTION…]
   --dtype DTYPE        how those targets are held: ${
   DTYPES.join(", ")
 } (default: as their checkpoints have it)
-  --prompts TASK=FILE  prompts of ${tasks.map(({ name }) => name).join(", ")}: .parquet, .json, .jsonl,
-                       .story, .txt, each also with .gz, or a folder of them
+  --prompts TASK=WHERE prompts of ${tasks.map(({ name }) => name).join(", ")}: .parquet, .json, .jsonl,
+                       .story, .txt, each also with .gz, a folder of them, or
+                       owner/name[:CONFIG[:SPLIT]], a data set on the hub
   --prompt-count N     prompts per task (default: 3)
   --repetitions N      runs of each method on each prompt (default: 3)
   --max-tokens N       the most tokens per run (default: as the paper, as far as the context goes)
@@ -77,7 +79,7 @@ function promptFiles(choices: readonly string[]): Map<TaskName, string> {
     const task = tasks.find((task) => task.name === name);
     if (task === undefined) {
       throw new TypeError(
-        `--prompts is "${choice}", expected TASK=FILE with one of ${
+        `--prompts is "${choice}", expected TASK=WHERE with one of ${
           tasks.map(({ name }) => name).join(", ")
         }`,
       );

@@ -1,20 +1,21 @@
 /**
  * Texts to continue, from the paper's data sets as they are distributed: Parquet, JSON and its lines (Hugging Face, and
  * `webtext.*.jsonl`), CNN/DM's `.story` files, LM1B's `news.en-*`, plain text, any but Parquet also with `.gz`; a file, or
- * a folder with such files and folders in it. Without a file there is a small set of our own in `prompts/`, so that
- * everything runs offline.
+ * a folder with such files and folders in it, or a data set on the hub by name (`datasets.ts`). Without any there is a
+ * small set of our own in `prompts/`, so that everything runs offline.
  *
- * Deliberately absent: archives, which are to be unpacked first (OpenWebText's `.tar.xz`, CNN/DM's `.tgz`), and fetching
- * data sets by name, for which Hugging Face has a program.
+ * Deliberately absent: archives, which are to be unpacked first (OpenWebText's `.tar.xz`, CNN/DM's `.tgz`).
  *
  * @module
  */
 
-import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
+import { type AsyncBuffer, asyncBufferFromFile, parquetReadObjects } from "hyparquet";
 import { basename, extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
 import { kindOf } from "../../src/hub/files.ts";
+import type { HubOptions } from "../../src/hub/options.ts";
+import { datasetFiles, parseDatasetName } from "./datasets.ts";
 import type { Task } from "./paper.ts";
 
 /** Where the highlights of a CNN/DM story begin. */
@@ -31,7 +32,7 @@ export interface TaskTexts {
 /**
  * The first texts for a task.
  *
- * @param source a file or a folder; absent: our own
+ * @param source a file, a folder or the name of a data set; absent: our own
  * @param count the most that are read
  * @throws {Error} as {@linkcode readTexts}
  */
@@ -41,26 +42,30 @@ export async function textsFor(task: Task, source: string | undefined, count: nu
 }
 
 /**
- * The first texts of a file, or of a folder's files in the order of their paths, other files than these passed over.
+ * The first texts of a file, of a folder's files in the order of their paths, other files than these passed over, or of a
+ * data set on the hub.
  *
- * @param path `.parquet`; `.jsonl`, `.json` (an array, or lines too), `.story`, `.txt`, `news.en-*`, each also with `.gz`:
+ * @param path `owner/name[:CONFIG[:SPLIT]]`, where no file or folder is called so; `.parquet`; `.jsonl`, `.json` (an array, or lines too), `.story`, `.txt`, `news.en-*`, each also with `.gz`:
  * plain text is of LM1B one text a line, else one text a file
  * @param count the most that are read; of lines and Parquet, the rest of the file is not
+ * @param hub where data sets are fetched from
  * @throws {Error} if there is no text, or a record has none in the task's column
  */
-export async function readTexts(path: string, task: Task, count: number): Promise<string[]> {
+export async function readTexts(
+  path: string,
+  task: Task,
+  count: number,
+  hub: HubOptions = {},
+): Promise<string[]> {
   if (ARCHIVE.test(path)) {
     throw new Error(
       `Cannot read prompts: "${path}" is an archive, expected a file or folder; unpack it first`,
     );
   }
   const kind = await kindOf(path);
-  if (kind === undefined) {
-    const hint = /^[\w.-]+\/[\w.-]+$/.test(path)
-      ? ", expected a path; data sets are not fetched by name: hf download --repo-type dataset " +
-        `${path} --local-dir FOLDER does it`
-      : "";
-    throw new Error(`Cannot read prompts: there is no file or folder "${path}"${hint}`);
+  const dataset = kind === undefined && formOf(path) === undefined ? parseDatasetName(path) : undefined;
+  if (kind === undefined && dataset === undefined) {
+    throw new Error(`Cannot read prompts: there is no file or folder "${path}"`);
   }
   if (kind === "file" && formOf(path) === undefined) {
     throw new Error(
@@ -69,8 +74,18 @@ export async function readTexts(path: string, task: Task, count: number): Promis
     );
   }
   const texts: string[] = [];
-  for await (const file of kind === "folder" ? filesIn(path) : [path]) {
-    for await (const text of textsOf(file, task, count - texts.length)) {
+  const sources = dataset !== undefined
+    ? datasetFiles(dataset, hub)
+    : kind === "folder"
+    ? filesIn(path)
+    : [path];
+  for await (const source of sources) {
+    const left = count - texts.length;
+    for await (
+      const text of typeof source === "string"
+        ? textsOf(source, task, left)
+        : textsOfParquet(source.file, task, source.name, left)
+    ) {
       if (text.trim() === "") continue;
       texts.push(text);
       if (texts.length === count) return texts;
@@ -117,8 +132,7 @@ async function* filesIn(folder: string): AsyncGenerator<string> {
 async function* textsOf(path: string, task: Task, count: number): AsyncGenerator<string> {
   const form = formOf(path);
   if (form === "parquet") {
-    const rows = await readParquet(path, task.column, count);
-    for (const [i, row] of rows.entries()) yield textIn(row, task, `"${path}" row ${i}`);
+    yield* textsOfParquet(await asyncBufferFromFile(path), task, path, count);
   } else if (form === "json") {
     let number = 0;
     for await (const line of lines(path)) {
@@ -174,11 +188,16 @@ async function* chunks(path: string): AsyncGenerator<string> {
   yield* unpacked.pipeThrough(new TextDecoderStream());
 }
 
-/** The first rows of one column of a Parquet file, of which only what they need is read. */
-async function readParquet(path: string, column: string, count: number): Promise<Record<string, unknown>[]> {
-  return await parquetReadObjects({
-    file: await asyncBufferFromFile(path),
-    columns: [column],
+/** The first rows of the task's column in a Parquet file, of which only what they need is read. */
+async function* textsOfParquet(
+  file: AsyncBuffer,
+  task: Task,
+  name: string,
+  count: number,
+): AsyncGenerator<string> {
+  const rows = await parquetReadObjects({
+    file,
+    columns: [task.column],
     rowEnd: count,
     // Snappy it has itself
     compressors: {
@@ -187,4 +206,5 @@ async function readParquet(path: string, column: string, count: number): Promise
       ZSTD: (bytes) => new Uint8Array(zstdDecompressSync(bytes)),
     },
   });
+  for (const [i, row] of rows.entries()) yield textIn(row, task, `"${name}" row ${i}`);
 }
