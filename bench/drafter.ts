@@ -1,7 +1,8 @@
 /**
  * What a bidirectional drafter loses in acceptance and wins in time when it sees less of the text, keeps some of it
- * from pass to pass, or is held coarser: `deno task bench:drafter`, about three minutes, on the embedded pair (`--generation "Zen 4"` tells processors of one name apart). Writes
- * `bench/reports/drafter.json`, `.md` and `.svg`; nothing else should run meanwhile.
+ * from pass to pass, or is held coarser: `deno task bench:drafter`, about three minutes, on the
+ * embedded pair (`--generation "Zen 4"` tells processors of one name apart). Writes `bench/reports/drafter.json`, `.md`
+ * and `.svg`; nothing else should run meanwhile.
  *
  * All settings draft at the same places of the same texts with the same noise, the next place two tokens on, as if one
  * had been accepted each time. A draft's acceptance is what is to be expected of it given its tokens,
@@ -19,6 +20,7 @@ import { autoregress } from "../src/decode/autoregressive.ts";
 import { type ContextCache, DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
 import { ModelTarget } from "../src/decode/model_target.ts";
 import { PhiloxSource } from "../src/decode/random.ts";
+import { logLinearSigma } from "../src/model/sedd_score.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { encodeText, loadTokenizer } from "../src/hub/tokenizer.ts";
 import { loadModel } from "../src/model/load.ts";
@@ -28,7 +30,7 @@ import { readOptions } from "./arguments.ts";
 import { type Paths, svg } from "./charts.ts";
 import { markdownTable } from "./markdown.ts";
 import { drafterWeights, kernelSources, type Measured, refreshReadme, toldClosely, where } from "./report.ts";
-import { told } from "./spread.ts";
+import { perTurn, type Spread, spreadOf, told } from "./spread.ts";
 
 const { generation } = readOptions({ generation: { type: "string" } });
 
@@ -37,6 +39,8 @@ const GAMMA = 4;
 const STRIDE = 2;
 const TEXT_TOKENS = 128;
 const SEEDS = [1, 2, 3];
+/** Passes of either kind where what σ decides is timed. */
+const PASSES = 201;
 const WINDOWS = [8, 16, 32, 64, "all"] as const;
 const DTYPES: readonly Dtype[] = ["f32", "int8"];
 /** Without a second step there is none that could take anything from the first. */
@@ -72,6 +76,8 @@ interface Report extends Measured {
   readonly machine: Machine;
   readonly gamma: number;
   readonly texts: number;
+  /** Milliseconds of a pass over 8 tokens of text and γ masked ones in int8, by whether it computes what σ decides. */
+  readonly conditioning: { readonly kept: Spread; readonly anew: Spread; readonly ratio: Spread };
   readonly rows: readonly Row[];
 }
 
@@ -131,6 +137,7 @@ async function run(): Promise<Report> {
     machine: toldClosely(describeMachine(backend.description), generation),
     gamma: GAMMA,
     texts: found[0].accepted.length,
+    conditioning: conditioningOf(models.get("int8")!),
     rows: summaries.map(({ setting, ms, accepted }): Row => {
       const base = summaries.find(({ setting: { steps, window, cache, dtype } }) =>
         steps === setting.steps && window === "all" && cache === "none" && dtype === "f32"
@@ -149,6 +156,27 @@ async function run(): Promise<Report> {
       };
     }),
   };
+}
+
+/** What a pass takes with what σ decides kept from pass to pass, and with a σ that no pass had before; in turns. */
+function conditioningOf(model: DiffusionModel): Report["conditioning"] {
+  const { vocabSize } = model.shape, window = Math.min(...WINDOWS.filter((w) => w !== "all"));
+  const tokens = Int32Array.from({ length: window + GAMMA }, (_, i) => i < window ? i : vocabSize);
+  const head = Array.from({ length: GAMMA }, (_, j) => window + j);
+  using cache = model.newCache(tokens.length);
+  const sigma = logLinearSigma(1), kept: number[] = [], anew: number[] = [];
+  const time = (sigma: number, times: number[]) => {
+    const began = performance.now();
+    model.denoise(tokens, cache, sigma, { cleanRows: window, head }).logits.read();
+    times.push(performance.now() - began);
+  };
+  for (let i = 1; i <= PASSES; i++) {
+    time(sigma, kept);
+    time(sigma * (1 + i * Number.EPSILON), anew);
+    // the first of all made what it keeps, and warmed up
+    if (i === 1) kept.length = anew.length = 0;
+  }
+  return { kept: spreadOf(kept), anew: spreadOf(anew), ratio: perTurn(anew, kept) };
 }
 
 /** Drafts along a text, and adds what each draft took to `times`. @returns expected accepted tokens per draft */
@@ -181,7 +209,9 @@ function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
-function markdown({ date, machine, gamma, texts, rows }: Report): string {
+function markdown(
+  { date, machine, gamma, texts, conditioning: { kept, anew, ratio }, rows }: Report,
+): string {
   const won = ({ ms, msQuartiles: [low, high], timeWon }: Row) => {
     const base = ms / (1 - timeWon);
     return told(
@@ -201,8 +231,15 @@ function markdown({ date, machine, gamma, texts, rows }: Report): string {
     } drafts per row at the same places of`,
     `${texts} texts of ${TEXT_TOKENS} tokens. Accepted: expected tokens per draft. Time won and acceptance lost are`,
     "shares of what all of the text costs and yields in f32 with nothing kept, with one standard error between texts.",
-    "What is kept, `--context-cache`, changes acceptance alone, never the law of the text. σ is the same for all passes,",
-    "so that what it decides in the network is computed once, in every row here.",
+    "What is kept, `--context-cache`, changes acceptance alone, never the law of the text.",
+    "",
+    "σ is the same for all passes, so the time conditioning is computed once and kept, in every row here; acceptance does",
+    `not depend on that. A pass over ${
+      Math.min(...WINDOWS.filter((w) => w !== "all"))
+    } tokens of text and ${gamma} masked ones in int8 takes ${told(kept, "ms")} so, and`,
+    `${told(anew, "ms")}, ${
+      told(ratio)
+    }, where the conditioning is computed anew, which is done on the host.`,
     "",
     "![Acceptance lost against time won](drafter.svg)",
     "",
