@@ -46,6 +46,7 @@ export function watchedWeights(checkpoint: Checkpoint, { onProgress, signal }: W
     origin: folder,
     config,
     has: (name) => checkpoint.has(name),
+    fileOf: (name) => checkpoint.fileOf(name),
     read: async (name, shape) => await pass(await checkpoint.read(name, shape)),
     rows: (name, shape) => each(checkpoint.rows(name, shape), pass),
     transposed: (name, shape) => each(checkpoint.transposed(name, shape), pass),

@@ -188,7 +188,9 @@ Deno.test("checkpoint: a tensor that is missing, of another shape or of an unrea
   assert(checkpoint.has("mask") && !checkpoint.has("wte.weight"));
   await assert.rejects(
     checkpoint.read("wte.weight", [4, 2]),
-    failure(/^Cannot load checkpoint "test": tensor "wte.weight" is missing, expected shape \[4, 2\]$/),
+    failure(
+      /^Cannot load checkpoint "test.safetensors": tensor "wte.weight" is missing, expected shape \[4, 2\]$/,
+    ),
   );
   const shapes: [number, number][] = [[2, 4], [3, 2]];
   for (const shape of shapes) {

@@ -62,9 +62,9 @@ const refusals: [name: string, fields: Json, message: RegExp][] = [
   [
     "gpt2-tiny",
     { n_layer: 1 },
-    /has a tensor "transformer\.h\.1\.ln_1\.weight", expected no more than the 1 layers that config\.json tells$/,
+    /tensor "transformer\.h\.1\.ln_1\.weight" is there, expected no more than the 1 layers that config\.json tells$/,
   ],
-  ["sedd-tiny", { "model.n_blocks": 1 }, /has a tensor "blocks\.1\.attn_qkv\.weight", expected no more/],
+  ["sedd-tiny", { "model.n_blocks": 1 }, /tensor "blocks\.1\.attn_qkv\.weight" is there, expected no more/],
   [
     "gpt2-tiny",
     { n_embd: [Array(1e5).fill(1)] },
@@ -250,7 +250,8 @@ Deno.test("weights that are no numbers are refused, whichever tensor holds them 
     for (const dtype of ["f32", "int8"] as const) {
       await assert.rejects(loadModel(broken, backend, { dtype }), {
         name: "CheckpointError",
-        message: `Cannot load checkpoint "memory": tensor "${name}" holds ${value}, expected finite numbers`,
+        message:
+          `Cannot load checkpoint "memory.safetensors": tensor "${name}" holds ${value}, expected finite numbers`,
       });
     }
   }
@@ -268,7 +269,7 @@ Deno.test("weights that would overflow as they are to be held are refused, and h
   await assert.rejects(loadModel(large, backend, { dtype: "f16" }), {
     name: "CheckpointError",
     message:
-      'Cannot load checkpoint "memory": tensor "transformer.h.0.mlp.c_fc.weight" holds -65536, expected at ' +
+      'Cannot load checkpoint "memory.safetensors": tensor "transformer.h.0.mlp.c_fc.weight" holds -65536, expected at ' +
       "most 65504 in magnitude, which is what f16 holds; f32 would do",
   });
   for (const dtype of ["f32", "bf16", "int8"] as const) {

@@ -11,7 +11,7 @@
  */
 
 import { join } from "node:path";
-import { CheckpointError, type Weights } from "../model/weights.ts";
+import { CheckpointError, tensorError, type Weights } from "../model/weights.ts";
 import { brief } from "../shown.ts";
 import { type ByteSource, fileSource, kindOf, toPath } from "./files.ts";
 import { gzipHead, GzipSource } from "./gzip.ts";
@@ -103,6 +103,12 @@ export class Checkpoint implements Weights, Disposable {
     return this.#entries.has(name);
   }
 
+  /** As {@linkcode Weights} says. A tensor that is not there would be in the only file, or in any of the folder's. */
+  fileOf(name: string): string {
+    const only = this.#files.length === 1 ? this.#files[0].path : this.origin;
+    return this.#entries.get(name)?.file.path ?? only;
+  }
+
   /** As {@linkcode Weights} says. */
   async read(name: string, shape: readonly number[]): Promise<Float32Array> {
     const entry = this.#entry(name, shape);
@@ -163,19 +169,11 @@ export class Checkpoint implements Weights, Disposable {
   #entry(name: string, shape: readonly number[]): Entry {
     const entry = this.#entries.get(name);
     if (entry === undefined) {
-      throw new CheckpointError(
-        `Cannot load checkpoint "${this.origin}": tensor "${name}" is missing, expected shape [${
-          shape.join(", ")
-        }]`,
-      );
+      throw tensorError(this, name, `is missing, expected shape [${shape.join(", ")}]`);
     }
     const found = entry.tensor.shape;
     if (found.length !== shape.length || found.some((n, axis) => n !== shape[axis])) {
-      throw new CheckpointError(
-        `Cannot load checkpoint "${entry.file.path}": tensor "${name}" has shape [${
-          found.join(", ")
-        }], expected [${shape.join(", ")}]`,
-      );
+      throw tensorError(this, name, `has shape [${found.join(", ")}], expected [${shape.join(", ")}]`);
     }
     return entry;
   }
@@ -184,10 +182,12 @@ export class Checkpoint implements Weights, Disposable {
   #matrix(name: string, shape: readonly number[]): Entry {
     const entry = this.#entry(name, shape), { dtype } = entry.tensor;
     if (MATRIX_DTYPES.includes(dtype) || dtype === "I8" && this.has(name + SCALE_SUFFIX)) return entry;
-    throw fault(
-      entry.file.path,
-      `tensor "${name}" has dtype ${dtype}, expected one of ${MATRIX_DTYPES.join(", ")}, ` +
-        `or I8 beside a tensor "${name}${SCALE_SUFFIX}"`,
+    throw tensorError(
+      this,
+      name,
+      `has dtype ${dtype}, expected one of ${
+        MATRIX_DTYPES.join(", ")
+      }, or I8 beside a tensor "${name}${SCALE_SUFFIX}"`,
     );
   }
 

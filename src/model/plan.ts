@@ -45,6 +45,7 @@ export function withoutMatrices(weights: Weights, read: Weights["read"]): Weight
     origin: weights.origin,
     config: weights.config,
     has: (name) => weights.has(name),
+    fileOf: (name) => weights.fileOf?.(name) ?? weights.origin,
     read,
     rows: (name, shape) => weights.rows(name, shape),
     transposed: (name, shape) => weights.transposed(name, shape),

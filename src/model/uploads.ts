@@ -8,7 +8,7 @@
 import type { Backend, Dtype, Matrix, MatrixOptions, Vector } from "../backend/backend.ts";
 import type { CausalModel } from "./model.ts";
 import { checkBeforeReading } from "./plan.ts";
-import { CheckpointError, type Weights } from "./weights.ts";
+import { tensorError, type Weights } from "./weights.ts";
 
 /** The largest magnitudes that do not overflow where f32 would not. */
 const LARGEST: Partial<Readonly<Record<Dtype, number>>> = { f16: 65504, bf16: 0xff * 2 ** 120 };
@@ -161,17 +161,16 @@ export class Uploads implements Disposable {
     for (let i = 0; i < values.length; i++) sum += values[i] * 0;
     if (sum === 0) return;
     const stranger = values.find((value) => !Number.isFinite(value));
-    throw new CheckpointError(
-      `Cannot load checkpoint "${this.#weights.origin}": tensor "${name}" holds ${stranger}, expected finite numbers`,
-    );
+    throw tensorError(this.#weights, name, `holds ${stranger}, expected finite numbers`);
   }
 
   #checkRange(name: string, values: Float32Array, dtype: Dtype, largest: number): void {
     const stranger = values.find((value) => Math.abs(value) > largest);
     if (stranger === undefined) return;
-    throw new CheckpointError(
-      `Cannot load checkpoint "${this.#weights.origin}": tensor "${name}" holds ${stranger}, expected at most ` +
-        `${largest} in magnitude, which is what ${dtype} holds; f32 would do`,
+    throw tensorError(
+      this.#weights,
+      name,
+      `holds ${stranger}, expected at most ${largest} in magnitude, which is what ${dtype} holds; f32 would do`,
     );
   }
 

@@ -13,6 +13,8 @@ export interface Weights {
   readonly config: Readonly<Record<string, unknown>>;
   /** Whether there is a tensor of that name. */
   has(name: string): boolean;
+  /** The file that holds a tensor, or would if it were there, for messages. @default {@linkcode origin} */
+  fileOf?(name: string): string;
   /**
    * A whole tensor as f32, for vectors and small tables.
    * @param shape what it must be
@@ -40,6 +42,12 @@ export class CheckpointError extends Error {
   override readonly name: string = "CheckpointError";
 }
 
+/** What is wrong with a tensor, as an error that names its file. */
+export function tensorError(weights: Weights, name: string, what: string): CheckpointError {
+  const file = weights.fileOf?.(name) ?? weights.origin;
+  return new CheckpointError(`Cannot load checkpoint "${file}": tensor "${name}" ${what}`);
+}
+
 /**
  * Throws if there is a block after the last: without it, the model would be another, and nobody would know.
  * @param name of a tensor of that block
@@ -47,8 +55,9 @@ export class CheckpointError extends Error {
  */
 export function checkLast(weights: Weights, name: string, layers: number): void {
   if (!weights.has(name)) return;
-  throw new CheckpointError(
-    `Cannot load checkpoint "${weights.origin}": it has a tensor "${name}", expected no more than the ${layers} ` +
-      "layers that config.json tells",
+  throw tensorError(
+    weights,
+    name,
+    `is there, expected no more than the ${layers} layers that config.json tells`,
   );
 }
