@@ -131,7 +131,7 @@ Deno.test("the law is exact in random order, where masks are opened by chance to
       for (
         const drafter of [pair.diffusion({ order: "random", steps }), pair.markov({ order: "random", steps })]
       ) {
-        // the paths of several rounds are too many for γ = 3: those are walked for γ = 2, and single rounds for 3
+        // γ = 3 has many paths over several rounds: those are walked for γ = 2 here, and for 3 below once
         for (const rule of ["ordered", "block", "match", "coupled"] as const) {
           await assertExact(pair, drafter, { rule, maxTokens: 3 }, label);
         }
@@ -143,6 +143,19 @@ Deno.test("the law is exact in random order, where masks are opened by chance to
       }
     }
   }
+});
+
+Deno.test("the law is exact over all rounds of three drafted tokens in random order", async () => {
+  const pair = new ToyPair(1);
+  for (const rule of ["ordered", "block", "match", "coupled"] as const) {
+    await assertExact(pair, pair.diffusion({ order: "random", steps: 2 }), { rule }, "random order, T=2");
+  }
+  await assertExact(
+    pair,
+    pair.diffusion({ order: "random", steps: 3 }),
+    { rule: "coupled" },
+    "random order, T=3",
+  );
 });
 
 Deno.test("the law is exact from a hot start", async () => {
