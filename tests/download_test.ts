@@ -125,7 +125,11 @@ Deno.test("what other tools fetched is used offline as it is, and completed onli
       failure(/"owner\/name" at "v2": it is not all in/),
     );
     assert.equal(hub.requests.length, 0);
-    // there may be a tokenizer
+    // there may be a tokenizer; if nobody can tell, it is used as it is
+    hub.misbehave = () => ({ status: 404 });
+    assert.equal(await locateModel("owner/name", options), folder);
+    hub.misbehave = () => undefined;
+    hub.requests.length = 0;
     await locateModel("owner/name", options);
     assert.deepEqual(hub.requests.map(({ path }) => path.split("/").at(-1)), [
       `${hub.commit}?blobs=true`,

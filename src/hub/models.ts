@@ -51,10 +51,18 @@ export async function locateModel(place: string | URL, options: HubOptions = {})
       const cache = new ModelCache(root, name.repository);
       const revision = name.revision ?? DEFAULT_REVISION;
       const commit = await cache.commitOf(revision);
-      if (commit !== undefined && await cache.isComplete(commit, !isOffline(options))) {
-        return cache.snapshot(commit);
+      if (commit === undefined || !await cache.isComplete(commit, false)) {
+        return await fetchModel(name, commit ?? revision, options);
       }
-      return await fetchModel(name, commit ?? revision, options);
+      const snapshot = cache.snapshot(commit);
+      if (isOffline(options) || await cache.isComplete(commit, true)) return snapshot;
+      try {
+        return await fetchModel(name, commit, options);
+      } catch (error) {
+        // another tool fetched it: only a tokenizer can be missing, and the hub may have none
+        if (error instanceof HubError || isRefusal(error)) return snapshot;
+        throw error;
+      }
     });
   } catch (error) {
     const refused = isRefusal(error);
