@@ -167,6 +167,9 @@ const DRAFT_OPTIONS: readonly (keyof GenerateOptions)[] = ["rule", "gamma", "cos
 /** How many ways of drafting a drafter remembers the times of. */
 const MOST_COSTS = 64;
 
+/** Tokens that caches have room for, however short the text. */
+const LEAST_CAPACITY = 128;
+
 /** Values with which an option asks for nothing, and is welcome everywhere. */
 const OFF: Readonly<Partial<GenerateOptions>> = { hotStart: false, contextCache: "none" };
 
@@ -282,7 +285,7 @@ export class Engine implements Disposable {
    * @throws {TypeError} if an option is unknown or of the wrong kind, the rule would not be exact for the drafter, the
    * drafter was not loaded or has no use for an option, there are costs without `gamma: "auto"`, or the tokenizer's tokens
    * are not the target's
-   * @throws {OutOfMemoryError} if there is no room for another text's caches, which hold the whole context
+   * @throws {OutOfMemoryError} if there is no room for another text's caches
    * @throws {LogitsError} if a model computes what is no number
    * @throws the signal's reason once it is aborted; what was yielded until then stands
    */
@@ -297,19 +300,20 @@ export class Engine implements Disposable {
     const stops = new TextStops(stop);
     const wordless = typeof prompt !== "string" && stop.length === 0 && this.#tokenizer instanceof Error;
     const words = new TextStream(wordless ? WORDLESS : this.tokenizer);
-    using target = new ModelTarget(this.target, this.backend);
-    using drafter = loaded?.create(options);
-    const { temperature, topK, topP, rule = DEFAULT_RULE } = options;
+    const { temperature, topK, topP, rule = DEFAULT_RULE, maxTokens = 128 } = options;
     const random = new PhiloxSource(options.seed);
     const stopTokens = [...options.stopTokens ?? this.#stopTokens];
     const settings = {
       sampling: { temperature, topK, topP },
       random,
-      maxTokens: options.maxTokens ?? 128,
+      maxTokens,
       stopTokens,
       signal: options.signal,
     };
-    checkRequest(target, tokens, settings); // before anything is measured
+    checkRequest(this.target.shape, tokens, settings);
+    const capacity = capacityFor(tokens.length + maxTokens, this.target.shape.contextLength);
+    using target = new ModelTarget(this.target, this.backend, capacity);
+    using drafter = loaded?.create(options, capacity);
     const rounds = drafter === undefined
       ? autoregress(target, tokens, settings)
       : speculate(target, drafter, tokens, {
@@ -466,6 +470,14 @@ export class Engine implements Disposable {
     this.#draftBackend[Symbol.dispose]();
     this.backend[Symbol.dispose]();
   }
+}
+
+/**
+ * For how many tokens a text's caches have room. A power of two, so that the caches of one text fit the next, and enough
+ * to measure on what rounds cost.
+ */
+function capacityFor(length: number, contextLength: number): number {
+  return Math.min(contextLength, Math.max(LEAST_CAPACITY, 2 ** Math.ceil(Math.log2(length))));
 }
 
 /** γ as asked for, or who decides it. */

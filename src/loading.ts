@@ -44,7 +44,8 @@ export interface LoadedDrafter {
   readonly costs: Map<string, Promise<CostProfile>>;
   /** γ, unless told otherwise. */
   readonly gamma: number;
-  create(options: DiffusionDrafterOptions): Drafter;
+  /** @param capacity the most tokens a text will have; a drafter's own context may be shorter */
+  create(options: DiffusionDrafterOptions, capacity: number): Drafter;
   dispose(): void;
 }
 
@@ -117,7 +118,13 @@ export async function loadDrafter(
         const draftContext = options.draftContext ?? drafting.draftContext;
         return new DiffusionDrafter(loaded.model, backend, { ...options, draftContext });
       }
-      : () => new AutoregressiveDrafter(loaded.model, backend),
+      : (_, capacity) => {
+        return new AutoregressiveDrafter(
+          loaded.model,
+          backend,
+          Math.min(capacity, model.shape.contextLength),
+        );
+      },
     dispose: () => model[Symbol.dispose](),
   };
 }

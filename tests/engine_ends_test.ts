@@ -98,6 +98,24 @@ Deno.test("the text ends where the context does, for every drafter", () =>
     await assert.rejects(engine.generate(new Array(contextLength).fill(5)), /fills|has no room/);
   }));
 
+Deno.test("a text's cache has room for the text, and not for the whole context", () =>
+  withEngine(async (engine) => {
+    const capacities: unknown[] = [], target: CausalModel = engine.target;
+    const newCache = target.newCache.bind(target);
+    target.newCache = (capacity) => (capacities.push(capacity), newCache(capacity));
+    try {
+      for (const maxTokens of [1, 100, 10_000]) {
+        for (const drafter of [null, "gpt2"]) {
+          const { stats } = await engine.generate(PROMPT, { drafter, maxTokens, seed: 1, stopTokens: [] });
+          assert.equal(stats.finishReason, maxTokens === 10_000 ? "context" : "length");
+        }
+      }
+    } finally {
+      target.newCache = newCache;
+    }
+    assert.deepEqual(capacities, [128, 128, 128, 128, 256, 256]);
+  }));
+
 Deno.test("a signal ends a generation with its reason and leaves the engine usable", () =>
   withEngine(async (engine) => {
     const controller = new AbortController();

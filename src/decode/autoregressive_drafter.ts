@@ -31,13 +31,16 @@ export class AutoregressiveDrafter implements Drafter {
   /** What the device drew. */
   readonly #drafted: Growing<TokenBuffer>;
 
-  /** Allocates a cache for the model's whole context. */
-  constructor(model: CausalModel, backend: Backend) {
+  /**
+   * Allocates a cache.
+   * @param capacity the most tokens a text will have. @default the model's context, which it may not exceed
+   */
+  constructor(model: CausalModel, backend: Backend, capacity: number = model.shape.contextLength) {
     this.vocabSize = model.shape.vocabSize;
     this.#model = model;
     this.#backend = backend;
     this.#drafted = new Growing((size) => backend.tokens(size));
-    this.#text = new CachedText(model.newCache());
+    this.#text = new CachedText(model.newCache(capacity));
     this.#q = new DeviceDistributions(backend, this.vocabSize, `the drafter (${this.name})`);
   }
 
@@ -78,9 +81,9 @@ export class AutoregressiveDrafter implements Drafter {
     };
   }
 
-  /** The last drafted token is never read by the drafter, so it may stand one past the context. */
+  /** The last drafted token is never read by the drafter, so it may stand one past what the cache holds. */
   #length({ gamma, tokens }: DraftRequest): number {
-    return Math.max(0, Math.min(gamma, this.#model.shape.contextLength - tokens.length + 1));
+    return Math.max(0, Math.min(gamma, this.#text.cache.capacity - tokens.length + 1));
   }
 
   /** Draws the tokens; given a device, it does, and they are left as they are. */

@@ -36,13 +36,16 @@ export class ModelTarget implements Target, Disposable {
   /** For each layer, [context, C]: row i belongs to token i, so that a roll-back leaves nothing to be done. */
   #hidden: Activation[] = [];
 
-  /** Allocates a cache for the model's whole context. */
-  constructor(model: CausalModel, backend: Backend) {
+  /**
+   * Allocates a cache.
+   * @param capacity the most tokens a text will have. @default the model's context, which it may not exceed
+   */
+  constructor(model: CausalModel, backend: Backend, capacity: number = model.shape.contextLength) {
     this.vocabSize = model.shape.vocabSize;
-    this.contextLength = model.shape.contextLength;
+    this.contextLength = capacity;
     this.#model = model;
     this.#backend = backend;
-    this.#text = new CachedText(model.newCache());
+    this.#text = new CachedText(model.newCache(capacity));
     this.#laws = new DeviceDistributions(backend, this.vocabSize, "the target");
     const tokens = () => new Growing((size) => backend.tokens(size));
     this.#drafted = tokens();
