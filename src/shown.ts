@@ -12,7 +12,8 @@ const BRIEF = 80;
 export function brief(value: unknown): string {
   let json: string;
   try {
-    json = JSON.stringify(value) ?? String(value);
+    json = JSON.stringify(value, (_, inner) => typeof inner === "bigint" ? `${inner}n` : inner) ??
+      String(value);
   } catch {
     return "a value too deeply nested to be shown";
   }
