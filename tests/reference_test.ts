@@ -8,8 +8,10 @@
 import assert from "node:assert/strict";
 import type { Activation, AttentionOptions, Backend, Dtype, Matrix } from "../src/backend/backend.ts";
 import { checkSampling, writeDistribution } from "../src/backend/distribution.ts";
+import { createCudaBackend } from "../src/backend/cuda/backend.ts";
 import { race } from "../src/backend/philox.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
+import { standIn } from "./cuda/standin.ts";
 import { assertClose, assertSame, presentBackends } from "./helpers.ts";
 
 function activation(backend: Backend, columns: number, values: readonly number[]): Activation {
@@ -309,7 +311,13 @@ Deno.test("distribution: settings and logits that make no sense are refused", ()
   }
 });
 
-for (const [name, open] of presentBackends()) {
+/** How each backend is opened, the GPU's on the stand-in. */
+const backends = presentBackends();
+if (standIn !== undefined) {
+  backends.push(["cuda, stand-in", () => Promise.resolve(createCudaBackend())]);
+}
+
+for (const [name, open] of backends) {
   Deno.test(`${name}: shapes that do not fit are refused, and both are named`, async () => {
     using b = await open();
     const range = (run: () => unknown, message: string) =>
@@ -444,21 +452,80 @@ for (const [name, open] of presentBackends()) {
     assertClose(found, expected, 1e-6, "a step missed by one would show as 1e-3");
   });
 
+  Deno.test(`${name}: what it does not know or did not make is refused`, async () => {
+    using b = await open(), other = await open();
+    for (const shape of [{ outputs: 1, inputs: 3, dtype: "f8" as Dtype }]) {
+      await assert.rejects(b.matrix(shape, [new Float32Array(3)]), {
+        name: "TypeError",
+        message: 'Cannot upload a matrix: dtype is "f8", expected one of f32, f16, bf16, int8',
+      });
+    }
+    await assert.rejects(b.matrix({ outputs: 0, inputs: 3, dtype: "f32" }, []), {
+      name: "RangeError",
+      message: "Cannot upload a matrix: outputs is 0, expected a positive integer",
+    });
+    assert.throws(() => b.vector(new Float32Array(0)), {
+      name: "RangeError",
+      message: "Cannot upload a vector: length is 0, expected a positive integer",
+    });
+
+    using table = await matrix(b, 3, [1, 2, 3, 4, 5, 6]); // [2, 3]
+    using x = b.activation(1, 3), out = b.activation(1, 3), tokens = b.tokens(1);
+    using cache = b.cache({ layers: 1, width: 3, capacity: 1 });
+    for (const id of [7, -1]) {
+      tokens.write([id]);
+      const message = `Cannot embed token ${id}: the table has ids [0, 2)`;
+      const embed = () => b.embed(out, { tokens, table, cache });
+      for (const run of [embed, () => b.multiplyEmbedding(out, x, { table, tokens })]) {
+        if (b.name !== "cuda") assert.throws(run, { name: "RangeError", message });
+        else { // the host does not see the ids
+          run();
+          assert.deepEqual([...out.read()], [NaN, NaN, NaN]);
+        }
+      }
+    }
+
+    using foreignTable = await matrix(other, 3, [1, 2, 3, 4, 5, 6]), foreign = other.activation(1, 3);
+    using foreignBias = other.vector(new Float32Array(2)), foreignTokens = other.tokens(1);
+    using foreignCache = other.cache({ layers: 1, width: 3, capacity: 1 }), two = b.activation(1, 2);
+    for (
+      const [what, run] of [
+        ["activation", () => b.copy(out, foreign)],
+        ["activation", () => b.copy(foreign, out)],
+        ["matrix", () => b.project(two, x, { matrix: foreignTable })],
+        ["vector", () => b.project(two, x, { matrix: table, bias: foreignBias })],
+        ["tokens", () => b.embed(out, { tokens: foreignTokens, table, cache })],
+        ["cache", () => b.embed(out, { tokens, table, cache: foreignCache })],
+        ["cache", () => b.append(b.activation(1, 6), { cache: foreignCache, layer: 0, heads: 1 })],
+      ] as const
+    ) {
+      assert.throws(run, { name: "TypeError", message: `Cannot use the ${what}: it is another backend's` });
+    }
+  });
+
   Deno.test(`${name}: nothing can be used after it, or its backend, was disposed of`, async () => {
     const b = await open();
     const w = await matrix(b, 3, [1, 2, 3]), gone = await matrix(b, 3, [1, 2, 3]);
-    const x = b.activation(1, 3), out = b.activation(1, 1), view = x.slice(0, 1);
+    const x = b.activation(1, 3), out = b.activation(1, 1), view = x.slice(0, 1), tokens = b.tokens(2);
     gone[Symbol.dispose]();
     gone[Symbol.dispose]();
-    assert.throws(() => b.project(out, x, { matrix: gone }), /disposed/);
-    b.project(out, x, { matrix: w });
+    const refused = (what: string, run: () => unknown) =>
+      assert.throws(run, { name: "Error", message: `Cannot use ${what} disposed` });
+    refused("a matrix: it is", () => b.project(out, x, { matrix: gone }));
+    view[Symbol.dispose]();
+    tokens.slice(0, 1)[Symbol.dispose]();
+    tokens.read(); // a view is not what it is a view of
+    b.project(out, view, { matrix: w });
     x[Symbol.dispose]();
-    assert.throws(() => x.read(), /disposed/);
-    assert.throws(() => view.read(), /disposed/);
-    assert.throws(() => b.project(out, view, { matrix: w }), /disposed/);
+    refused("an activation: it is", () => x.read());
+    refused("an activation: it is", () => view.read());
+    refused("an activation: it is", () => b.project(out, view, { matrix: w }));
+    tokens[Symbol.dispose]();
+    refused("a token buffer: it is", () => tokens.read());
     b[Symbol.dispose]();
-    assert.throws(() => out.read(), /disposed/);
-    assert.throws(() => b.activation(1, 1), /disposed/);
+    refused("an activation: its backend is", () => out.read());
+    assert.throws(() => b.activation(1, 1), /^Error: Cannot use the \w+ backend: it is disposed$/);
+    assert.throws(() => b.copy(out, out), /^Error: Cannot use the \w+ backend: it is disposed$/);
     b[Symbol.dispose]();
   });
 }
@@ -468,11 +535,3 @@ function advanced(backend: Backend, length: number) {
   cache.advance(length);
   return cache;
 }
-
-Deno.test("reference: what belongs to another backend is refused", async () => {
-  using one = createReferenceBackend();
-  const [, open] = presentBackends()[1];
-  using other = await open();
-  using x = other.activation(1, 3), out = one.activation(1, 3);
-  assert.throws(() => one.copy(out, x), { name: "TypeError", message: /belongs to another backend/ });
-});

@@ -1,7 +1,8 @@
 /**
- * The shape checks of the contract, shared by every backend, so that all of them refuse the same things in the
- * same words. Deliberately without any knowledge of how a backend holds its data: token ids and contents are
- * not looked at.
+ * The checks of the contract. Every backend makes them, so that all refuse the same arguments in the same words.
+ *
+ * Deliberately absent: what an activation holds, and how a backend holds it. A GPU does not make {@linkcode checkIds},
+ * as the host cannot see its token ids: it makes the row NaN instead, and so the law of its logits throws.
  *
  * @module
  */
@@ -18,6 +19,7 @@ import {
   dtypes,
   type EmbedOptions,
   type Matrix,
+  type MatrixOptions,
   type Norm,
   type ProjectOptions,
   type ProjectResidualOptions,
@@ -44,14 +46,36 @@ export function checkSizes(doing: string, sizes: Readonly<Record<string, number>
 }
 
 /**
- * Throws unless a matrix can be held so.
- * @throws {TypeError} naming what is allowed
+ * Throws unless there is such a dtype.
+ * @param doing completes `Cannot …`
+ * @throws {TypeError} naming those there are
  */
-export function checkDtype(dtype: Dtype): void {
+export function checkDtype(doing: string, dtype: Dtype): void {
   if (dtypes.includes(dtype)) return;
-  throw new TypeError(
-    `Cannot upload a matrix: dtype is ${shown(dtype)}, expected one of ${dtypes.join(", ")}`,
-  );
+  throw new TypeError(`Cannot ${doing}: dtype is ${shown(dtype)}, expected one of ${dtypes.join(", ")}`);
+}
+
+/**
+ * The error for the use of a part of a backend that is disposed, or whose backend is.
+ * @param what the part: `a matrix`
+ */
+export function disposed(what: string, withBackend: boolean): Error {
+  return new Error(`Cannot use ${what}: ${withBackend ? "its backend" : "it"} is disposed`);
+}
+
+/**
+ * The error for an argument that a backend did not make itself.
+ * @param kind the class that was expected, whose name begins with the backend's: `WasmMatrix`
+ */
+export function notOwn(kind: { readonly name: string }): TypeError {
+  const what = kind.name.replace(/^[A-Z][a-z]+/, "").toLowerCase();
+  return new TypeError(`Cannot use the ${what}: it is another backend's`);
+}
+
+/** Checks the options of `Backend.matrix`. */
+export function checkMatrix({ outputs, inputs, dtype }: MatrixOptions): void {
+  checkSizes("upload a matrix", { outputs, inputs });
+  checkDtype("upload a matrix", dtype);
 }
 
 /**
@@ -63,7 +87,6 @@ export async function* checkedChunks(
   chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
 ): AsyncGenerator<{ readonly start: number; readonly rows: number; readonly values: Float32Array }> {
   const { outputs, inputs } = shape;
-  checkSizes("upload a matrix", { outputs, inputs });
   const expected = `expected [${outputs}, ${inputs}]`;
   let start = 0;
   for await (const values of chunks) {
@@ -155,6 +178,17 @@ export function checkEmbed(out: Activation, options: EmbedOptions): void {
   if (positions !== undefined) {
     expectMatrix("embed", "positions", positions, positions.outputs, table.inputs);
     expectRoom("embed", "the position table", cache.length, out.rows, positions.outputs);
+  }
+}
+
+/**
+ * Checks the ids that `Backend.embed` and `Backend.multiplyEmbedding` look up.
+ * @throws {RangeError} naming the first that the table does not have
+ */
+export function checkIds(ids: Int32Array, table: Matrix): void {
+  const stranger = ids.find((id) => id < 0 || id >= table.outputs);
+  if (stranger !== undefined) {
+    throw new RangeError(`Cannot embed token ${stranger}: the table has ids [0, ${table.outputs})`);
   }
 }
 

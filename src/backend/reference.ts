@@ -33,6 +33,8 @@ import {
   checkDistribution,
   checkedChunks,
   checkEmbed,
+  checkIds,
+  checkMatrix,
   checkMultiplyEmbedding,
   checkProject,
   checkProjectResidual,
@@ -43,6 +45,8 @@ import {
   checkTokenSlice,
   checkTruncate,
   checkWrite,
+  disposed,
+  notOwn,
 } from "./check.ts";
 import { writeDistribution } from "./distribution.ts";
 import { race } from "./philox.ts";
@@ -52,26 +56,23 @@ export function createReferenceBackend(): Backend {
   return new ReferenceBackend();
 }
 
-/** Something that holds memory until it is disposed of, or until its backend is. */
+/** Memory that can be used until it, or its backend, is disposed. */
 class Resource<T> {
-  readonly #kind: string;
-  readonly #owner: Resource<unknown> | undefined;
+  /** The backend that made it. */
+  readonly owner: ReferenceBackend;
+  readonly #what: string;
   #data: T | undefined;
 
-  constructor(kind: string, data: T, owner?: Resource<unknown>) {
-    this.#kind = kind;
+  /** @param what for messages: `a matrix` */
+  constructor(owner: ReferenceBackend, what: string, data: T) {
+    this.owner = owner;
+    this.#what = what;
     this.#data = data;
-    this.#owner = owner;
   }
 
   get data(): T {
-    this.#owner?.assertAlive();
-    this.assertAlive();
-    return this.#data!;
-  }
-
-  assertAlive(): void {
-    if (this.#data === undefined) throw new Error(`Cannot use the ${this.#kind}: it has been disposed of`);
+    if (this.owner.closed || this.#data === undefined) throw disposed(this.#what, this.owner.closed);
+    return this.#data;
   }
 
   [Symbol.dispose](): void {
@@ -93,8 +94,8 @@ class ReferenceMatrix extends Resource<Entries> implements Matrix {
   readonly dtype: Dtype;
   readonly bytes: number;
 
-  constructor(owner: Resource<unknown>, outputs: number, inputs: number, dtype: Dtype, entries: Entries) {
-    super("matrix", entries, owner);
+  constructor(owner: ReferenceBackend, outputs: number, inputs: number, dtype: Dtype, entries: Entries) {
+    super(owner, "a matrix", entries);
     this.outputs = outputs;
     this.inputs = inputs;
     this.dtype = dtype;
@@ -112,8 +113,8 @@ class ReferenceMatrix extends Resource<Entries> implements Matrix {
 class ReferenceVector extends Resource<Float32Array> implements Vector {
   readonly length: number;
 
-  constructor(owner: Resource<unknown>, values: Float32Array) {
-    super("vector", values.slice(), owner);
+  constructor(owner: ReferenceBackend, values: Float32Array) {
+    super(owner, "a vector", values.slice());
     this.length = values.length;
   }
 }
@@ -123,13 +124,25 @@ class ReferenceActivation implements Activation {
   readonly columns: number;
   readonly #buffer: Resource<Float32Array>;
   readonly #start: number;
+  readonly #isView: boolean;
 
   /** Rows [start, start + rows) of a buffer. */
-  constructor(buffer: Resource<Float32Array>, start: number, rows: number, columns: number) {
+  constructor(
+    buffer: Resource<Float32Array>,
+    start: number,
+    rows: number,
+    columns: number,
+    isView: boolean = false,
+  ) {
     this.#buffer = buffer;
     this.#start = start;
+    this.#isView = isView;
     this.rows = rows;
     this.columns = columns;
+  }
+
+  get owner(): ReferenceBackend {
+    return this.#buffer.owner;
   }
 
   get data(): Float32Array {
@@ -142,7 +155,7 @@ class ReferenceActivation implements Activation {
 
   slice(start: number, count: number): Activation {
     checkSlice(this.rows, start, count);
-    return new ReferenceActivation(this.#buffer, this.#start + start, count, this.columns);
+    return new ReferenceActivation(this.#buffer, this.#start + start, count, this.columns, true);
   }
 
   read(): Float32Array {
@@ -155,7 +168,7 @@ class ReferenceActivation implements Activation {
   }
 
   [Symbol.dispose](): void {
-    this.#buffer[Symbol.dispose]();
+    if (!this.#isView) this.#buffer[Symbol.dispose]();
   }
 }
 
@@ -163,12 +176,18 @@ class ReferenceTokens implements TokenBuffer {
   readonly capacity: number;
   readonly #buffer: Resource<Int32Array>;
   readonly #start: number;
+  readonly #isView: boolean;
 
   /** Ids [start, start + capacity) of a buffer. */
-  constructor(buffer: Resource<Int32Array>, start: number, capacity: number) {
+  constructor(buffer: Resource<Int32Array>, start: number, capacity: number, isView: boolean = false) {
     this.#buffer = buffer;
     this.#start = start;
+    this.#isView = isView;
     this.capacity = capacity;
+  }
+
+  get owner(): ReferenceBackend {
+    return this.#buffer.owner;
   }
 
   get data(): Int32Array {
@@ -187,11 +206,11 @@ class ReferenceTokens implements TokenBuffer {
 
   slice(start: number, count: number): TokenBuffer {
     checkTokenSlice(this.capacity, start, count);
-    return new ReferenceTokens(this.#buffer, this.#start + start, count);
+    return new ReferenceTokens(this.#buffer, this.#start + start, count, true);
   }
 
   [Symbol.dispose](): void {
-    this.#buffer[Symbol.dispose]();
+    if (!this.#isView) this.#buffer[Symbol.dispose]();
   }
 }
 
@@ -208,12 +227,12 @@ class ReferenceCache extends Resource<readonly LayerCache[]> implements Cache {
   readonly halfHeads: number | undefined;
   length = 0;
 
-  constructor(owner: Resource<unknown>, { layers, width, capacity, halfHeads }: CacheOptions) {
+  constructor(owner: ReferenceBackend, { layers, width, capacity, halfHeads }: CacheOptions) {
     const layer = () => ({
       keys: new Float32Array(capacity * width),
       values: new Float32Array(capacity * width),
     });
-    super("cache", Array.from({ length: layers }, layer), owner);
+    super(owner, "a cache", Array.from({ length: layers }, layer));
     this.layers = layers;
     this.width = width;
     this.capacity = capacity;
@@ -231,20 +250,19 @@ class ReferenceCache extends Resource<readonly LayerCache[]> implements Cache {
   }
 }
 
-class ReferenceBackend extends Resource<true> implements Backend {
+class ReferenceBackend implements Backend {
   readonly name = "reference" as const;
   readonly description: string = "plain TypeScript, float64 accumulation";
-
-  constructor() {
-    super("backend", true);
-  }
+  /** Whether it is disposed. */
+  closed = false;
 
   async matrix(
     shape: MatrixOptions,
     chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
   ): Promise<Matrix> {
     const { outputs, inputs, dtype } = shape;
-    this.assertAlive();
+    checkMatrix(shape);
+    this.#expectOpen();
     const int8 = dtype === "int8";
     const values = int8 ? new Int8Array(outputs * inputs) : new Float32Array(outputs * inputs);
     const scales = new Float32Array(int8 ? outputs : 0);
@@ -261,50 +279,53 @@ class ReferenceBackend extends Resource<true> implements Backend {
   }
 
   vector(values: Float32Array): Vector {
-    this.assertAlive();
+    this.#expectOpen();
+    checkSizes("upload a vector", { length: values.length });
     return new ReferenceVector(this, values);
   }
 
   activation(rows: number, columns: number): Activation {
-    this.assertAlive();
+    this.#expectOpen();
     checkSizes("allocate an activation", { rows, columns });
-    const buffer = new Resource("activation", new Float32Array(rows * columns), this);
+    const buffer = new Resource(this, "an activation", new Float32Array(rows * columns));
     return new ReferenceActivation(buffer, 0, rows, columns);
   }
 
   tokens(capacity: number): TokenBuffer {
-    this.assertAlive();
+    this.#expectOpen();
     checkSizes("allocate a token buffer", { capacity });
-    return new ReferenceTokens(new Resource("token buffer", new Int32Array(capacity), this), 0, capacity);
+    return new ReferenceTokens(new Resource(this, "a token buffer", new Int32Array(capacity)), 0, capacity);
   }
 
   cache(options: CacheOptions): Cache {
-    this.assertAlive();
+    this.#expectOpen();
     checkCache(options);
     return new ReferenceCache(this, options);
   }
 
   embed(out: Activation, options: EmbedOptions): void {
     checkEmbed(out, options);
-    const table = own(options.table, ReferenceMatrix);
-    const positions = options.positions && own(options.positions, ReferenceMatrix);
-    const tokens = own(options.tokens, ReferenceTokens).data;
+    const table = this.#own(ReferenceMatrix, options.table);
+    const positions = options.positions && this.#own(ReferenceMatrix, options.positions);
+    const ids = this.#own(ReferenceTokens, options.tokens).read(out.rows); // [R]
+    const { length } = this.#own(ReferenceCache, options.cache);
+    checkIds(ids, table);
     for (let r = 0; r < out.rows; r++) {
-      const row = own(out, ReferenceActivation).row(r); // [C]
+      const row = this.#own(ReferenceActivation, out).row(r); // [C]
       for (let c = 0; c < row.length; c++) {
-        row[c] = table.entry(tokens[r], c) + (positions?.entry(options.cache.length + r, c) ?? 0);
+        row[c] = table.entry(ids[r], c) + (positions?.entry(length + r, c) ?? 0);
       }
     }
   }
 
   project(out: Activation, x: Activation, options: ProjectOptions): void {
     checkProject(out, x, options);
-    const matrix = own(options.matrix, ReferenceMatrix);
-    const bias = options.bias && own(options.bias, ReferenceVector).data;
+    const matrix = this.#own(ReferenceMatrix, options.matrix);
+    const bias = options.bias && this.#own(ReferenceVector, options.bias).data;
     for (let r = 0; r < x.rows; r++) {
-      const input = own(x, ReferenceActivation).row(r); // [inputs]
-      const y = multiply(matrix, options.norm ? normalise(input, options.norm) : input); // [outputs]
-      const row = own(out, ReferenceActivation).row(r);
+      const input = this.#own(ReferenceActivation, x).row(r); // [inputs]
+      const y = multiply(matrix, options.norm ? this.#normalise(input, options.norm) : input); // [outputs]
+      const row = this.#own(ReferenceActivation, out).row(r);
       for (let o = 0; o < row.length; o++) {
         const sum = y[o] + (bias?.[o] ?? 0);
         row[o] = options.activation === "gelu" ? gelu(sum) : sum;
@@ -314,30 +335,30 @@ class ReferenceBackend extends Resource<true> implements Backend {
 
   projectResidual(x: Activation, u: Activation, options: ProjectResidualOptions): void {
     checkProjectResidual(x, u, options);
-    const matrix = own(options.matrix, ReferenceMatrix);
-    const bias = options.bias && own(options.bias, ReferenceVector).data;
-    const gate = options.gate && own(options.gate, ReferenceVector).data;
+    const matrix = this.#own(ReferenceMatrix, options.matrix);
+    const bias = options.bias && this.#own(ReferenceVector, options.bias).data;
+    const gate = options.gate && this.#own(ReferenceVector, options.gate).data;
     for (let r = 0; r < u.rows; r++) {
-      const y = multiply(matrix, own(u, ReferenceActivation).row(r)); // [outputs]
-      const row = own(x, ReferenceActivation).row(r);
+      const y = multiply(matrix, this.#own(ReferenceActivation, u).row(r)); // [outputs]
+      const row = this.#own(ReferenceActivation, x).row(r);
       for (let o = 0; o < row.length; o++) row[o] += (gate?.[o] ?? 1) * (y[o] + (bias?.[o] ?? 0));
     }
   }
 
   append(kv: Activation, options: AppendOptions): void {
     checkAppend(kv, options);
-    append(kv, 0, options);
+    this.#append(kv, 0, options);
   }
 
   attention(out: Activation, qkv: Activation, options: AttentionOptions): void {
     checkAttention(out, qkv, options);
-    append(qkv, options.cache.width, options);
+    this.#append(qkv, options.cache.width, options);
     const { heads, scale, causalRows, window = Infinity } = options;
-    const cache = own(options.cache, ReferenceCache);
+    const cache = this.#own(ReferenceCache, options.cache);
     const { keys, values } = cache.data[options.layer];
-    const rotary = options.rotary && own(options.rotary, ReferenceVector).data;
+    const rotary = options.rotary && this.#own(ReferenceVector, options.rotary).data;
     const rows = qkv.rows, width = cache.width, size = width / heads, first = cache.length;
-    const input = own(qkv, ReferenceActivation);
+    const input = this.#own(ReferenceActivation, qkv);
     for (let r = 0; r < rows; r++) {
       const query = rotate(input.row(r).subarray(0, width), size, first + r, rotary); // [H*D]
       const start = Math.max(0, first + r - window + 1);
@@ -358,7 +379,7 @@ class ReferenceBackend extends Resource<true> implements Backend {
           for (let d = h * size; d < (h + 1) * size; d++) sums[d] += weight * values[t * width + d];
         }
       }
-      own(out, ReferenceActivation).row(r).set(sums);
+      this.#own(ReferenceActivation, out).row(r).set(sums);
     }
   }
 
@@ -368,25 +389,27 @@ class ReferenceBackend extends Resource<true> implements Backend {
     options: { readonly table: Matrix; readonly tokens: TokenBuffer },
   ): void {
     checkMultiplyEmbedding(out, x, options);
-    const table = own(options.table, ReferenceMatrix);
-    const tokens = own(options.tokens, ReferenceTokens).data;
+    const table = this.#own(ReferenceMatrix, options.table);
+    const ids = this.#own(ReferenceTokens, options.tokens).read(x.rows); // [R]
+    checkIds(ids, table);
     for (let r = 0; r < x.rows; r++) {
-      const input = own(x, ReferenceActivation).row(r), row = own(out, ReferenceActivation).row(r); // [C]
-      for (let c = 0; c < row.length; c++) row[c] = input[c] * table.entry(tokens[r], c);
+      const input = this.#own(ReferenceActivation, x).row(r); // [C]
+      const row = this.#own(ReferenceActivation, out).row(r);
+      for (let c = 0; c < row.length; c++) row[c] = input[c] * table.entry(ids[r], c);
     }
   }
 
   copy(out: Activation, x: Activation): void {
     checkCopy(out, x);
-    own(out, ReferenceActivation).data.set(own(x, ReferenceActivation).data);
+    this.#own(ReferenceActivation, out).data.set(this.#own(ReferenceActivation, x).data);
   }
 
   distribution(p: Activation, logits: Activation, sampling: Sampling): void {
     checkDistribution(p, logits, sampling);
     for (let r = 0; r < p.rows; r++) {
       writeDistribution(
-        own(p, ReferenceActivation).row(r),
-        own(logits, ReferenceActivation).row(r),
+        this.#own(ReferenceActivation, p).row(r),
+        this.#own(ReferenceActivation, logits).row(r),
         sampling,
       );
     }
@@ -394,10 +417,55 @@ class ReferenceBackend extends Resource<true> implements Backend {
 
   sample(out: TokenBuffer, p: Activation, key: NoiseKey): void {
     checkSample(out, p);
-    const tokens = own(out, ReferenceTokens).data;
+    const tokens = this.#own(ReferenceTokens, out).data;
     for (let r = 0; r < p.rows; r++) {
-      tokens[r] = race(own(p, ReferenceActivation).row(r), { ...key, position: key.position + r });
+      tokens[r] = race(this.#own(ReferenceActivation, p).row(r), { ...key, position: key.position + r });
     }
+  }
+
+  /** Whatever came from this backend cannot be used any more. */
+  [Symbol.dispose](): void {
+    this.closed = true;
+  }
+
+  /** The layer norm of one row, [C]. */
+  #normalise(x: Float32Array, norm: Norm): Float64Array {
+    const gain = this.#own(ReferenceVector, norm.gain).data;
+    const shift = norm.shift && this.#own(ReferenceVector, norm.shift).data;
+    let mean = 0, variance = 0;
+    for (const value of x) mean += value / x.length;
+    for (const value of x) variance += (value - mean) ** 2 / x.length;
+    const scale = 1 / Math.sqrt(variance + norm.epsilon);
+    return Float64Array.from(x, (value, c) => (value - mean) * scale * gain[c] + (shift?.[c] ?? 0));
+  }
+
+  /** Writes the keys that begin at a column of each row, and the values after them, after a cache's last position. */
+  #append(rows: Activation, column: number, options: AppendOptions): void {
+    const { length, width, data } = this.#own(ReferenceCache, options.cache);
+    const { keys, values } = data[options.layer];
+    const rotary = options.rotary && this.#own(ReferenceVector, options.rotary).data;
+    for (let r = 0; r < rows.rows; r++) {
+      const kv = this.#own(ReferenceActivation, rows).row(r).subarray(column); // [2*H*D]
+      keys.set(
+        rotate(kv.subarray(0, width), width / options.heads, length + r, rotary),
+        (length + r) * width,
+      );
+      values.set(kv.subarray(width), (length + r) * width);
+    }
+  }
+
+  /** `value` as one of this backend's own. */
+  #own<T extends { readonly owner: ReferenceBackend }>(
+    kind: abstract new (...args: never[]) => T,
+    value: unknown,
+  ): T {
+    this.#expectOpen();
+    if (value instanceof kind && value.owner === this) return value;
+    throw notOwn(kind);
+  }
+
+  #expectOpen(): void {
+    if (this.closed) throw new Error("Cannot use the reference backend: it is disposed");
   }
 }
 
@@ -470,29 +538,6 @@ function multiplyInt8(
   return y;
 }
 
-/** The layer norm of one row, [C]. */
-function normalise(x: Float32Array, norm: Norm): Float64Array {
-  const gain = own(norm.gain, ReferenceVector).data;
-  const shift = norm.shift && own(norm.shift, ReferenceVector).data;
-  let mean = 0, variance = 0;
-  for (const value of x) mean += value / x.length;
-  for (const value of x) variance += (value - mean) ** 2 / x.length;
-  const scale = 1 / Math.sqrt(variance + norm.epsilon);
-  return Float64Array.from(x, (value, c) => (value - mean) * scale * gain[c] + (shift?.[c] ?? 0));
-}
-
-/** Writes the keys that begin at a column of each row, and the values after them, after a cache's last position. */
-function append(rows: Activation, column: number, options: AppendOptions): void {
-  const { length, width, data } = own(options.cache, ReferenceCache);
-  const { keys, values } = data[options.layer];
-  const rotary = options.rotary && own(options.rotary, ReferenceVector).data;
-  for (let r = 0; r < rows.rows; r++) {
-    const kv = own(rows, ReferenceActivation).row(r).subarray(column); // [2*H*D]
-    keys.set(rotate(kv.subarray(0, width), width / options.heads, length + r, rotary), (length + r) * width);
-    values.set(kv.subarray(width), (length + r) * width);
-  }
-}
-
 /** The heads of one row turned by their position, [H*D]; as they are without frequencies. */
 function rotate(
   x: Float32Array,
@@ -515,14 +560,4 @@ function rotate(
 
 function gelu(y: number): number {
   return 0.5 * y * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (y + 0.044715 * y ** 3)));
-}
-
-/** An argument as this backend's own. */
-function own<T>(value: unknown, type: abstract new (...args: never[]) => T): T {
-  if (!(value instanceof type)) {
-    throw new TypeError(
-      "Cannot use an argument: it belongs to another backend, expected the reference backend's",
-    );
-  }
-  return value;
 }

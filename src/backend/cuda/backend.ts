@@ -163,9 +163,8 @@ export class CudaBackend implements Backend {
     options: MatrixOptions,
     chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
   ): Promise<Matrix> {
-    const { outputs, inputs, dtype } = options;
-    check.checkSizes("upload a matrix", { outputs, inputs });
-    check.checkDtype(dtype);
+    const { outputs, inputs } = options;
+    check.checkMatrix(options);
     this.#on.expectOpen();
     const matrix = this.#reserve(options);
     try {

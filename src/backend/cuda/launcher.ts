@@ -11,6 +11,7 @@ import { type Cublas, CublasError } from "../../../ffi/cublas.ts";
 import type { CudaDevice } from "../../../ffi/driver.ts";
 import { LibraryNotFoundError } from "../../../ffi/libraries.ts";
 import type { Activation, Vector } from "../backend.ts";
+import { notOwn } from "../check.ts";
 import { Kernels } from "./kernels.ts";
 import { Block, CudaActivation, type CudaMatrix, CudaVector, padded, Queue } from "./tensors.ts";
 
@@ -126,9 +127,7 @@ export class Launcher {
   own<T extends { readonly queue: Queue }>(kind: new (...args: never[]) => T, value: unknown): T {
     this.expectOpen();
     if (value instanceof kind && value.queue === this.queue) return value;
-    throw new TypeError(
-      `Cannot use the ${kind.name.replace("Cuda", "").toLowerCase()}: it is another backend's`,
-    );
+    throw notOwn(kind);
   }
 
   /** @throws {Error} once the backend is disposed */

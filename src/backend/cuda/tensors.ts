@@ -26,6 +26,7 @@ import {
   checkTokenSlice,
   checkTruncate,
   checkWrite,
+  disposed,
 } from "../check.ts";
 import { formatBytes, OutOfMemoryError } from "../out_of_memory.ts";
 import { checkDrawn, checkLaws } from "./faults.ts";
@@ -89,8 +90,7 @@ export class Block {
    * @throws {Error} once it or its backend is disposed
    */
   get pointer(): bigint {
-    if (this.queue.closed) throw new Error(`Cannot use ${this.#what}: its backend is disposed`);
-    if (!this.#alive) throw new Error(`Cannot use ${this.#what}: it is disposed`);
+    if (this.queue.closed || !this.#alive) throw disposed(this.#what, this.queue.closed);
     return this.#memory.pointer;
   }
 

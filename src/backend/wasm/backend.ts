@@ -124,8 +124,7 @@ class WasmBackend implements Backend {
     chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
   ): Promise<Matrix> {
     const { outputs, inputs, dtype } = shape;
-    check.checkSizes("upload a matrix", { outputs, inputs });
-    check.checkDtype(dtype);
+    check.checkMatrix(shape);
     this.#expectOpen();
     const matrix = this.#reserve(outputs, inputs, dtype);
     try {
@@ -187,7 +186,8 @@ class WasmBackend implements Backend {
   embed(out: Activation, options: EmbedOptions): void {
     check.checkEmbed(out, options);
     const positions = options.positions && this.#own(WasmMatrix, options.positions);
-    this.#gather(out, undefined, options.table, options.tokens, positions, options.cache.length);
+    const { length } = this.#own(WasmCache, options.cache);
+    this.#gather(out, undefined, options.table, options.tokens, positions, length);
   }
 
   /** @inheritdoc */
@@ -389,10 +389,7 @@ class WasmBackend implements Backend {
     const words = (matrix: WasmMatrix | undefined) =>
       matrix ? [matrix.address, matrix.scales, formats[matrix.dtype], matrix.packing.steps] : [0, 0, 0, 0];
     const ids = this.#own(WasmTokens, tokens);
-    const stranger = ids.read(out.rows).find((id) => id < 0 || id >= table.outputs);
-    if (stranger !== undefined) {
-      throw new RangeError(`Cannot embed token ${stranger}: the table has ids [0, ${table.outputs})`);
-    }
+    check.checkIds(ids.read(out.rows), table);
     const job = [
       this.#own(WasmActivation, out).address,
       x ? this.#own(WasmActivation, x).address : 0,
@@ -469,9 +466,7 @@ class WasmBackend implements Backend {
   #own<T extends { readonly heap: Heap }>(kind: new (...args: never[]) => T, value: unknown): T {
     this.#expectOpen();
     if (value instanceof kind && value.heap === this.#heap) return value;
-    throw new TypeError(
-      `Cannot use the ${kind.name.replace("Wasm", "").toLowerCase()}: it is another backend's`,
-    );
+    throw check.notOwn(kind);
   }
 
   #expectOpen(): void {

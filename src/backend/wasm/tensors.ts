@@ -12,6 +12,7 @@ import {
   checkTokenSlice,
   checkTruncate,
   checkWrite,
+  disposed,
 } from "../check.ts";
 import type { Heap } from "./memory.ts";
 
@@ -39,8 +40,7 @@ class Block {
    * @throws {Error} once it or its backend is disposed
    */
   get address(): number {
-    if (this.heap.closed) throw new Error(`Cannot use ${this.#what}: its backend is disposed`);
-    if (!this.#alive) throw new Error(`Cannot use ${this.#what}: it is disposed`);
+    if (this.heap.closed || !this.#alive) throw disposed(this.#what, this.heap.closed);
     return this.#address;
   }
 
