@@ -331,11 +331,12 @@ export interface Backend extends Disposable {
   readonly description: string;
   /** Bytes that can still be allocated, so that what will not fit is refused before it is read. Absent: not known. */
   readonly room?: number | undefined;
-  /** Whether a read costs more than computing what may not be needed, as on a device that the host waits for. */
-  readonly slowReads?: boolean | undefined;
-  /** As many rows are worth a pass of their own: more at once are no faster. @default {128} */
+  /** Rows of a pass beyond which it is no faster per row: longer inputs are cut at this size. @default {128} */
   readonly passRows?: number | undefined;
-  /** Absent: reading laws costs nothing, and the host decides. */
+  /**
+   * Decisions made on the device. Present where a read stalls the device, so that computing a few extra rows costs less
+   * than reading twice. Absent: reading laws costs nothing, and the host decides.
+   */
   readonly decisions?: Decisions | undefined;
 
   /**

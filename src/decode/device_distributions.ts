@@ -108,7 +108,7 @@ export class DeviceDistributions implements Distributions, Disposable {
       return drawn.tokens[j - drawn.first];
     }
     let end = j + 1;
-    while (this.#backend.slowReads === true && this.#filled.has(end)) end++;
+    while (this.#backend.decisions !== undefined && this.#filled.has(end)) end++;
     const count = end - j, buffer = this.#drawn.atLeast(count);
     this.#backend.sample(buffer, this.slice(j, count), key);
     const tokens = blaming(this.#model, () => buffer.read(count).slice());

@@ -7,7 +7,16 @@
  * @module
  */
 
-import type { Activation, Backend, Cache, Matrix, Norm, TokenBuffer, Vector } from "../backend/backend.ts";
+import type {
+  Activation,
+  Backend,
+  Cache,
+  Matrix,
+  Norm,
+  RepeatedPass,
+  TokenBuffer,
+  Vector,
+} from "../backend/backend.ts";
 import { Growing } from "../backend/buffers.ts";
 
 /** Everything that one block computes with. C is the width, F the width inside the MLP. */
@@ -54,6 +63,12 @@ export function newCache(
   const { dtype } = block.up;
   const halfHeads = dtype === "f16" || dtype === "bf16" ? heads : undefined;
   return backend.cache({ layers, width, capacity, halfHeads });
+}
+
+/** Enqueues a pass; a backend that records passes may replay an earlier one instead. */
+export function enqueue(backend: Backend, pass: RepeatedPass, body: () => void): void {
+  if (backend.repeat === undefined) body();
+  else backend.repeat(pass, body);
 }
 
 /** The buffers of a pass of R rows. */

@@ -8,7 +8,7 @@
 import type { Activation, Backend, Cache, Matrix, Norm } from "../backend/backend.ts";
 import { Growing, mostRows } from "../backend/buffers.ts";
 import { checkSizes } from "../backend/check.ts";
-import { type Block, newCache, runBlock, Workspace } from "./block.ts";
+import { type Block, enqueue, newCache, runBlock, Workspace } from "./block.ts";
 import { checkHeadRows, checkRoom, checkTokens } from "./check.ts";
 import { type DeviceTokens, writeTokens } from "./device_tokens.ts";
 import type { CausalModel, FollowUp, ForwardOptions, HiddenTap, ModelShape } from "./model.ts";
@@ -122,7 +122,9 @@ export class CausalTransformer implements CausalModel {
     const all = layers.length > 0 ? this.#tapped.atLeast(layers.length * rows) : undefined;
     const tapped = layers.map((_, i) => all!.slice(i * rows, rows)); // [R, C] each
     writeTokens(this.#backend, buffers.tokens, tokens, drafted);
-    const pass = () => {
+    const key = `head ${head} hidden ${layers} then ${followUp?.key}`;
+    const uses = [...(logits ? [logits] : []), ...(followUp?.uses ?? [])];
+    enqueue(this.#backend, { cache, rows, key, uses }, () => {
       this.#backend.embed(buffers.x, { tokens: buffers.tokens, table, positions, cache });
       blocks.forEach((block, layer) => {
         const from = layer === blocks.length - 1 && !layers.includes(layer) ? head : 0;
@@ -136,11 +138,7 @@ export class CausalTransformer implements CausalModel {
         this.#backend.project(logits, buffers.x.slice(head, rows - head), { norm, matrix });
       }
       followUp?.run();
-    };
-    const key = `head ${head} hidden ${layers} then ${followUp?.key}`;
-    const uses = [...(logits ? [logits] : []), ...(followUp?.uses ?? [])];
-    if (this.#backend.repeat === undefined) pass();
-    else this.#backend.repeat({ cache, rows, key, uses }, pass);
+    });
     // where hidden states go is the caller's choice each time
     tapped.forEach((states, i) => this.#backend.copy(hidden!.out[i].slice(start, rows), states));
     cache.advance(rows);

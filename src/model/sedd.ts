@@ -12,7 +12,7 @@
 import type { Activation, Backend, Cache, Matrix, Norm, TokenBuffer, Vector } from "../backend/backend.ts";
 import { Growing, mostRows } from "../backend/buffers.ts";
 import { checkSizes } from "../backend/check.ts";
-import { type Block, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
+import { type Block, enqueue, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
 import { checkHead, checkRoom, checkTokens } from "./check.ts";
 import { type DeviceTokens, type Run, runsOf, writeTokens } from "./device_tokens.ts";
 import type { DenoiseOptions, DiffusionModel, DiffusionPass, FollowUp, ModelShape } from "./model.ts";
@@ -215,17 +215,15 @@ export class Sedd implements SeddModel {
     const ids = masks.length === 0 ? tokens : tokens.map((id) => id % this.shape.vocabSize);
     writeTokens(this.#backend, buffers.tokens, ids, drafted);
     const zeros = this.#zeros.atLeast(rows);
-    const pass = () => {
+    const key = `${which} clean ${clean} head ${head} masks ${masks} ${followUp?.key}`;
+    enqueue(this.#backend, { cache, rows, key, uses: followUp?.uses }, () => {
       this.#embed(buffers, masks, zeros, cache);
       blocks.forEach((block, layer) => {
         const from = layer === blocks.length - 1 ? head : 0, { heads } = this.shape;
         runBlock(this.#backend, buffers, block, { cache, layer, heads, causalRows: clean, from });
       });
       followUp?.run(buffers.x);
-    };
-    const key = `${which} clean ${clean} head ${head} masks ${masks} ${followUp?.key}`;
-    if (this.#backend.repeat === undefined) pass();
-    else this.#backend.repeat({ cache, rows, key, uses: followUp?.uses }, pass);
+    });
     return buffers.x;
   }
 

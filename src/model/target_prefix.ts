@@ -10,6 +10,7 @@
 
 import type { Activation, Backend, Cache, Matrix, Norm, Vector } from "../backend/backend.ts";
 import { Growing } from "../backend/buffers.ts";
+import { enqueue } from "./block.ts";
 import { checkRoom } from "./check.ts";
 import type { Config } from "./config.ts";
 import type { CausalModel, ModelShape } from "./model.ts";
@@ -140,7 +141,7 @@ export class TargetPrefix implements Disposable {
       const fused = this.#fused.atLeast(count).slice(0, count); // [count, C]
       const kv = this.#kv.atLeast(count).slice(0, count); // [count, 2*C]
       const states = this.#here(hidden.map((all) => all.slice(start, count))); // [count, width of the target] each
-      const pass = () => {
+      enqueue(this.#backend, { cache, rows: count, key: "feed", uses: states }, () => {
         fuse.forEach((matrix, l) => {
           if (l === 0) this.#backend.project(fused, states[l], { matrix, bias });
           else this.#backend.projectResidual(fused, states[l], { matrix });
@@ -149,9 +150,7 @@ export class TargetPrefix implements Disposable {
           this.#backend.project(kv, fused, { norm, matrix });
           this.#backend.append(kv, { cache, layer, heads: this.#heads, rotary });
         });
-      };
-      if (this.#backend.repeat === undefined) pass();
-      else this.#backend.repeat({ cache, rows: count, key: "feed", uses: states }, pass);
+      });
       cache.advance(count);
     }
   }

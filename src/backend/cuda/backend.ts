@@ -16,7 +16,6 @@ import type {
   AppendOptions,
   AttentionOptions,
   Backend,
-  Cache,
   CacheOptions,
   EmbedOptions,
   Matrix,
@@ -24,9 +23,9 @@ import type {
   NoiseKey,
   ProjectOptions,
   ProjectResidualOptions,
+  RepeatedPass,
   Sampling,
   TokenBuffer,
-  Used,
   Vector,
 } from "../backend.ts";
 import * as check from "../check.ts";
@@ -122,8 +121,6 @@ const LAW_THREADS = 1024;
 export class CudaBackend implements Backend {
   /** @inheritdoc */
   readonly name = "cuda";
-  /** @inheritdoc */
-  readonly slowReads = true;
   /** @inheritdoc */
   readonly passRows = 512;
   /** @inheritdoc */
@@ -256,15 +253,7 @@ export class CudaBackend implements Backend {
   }
 
   /** @inheritdoc */
-  repeat(
-    { cache: of, rows, key, uses = [] }: {
-      readonly cache: Cache;
-      readonly rows: number;
-      readonly key: string;
-      readonly uses?: readonly Used[] | undefined;
-    },
-    body: () => void,
-  ): void {
+  repeat({ cache: of, rows, key, uses = [] }: RepeatedPass, body: () => void): void {
     const cache = this.#on.own(CudaCache, of);
     const kinds: readonly (new (...made: never[]) => CudaActivation | CudaTokens | CudaRound)[] = [
       CudaActivation,
