@@ -7,7 +7,7 @@
 
 import type { Activation, AppendOptions, AttentionOptions } from "../backend.ts";
 import { dynamicShared, HALF_HEADS } from "./kernels.ts";
-import { type Launcher, NONE } from "./launcher.ts";
+import { type Gpu, NONE } from "./gpu.ts";
 import { CudaActivation, CudaCache, CudaVector, HALF_KEYS, type HalfLayout, padded } from "./tensors.ts";
 
 // the sizes of `attention.cu` and `attention_half.cu`
@@ -23,36 +23,36 @@ const SPLIT_ROWS = 64;
 const KEYS = 256;
 
 /** Enqueues `Backend.append`. */
-export function append(on: Launcher, kv: Activation, options: AppendOptions): void {
-  const cache = on.own(CudaCache, options.cache), { layer, heads, rotary } = options;
+export function append(gpu: Gpu, kv: Activation, options: AppendOptions): void {
+  const cache = gpu.own(CudaCache, options.cache), { layer, heads, rotary } = options;
   if (cache.half) {
-    const rows = on.own(CudaActivation, kv);
-    appendHalf(on, rows.pointer, padded(kv.columns), kv.rows, cache, cache.half, options);
+    const rows = gpu.own(CudaActivation, kv);
+    appendHalf(gpu, rows.pointer, padded(kv.columns), kv.rows, cache, cache.half, options);
     return;
   }
-  on.queue.stream.launch(
-    on.kernels.append,
-    { grid: [heads, kv.rows, 1], block: THREADS, dependent: on.dependent },
-    on.own(CudaActivation, kv).pointer,
+  gpu.launch(
+    gpu.kernels.append,
+    { grid: [heads, kv.rows, 1], block: THREADS },
+    gpu.own(CudaActivation, kv).pointer,
     cache.keys(layer),
     cache.values(layer),
     cache.pointer,
-    rotary ? on.rotation(on.own(CudaVector, rotary), cache.capacity) : NONE,
+    rotary ? gpu.rotation(gpu.own(CudaVector, rotary), cache.capacity) : NONE,
     cache.width / heads,
     cache.capacity,
   );
 }
 
 /** Enqueues `Backend.attention`. */
-export function attend(on: Launcher, out: Activation, qkv: Activation, options: AttentionOptions): void {
-  const cache = on.own(CudaCache, options.cache), { layer, heads, rotary } = options;
+export function attend(gpu: Gpu, out: Activation, qkv: Activation, options: AttentionOptions): void {
+  const cache = gpu.own(CudaCache, options.cache), { layer, heads, rotary } = options;
   if (cache.half) {
-    attendHalf(on, on.target(out), on.own(CudaActivation, qkv), cache, cache.half, options);
+    attendHalf(gpu, gpu.target(out), gpu.own(CudaActivation, qkv), cache, cache.half, options);
     return;
   }
   const rows = qkv.rows, size = cache.width / heads, tiles = Math.ceil(rows / TILE);
   const chunks = rows > SPLIT_ROWS ? 1 : Math.ceil(launchedKeys(cache, rows) / CHUNK);
-  const floats = CHUNK * (2 * size + 1) + TILE * (2 * size + CHUNK), shared = dynamicShared(on.device);
+  const floats = CHUNK * (2 * size + 1) + TILE * (2 * size + CHUNK), shared = dynamicShared(gpu.device);
   if (floats * 4 > shared) {
     throw new RangeError(
       `Cannot attend: heads of ${size} entries take ${
@@ -60,22 +60,21 @@ export function attend(on: Launcher, out: Activation, qkv: Activation, options: 
       } bytes of shared memory, expected at most ${shared}`,
     );
   }
-  on.queue.stream.launch(
-    on.kernels.attention,
+  gpu.launch(
+    gpu.kernels.attention,
     {
       grid: [heads, tiles, chunks],
       block: THREADS,
       shared: floats * 4,
-      dependent: on.dependent,
     },
-    on.target(out).pointer,
-    on.own(CudaActivation, qkv).pointer,
+    gpu.target(out).pointer,
+    gpu.own(CudaActivation, qkv).pointer,
     cache.keys(layer),
     cache.values(layer),
     cache.pointer,
-    rotary ? on.rotation(on.own(CudaVector, rotary), cache.capacity) : NONE,
-    chunks > 1 ? on.scratch("partials", heads * rows * chunks * (size + 2)) : NONE,
-    chunks > 1 ? on.scratch("arrivals", heads * tiles) : NONE,
+    rotary ? gpu.rotation(gpu.own(CudaVector, rotary), cache.capacity) : NONE,
+    chunks > 1 ? gpu.scratch("partials", heads * rows * chunks * (size + 2)) : NONE,
+    chunks > 1 ? gpu.scratch("arrivals", heads * tiles) : NONE,
     size,
     cache.capacity,
     rows,
@@ -87,7 +86,7 @@ export function attend(on: Launcher, out: Activation, qkv: Activation, options: 
 
 /** Appends rows to a cache of f16. `keys`: the address of the first row's; `stride`: from row to row. */
 function appendHalf(
-  on: Launcher,
+  gpu: Gpu,
   keys: bigint,
   stride: number,
   rows: number,
@@ -95,19 +94,18 @@ function appendHalf(
   half: HalfLayout,
   { layer, rotary }: AppendOptions,
 ): void {
-  on.queue.stream.launch(
-    on.kernels.appendHalf,
+  gpu.launch(
+    gpu.kernels.appendHalf,
     {
       grid: [half.heads, Math.ceil(rows / 16) + 1, 1],
       block: THREADS,
-      dependent: on.dependent,
     },
     keys,
     stride,
     cache.keys(layer),
     cache.values(layer),
     cache.pointer,
-    rotary ? on.rotation(on.own(CudaVector, rotary), cache.capacity) : NONE,
+    rotary ? gpu.rotation(gpu.own(CudaVector, rotary), cache.capacity) : NONE,
     cache.width / half.heads,
     half.size / 16,
     half.chunks,
@@ -117,7 +115,7 @@ function appendHalf(
 
 /** Attention over a cache of f16: in one launch for few rows, or as many as there is room to merge. */
 function attendHalf(
-  on: Launcher,
+  gpu: Gpu,
   out: CudaActivation,
   qkv: CudaActivation,
   cache: CudaCache,
@@ -126,29 +124,28 @@ function attendHalf(
 ): void {
   const { heads, which, size } = half, { rows } = qkv, { layer, rotary } = options;
   const found = Math.ceil(launchedKeys(cache, rows) / HALF_KEYS), stage = 4 * HALF_KEYS * size;
-  const split = rows <= HALF_TILE && rows * found * 8 <= dynamicShared(on.device);
+  const split = rows <= HALF_TILE && rows * found * 8 <= dynamicShared(gpu.device);
   const chunks = split ? found : 1;
   if (!split) {
     const keys = qkv.pointer + BigInt(cache.width * 4);
-    appendHalf(on, keys, padded(qkv.columns), rows, cache, half, options);
+    appendHalf(gpu, keys, padded(qkv.columns), rows, cache, half, options);
   }
-  on.queue.stream.launch(
-    on.kernels.attentionHalf[which],
+  gpu.launch(
+    gpu.kernels.attentionHalf[which],
     {
       grid: [heads, Math.ceil(rows / HALF_TILE), chunks],
       block: THREADS,
       shared: split ? Math.max(stage, rows * found * 8) : HALF_HEADS[which].stages * stage,
-      dependent: on.dependent,
     },
     out.pointer,
     qkv.pointer,
     cache.keys(layer),
     cache.values(layer),
     cache.pointer,
-    rotary ? on.rotation(on.own(CudaVector, rotary), cache.capacity) : NONE,
-    chunks > 1 ? on.scratch("partials", heads * rows * chunks * size) : NONE,
-    chunks > 1 ? on.scratch("softmaxes", heads * rows * chunks * 2) : NONE,
-    chunks > 1 ? on.scratch("arrivals", heads) : NONE,
+    rotary ? gpu.rotation(gpu.own(CudaVector, rotary), cache.capacity) : NONE,
+    chunks > 1 ? gpu.scratch("partials", heads * rows * chunks * size) : NONE,
+    chunks > 1 ? gpu.scratch("softmaxes", heads * rows * chunks * 2) : NONE,
+    chunks > 1 ? gpu.scratch("arrivals", heads) : NONE,
     split ? 0 : 1,
     cache.width / heads,
     half.chunks,

@@ -32,7 +32,7 @@ import * as check from "../check.ts";
 import { matrixTooLarge, OutOfMemoryError } from "../out_of_memory.ts";
 import { append, attend, launchedKeys } from "./attention.ts";
 import { CudaDecisions, CudaRound } from "./decisions.ts";
-import { Launcher, NONE } from "./launcher.ts";
+import { Gpu, NONE } from "./gpu.ts";
 import { ADD, CUBLAS_ROWS, GELU, multiply, STORE } from "./products.ts";
 import {
   CudaActivation,
@@ -129,29 +129,29 @@ export class CudaBackend implements Backend {
   readonly ordinal: number;
   /** @inheritdoc */
   readonly decisions: CudaDecisions;
-  readonly #on: Launcher;
+  readonly #gpu: Gpu;
 
   /** On a device, which it disposes of. */
   constructor(
     device: CudaDevice,
     { cublasRows = CUBLAS_ROWS, dependent = true }: Omit<CudaOptions, "device"> = {},
   ) {
-    this.#on = new Launcher(device, cublasRows, dependent);
-    this.decisions = new CudaDecisions(this, this.#on);
+    this.#gpu = new Gpu(device, cublasRows, dependent);
+    this.decisions = new CudaDecisions(this, this.#gpu);
     this.ordinal = device.ordinal;
     this.description = `CUDA ${device.ordinal}: ${device.name}`;
   }
 
   /** @inheritdoc */
   get room(): number {
-    this.#on.expectOpen();
-    return this.#on.device.memory().free;
+    this.#gpu.expectOpen();
+    return this.#gpu.device.memory().free;
   }
 
   /** cuBLAS, which is opened if nothing has needed it yet; or why there is none. */
   get cublas(): { readonly path: string; readonly version: string } | { readonly problem: string } {
-    this.#on.expectOpen();
-    const { cublas } = this.#on;
+    this.#gpu.expectOpen();
+    const { cublas } = this.#gpu;
     return "problem" in cublas ? cublas : { path: cublas.path, version: cublas.version };
   }
 
@@ -162,18 +162,18 @@ export class CudaBackend implements Backend {
   ): Promise<Matrix> {
     const { outputs, inputs } = options;
     check.checkMatrix(options);
-    this.#on.expectOpen();
+    this.#gpu.expectOpen();
     const matrix = this.#reserve(options);
     try {
       const most = Math.max(1, Math.floor(STAGING / 4 / inputs)); // rows
-      using pinned = this.#on.device.pin(Math.min(most, outputs) * inputs * 4);
+      using pinned = this.#gpu.device.pin(Math.min(most, outputs) * inputs * 4);
       const staging = new Float32Array(pinned.buffer);
       for await (const { start, rows, values } of check.checkedChunks(options, chunks)) {
         for (let row = 0; row < rows; row += most) {
           const count = Math.min(rows - row, most);
           staging.set(values.subarray(row * inputs, (row + count) * inputs));
           this.#pack(matrix, pinned.pointer, start + row, count);
-          this.#on.queue.stream.synchronize(); // the kernel reads it from here
+          this.#gpu.queue.stream.synchronize(); // the kernel reads it from here
         }
       }
     } catch (error) {
@@ -185,36 +185,36 @@ export class CudaBackend implements Backend {
 
   /** @inheritdoc */
   vector(values: Float32Array): Vector {
-    this.#on.expectOpen();
+    this.#gpu.expectOpen();
     check.checkSizes("upload a vector", { length: values.length });
-    return new CudaVector(this.#on.queue, values);
+    return new CudaVector(this.#gpu.queue, values);
   }
 
   /** @inheritdoc */
   activation(rows: number, columns: number): CudaActivation {
-    this.#on.expectOpen();
+    this.#gpu.expectOpen();
     check.checkSizes("allocate an activation", { rows, columns });
-    return new CudaActivation(this.#on.queue, rows, columns);
+    return new CudaActivation(this.#gpu.queue, rows, columns);
   }
 
   /** @inheritdoc */
   tokens(capacity: number): TokenBuffer {
-    this.#on.expectOpen();
+    this.#gpu.expectOpen();
     check.checkSizes("allocate a token buffer", { capacity });
-    return new CudaTokens(this.#on.queue, capacity);
+    return new CudaTokens(this.#gpu.queue, capacity);
   }
 
   /** @inheritdoc */
   cache(options: CacheOptions): CudaCache {
-    this.#on.expectOpen();
+    this.#gpu.expectOpen();
     check.checkCache(options);
-    return new CudaCache(this.#on.queue, options);
+    return new CudaCache(this.#gpu.queue, options);
   }
 
   /** @inheritdoc */
   embed(out: Activation, options: EmbedOptions): void {
     check.checkEmbed(out, options);
-    const cache = this.#on.own(CudaCache, options.cache);
+    const cache = this.#gpu.own(CudaCache, options.cache);
     this.#gather(out, undefined, options.table, options.tokens, options.positions, cache);
   }
 
@@ -231,37 +231,37 @@ export class CudaBackend implements Backend {
   /** @inheritdoc */
   project(out: Activation, x: Activation, options: ProjectOptions): void {
     check.checkProject(out, x, options);
-    multiply(this.#on, out, x, options, options.activation === "gelu" ? GELU : STORE);
+    multiply(this.#gpu, out, x, options, options.activation === "gelu" ? GELU : STORE);
   }
 
   /** @inheritdoc */
   projectResidual(x: Activation, u: Activation, options: ProjectResidualOptions): void {
     check.checkProjectResidual(x, u, options);
-    multiply(this.#on, x, u, options, ADD);
+    multiply(this.#gpu, x, u, options, ADD);
   }
 
   /** @inheritdoc */
   append(kv: Activation, options: AppendOptions): void {
     check.checkAppend(kv, options);
-    append(this.#on, kv, options);
+    append(this.#gpu, kv, options);
   }
 
   /** @inheritdoc */
   attention(out: Activation, qkv: Activation, options: AttentionOptions): void {
     check.checkAttention(out, qkv, options);
-    attend(this.#on, out, qkv, options);
+    attend(this.#gpu, out, qkv, options);
   }
 
   /** @inheritdoc */
   repeat({ cache: of, rows, key, uses = [] }: RepeatedPass, body: () => void): void {
-    const cache = this.#on.own(CudaCache, of);
+    const cache = this.#gpu.own(CudaCache, of);
     const kinds: readonly (new (...made: never[]) => CudaActivation | CudaTokens | CudaRound)[] = [
       CudaActivation,
       CudaTokens,
       CudaRound,
     ];
     const addresses = uses.map((used) => {
-      return this.#on.own(kinds.find((kind) => used instanceof kind) ?? CudaActivation, used).pointer;
+      return this.#gpu.own(kinds.find((kind) => used instanceof kind) ?? CudaActivation, used).pointer;
     });
     cache.passes.run(`${rows} ${launchedKeys(cache, rows)} ${addresses} ${key}`, body);
   }
@@ -271,14 +271,14 @@ export class CudaBackend implements Backend {
    * the driver may have refused.
    */
   get graphs(): { readonly recorded: number; readonly dependent: boolean } {
-    const { recorded, refuses } = this.#on.queue.stream;
-    return { recorded, dependent: this.#on.dependent && !refuses };
+    const { recorded, refuses } = this.#gpu.queue.stream;
+    return { recorded, dependent: this.#gpu.dependent && !refuses };
   }
 
   /** Marks this place in what is enqueued, for who measures. */
   record(event: CudaEvent): void {
-    this.#on.expectOpen();
-    this.#on.queue.stream.record(event);
+    this.#gpu.expectOpen();
+    this.#gpu.queue.stream.record(event);
   }
 
   /**
@@ -287,33 +287,33 @@ export class CudaBackend implements Backend {
    * for all of them.
    */
   time(body: () => void, runs: number): number[] {
-    this.#on.expectOpen();
+    this.#gpu.expectOpen();
     using held = new DisposableStack();
-    const marks = Array.from({ length: runs + 1 }, () => held.use(this.#on.device.event()));
+    const marks = Array.from({ length: runs + 1 }, () => held.use(this.#gpu.device.event()));
     for (const mark of marks) {
       body();
       this.record(mark);
     }
-    this.#on.queue.stream.synchronize();
+    this.#gpu.queue.stream.synchronize();
     return marks.slice(1).map((mark, i) => mark.since(marks[i]));
   }
 
   /** @inheritdoc */
   copy(out: Activation, x: Activation): void {
     check.checkCopy(out, x);
-    const to = this.#on.target(out), from = this.#on.own(CudaActivation, x);
-    this.#on.queue.stream.copy(to.pointer, from.pointer, from.bytes);
+    const to = this.#gpu.target(out), from = this.#gpu.own(CudaActivation, x);
+    this.#gpu.queue.stream.copy(to.pointer, from.pointer, from.bytes);
   }
 
   /** @inheritdoc */
   distribution(p: Activation, logits: Activation, sampling: Sampling): void {
     check.checkDistribution(p, logits, sampling);
     const { temperature = 1, topK = 0, topP = 1 } = sampling;
-    this.#on.queue.stream.launch(
-      this.#on.kernels.distribution,
-      { grid: p.rows, block: LAW_THREADS, dependent: this.#on.dependent },
-      this.#on.target(p).pointer,
-      this.#on.own(CudaActivation, logits).pointer,
+    this.#gpu.launch(
+      this.#gpu.kernels.distribution,
+      { grid: p.rows, block: LAW_THREADS },
+      this.#gpu.target(p).pointer,
+      this.#gpu.own(CudaActivation, logits).pointer,
       p.columns,
       logits.columns,
       temperature,
@@ -326,11 +326,11 @@ export class CudaBackend implements Backend {
   sample(out: TokenBuffer, p: Activation, key: NoiseKey): void {
     check.checkSample(out, p);
     const seed = BigInt.asUintN(64, key.seed);
-    this.#on.queue.stream.launch(
-      this.#on.kernels.race,
-      { grid: p.rows, block: LAW_THREADS, dependent: this.#on.dependent },
-      this.#on.own(CudaTokens, out).pointer,
-      this.#on.own(CudaActivation, p).pointer,
+    this.#gpu.launch(
+      this.#gpu.kernels.race,
+      { grid: p.rows, block: LAW_THREADS },
+      this.#gpu.own(CudaTokens, out).pointer,
+      this.#gpu.own(CudaActivation, p).pointer,
       p.columns,
       Number(seed & 0xffffffffn),
       Number(seed >> 32n),
@@ -341,8 +341,8 @@ export class CudaBackend implements Backend {
 
   /** Frees the device's memory. Whatever came from this backend cannot be used any more. */
   [Symbol.dispose](): void {
-    this.#on.queue.closed = true;
-    this.#on.device[Symbol.dispose]();
+    this.#gpu.queue.closed = true;
+    this.#gpu.device[Symbol.dispose]();
   }
 
   /** out = table[token] ⊙ x + positions[length of the cache + row] */
@@ -356,17 +356,17 @@ export class CudaBackend implements Backend {
   ): void {
     const words = (matrix: Matrix | undefined): [bigint, bigint, number] => {
       if (matrix === undefined) return [NONE, NONE, 0];
-      const own = this.#on.own(CudaMatrix, matrix);
+      const own = this.#gpu.own(CudaMatrix, matrix);
       return [own.pointer, own.dtype === "int8" ? own.scales : NONE, formats[own.dtype]];
     };
-    const target = this.#on.target(out, true);
-    this.#on.queue.stream.launch(
-      this.#on.kernels.embed,
-      { grid: out.rows, block: 256, dependent: this.#on.dependent },
+    const target = this.#gpu.target(out, true);
+    this.#gpu.launch(
+      this.#gpu.kernels.embed,
+      { grid: out.rows, block: 256 },
       target.pointer,
       target.groups,
-      x ? this.#on.own(CudaActivation, x).pointer : NONE,
-      this.#on.own(CudaTokens, tokens).pointer,
+      x ? this.#gpu.own(CudaActivation, x).pointer : NONE,
+      this.#gpu.own(CudaTokens, tokens).pointer,
       ...words(table),
       table.outputs,
       ...words(positions),
@@ -378,8 +378,8 @@ export class CudaBackend implements Backend {
   /** Packs `count` rows of f32 at `rows` as outputs `first` … of a matrix. */
   #pack(matrix: CudaMatrix, rows: bigint, first: number, count: number): void {
     const int8 = matrix.dtype === "int8";
-    this.#on.queue.stream.launch(
-      this.#on.kernels.pack,
+    this.#gpu.queue.stream.launch(
+      this.#gpu.kernels.pack,
       { grid: count, block: 32 },
       matrix.pointer,
       int8 ? matrix.scales : NONE,
@@ -395,12 +395,12 @@ export class CudaBackend implements Backend {
   #reserve(options: MatrixOptions): CudaMatrix {
     const { outputs, inputs } = options;
     try {
-      return new CudaMatrix(this.#on.queue, options);
+      return new CudaMatrix(this.#gpu.queue, options);
     } catch (cause) {
       if (!(cause instanceof OutOfMemoryError)) throw cause;
       throw matrixTooLarge(
         options,
-        this.#on.queue.room,
+        this.#gpu.queue.room,
         (other) => matrixBytes(outputs, inputs, other),
         cause,
       );

@@ -18,7 +18,7 @@ import type {
   TokenBuffer,
 } from "../backend.ts";
 import { checkAccept, checkDraw } from "../check.ts";
-import { type Launcher, NONE } from "./launcher.ts";
+import { type Gpu, NONE } from "./gpu.ts";
 import { Block, CudaActivation, CudaTokens, type Queue } from "./tensors.ts";
 
 /** The tests as `accept.cu` numbers them. */
@@ -30,40 +30,40 @@ const THREADS = 1024;
 /** {@linkcode Decisions} on a GPU. */
 export class CudaDecisions implements Decisions {
   readonly #backend: Backend;
-  readonly #on: Launcher;
+  readonly #gpu: Gpu;
   /** The target's own tokens. */
   #drawn: CudaTokens | undefined;
   /** Sums of laws, f64, as a test of a draft needs them. */
   #masses: CudaTokens | undefined;
 
   /** Those of a backend. */
-  constructor(backend: Backend, on: Launcher) {
+  constructor(backend: Backend, gpu: Gpu) {
     this.#backend = backend;
-    this.#on = on;
+    this.#gpu = gpu;
   }
 
   /** @inheritdoc */
   round(): DeviceRound {
-    return new CudaRound(this.#backend, this.#on.queue);
+    return new CudaRound(this.#backend, this.#gpu.queue);
   }
 
   /** @inheritdoc */
   copy(out: TokenBuffer, tokens: TokenBuffer, count: number): void {
-    const to = this.#on.own(CudaTokens, out.slice(0, count));
-    const from = this.#on.own(CudaTokens, tokens.slice(0, count));
-    this.#on.queue.stream.copy(to.pointer, from.pointer, 4 * count);
+    const to = this.#gpu.own(CudaTokens, out.slice(0, count));
+    const from = this.#gpu.own(CudaTokens, tokens.slice(0, count));
+    this.#gpu.queue.stream.copy(to.pointer, from.pointer, 4 * count);
   }
 
   /** @inheritdoc */
   draw(out: TokenBuffer, p: Activation, options: DrawOptions): void {
     checkDraw(out, p, options);
-    this.#on.queue.stream.launch(
-      this.#on.kernels.draw,
-      { grid: p.rows, block: threadsFor(p.columns), dependent: this.#on.dependent },
-      this.#on.own(CudaTokens, out).pointer,
-      this.#on.own(CudaActivation, p).pointer,
+    this.#gpu.launch(
+      this.#gpu.kernels.draw,
+      { grid: p.rows, block: threadsFor(p.columns) },
+      this.#gpu.own(CudaTokens, out).pointer,
+      this.#gpu.own(CudaActivation, p).pointer,
       p.columns,
-      this.#on.own(CudaRound, options.round).pointer,
+      this.#gpu.own(CudaRound, options.round).pointer,
       options.purpose,
       options.offset,
       options.by === "race" ? 1 : 0,
@@ -74,10 +74,10 @@ export class CudaDecisions implements Decisions {
   accept(out: TokenBuffer, options: AcceptOptions): void {
     checkAccept(out, options);
     const { p, round, test, purposes } = options, n = p.rows - 1;
-    const on = this.#on, { queue } = on, { stream } = queue;
-    const shape = { block: threadsFor(p.columns), dependent: this.#on.dependent };
-    const laws = on.own(CudaActivation, p).pointer;
-    const q = options.q && on.own(CudaActivation, options.q).pointer;
+    const gpu = this.#gpu, { queue } = gpu;
+    const shape = { block: threadsFor(p.columns) };
+    const laws = gpu.own(CudaActivation, p).pointer;
+    const q = options.q && gpu.own(CudaActivation, options.q).pointer;
     this.#masses = atLeast(queue, this.#masses, 2 * (3 * n + 2));
     this.#drawn = atLeast(queue, this.#drawn, n + 1);
     const masses = this.#masses.pointer, columns = p.columns;
@@ -85,19 +85,19 @@ export class CudaDecisions implements Decisions {
       this.draw(this.#drawn, p, { round, purpose: purposes.token, offset: 0, by: "race" });
     } else {
       const grid = q === undefined ? n + 1 : 2 * n + 1;
-      stream.launch(this.#on.kernels.weigh, { ...shape, grid }, masses, laws, q ?? NONE, columns, n);
+      gpu.launch(gpu.kernels.weigh, { ...shape, grid }, masses, laws, q ?? NONE, columns, n);
     }
-    stream.launch(
-      this.#on.kernels.accept,
+    gpu.launch(
+      gpu.kernels.accept,
       { ...shape, grid: 1 },
-      on.own(CudaTokens, out).pointer,
+      gpu.own(CudaTokens, out).pointer,
       laws,
       q ?? NONE,
       columns,
-      on.own(CudaTokens, options.draft).pointer,
-      options.useQ ? on.own(CudaTokens, options.useQ).pointer : NONE,
+      gpu.own(CudaTokens, options.draft).pointer,
+      options.useQ ? gpu.own(CudaTokens, options.useQ).pointer : NONE,
       n,
-      on.own(CudaRound, round).pointer,
+      gpu.own(CudaRound, round).pointer,
       tests[test],
       purposes.accept,
       purposes.residual,

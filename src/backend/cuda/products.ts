@@ -9,7 +9,7 @@
 import { Cublas, CublasError } from "../../../ffi/cublas.ts";
 import type { Activation, ProjectOptions, ProjectResidualOptions } from "../backend.ts";
 import { dynamicShared, HALF_BLOCKS, type Kernels, MANY_OUTPUTS, MANY_ROWS, PANEL_ROWS } from "./kernels.ts";
-import { type Launcher, NONE } from "./launcher.ts";
+import { type Gpu, NONE } from "./gpu.ts";
 import { CudaActivation, CudaMatrix, padded, panelOutputs } from "./tensors.ts";
 
 /** What follows a projection, as `project.cuh` numbers it. */
@@ -34,33 +34,32 @@ const PROCESSORS = 132;
 
 /** out = activation(norm(x)·Wᵀ + bias), or added to out, as `then` says. */
 export function multiply(
-  on: Launcher,
+  gpu: Gpu,
   out: Activation,
   x: Activation,
   options: ProjectOptions & ProjectResidualOptions,
   then: number,
 ): void {
-  const matrix = on.own(CudaMatrix, options.matrix), { dtype, inputs, outputs } = matrix;
+  const matrix = gpu.own(CudaMatrix, options.matrix), { dtype, inputs, outputs } = matrix;
   const rows = x.rows, panels = Math.ceil(outputs / panelOutputs(dtype));
-  const { stream } = on.queue, { dependent } = on;
-  const input = on.own(CudaActivation, x);
-  const inputGroups = options.norm ? groupsOf(on, input) : NONE;
-  const output = on.target(out, then === ADD);
+  const input = gpu.own(CudaActivation, x);
+  const inputGroups = options.norm ? groupsOf(gpu, input) : NONE;
+  const output = gpu.target(out, then === ADD);
   const to = [output.pointer, then === ADD ? output.groups : NONE] as const;
-  const last = [on.vector(options.bias), on.vector(options.gate)] as const;
+  const last = [gpu.vector(options.bias), gpu.vector(options.gate)] as const;
   const norm = [
-    on.vector(options.norm?.gain),
-    on.vector(options.norm?.shift),
+    gpu.vector(options.norm?.gain),
+    gpu.vector(options.norm?.shift),
     options.norm?.epsilon ?? 0,
   ] as const;
   const sizes = [rows, inputs, outputs, then] as const;
 
   if (dtype === "f16" || dtype === "bf16") {
     const narrow = (kernels: Kernels["narrow"]): bigint => {
-      const halves = on.scratch("halves of rows", padded(rows) * padded(inputs) / 2);
-      stream.launch(
+      const halves = gpu.scratch("halves of rows", padded(rows) * padded(inputs) / 2);
+      gpu.launch(
         kernels[dtype],
-        { grid: [Math.ceil(inputs / 512), Math.ceil(rows / 16), 1], block: THREADS, dependent },
+        { grid: [Math.ceil(inputs / 512), Math.ceil(rows / 16), 1], block: THREADS },
         halves,
         input.pointer,
         inputGroups,
@@ -70,25 +69,25 @@ export function multiply(
       );
       return halves;
     };
-    const cublas = matrix.anyOrder && rows >= on.cublasRows ? on.cublas : undefined;
-    const weights = cublas instanceof Cublas ? on.rowsOf(matrix) : undefined;
+    const cublas = matrix.anyOrder && rows >= gpu.cublasRows ? gpu.cublas : undefined;
+    const weights = cublas instanceof Cublas ? gpu.rowsOf(matrix) : undefined;
     if (cublas instanceof Cublas && weights !== undefined) {
-      const halves = narrow(on.kernels.narrowRows);
+      const halves = narrow(gpu.kernels.narrowRows);
       // padded sizes are aligned; beyond the matrix are zeros, whose products with what is infinite are NaN: not for out
       const sizes = { rows, inputs: padded(inputs), outputs: padded(outputs) };
       const inPlace = then !== ADD && outputs === sizes.outputs;
-      const sums = inPlace ? output.pointer : on.scratch("sums", rows * sizes.outputs);
+      const sums = inPlace ? output.pointer : gpu.scratch("sums", rows * sizes.outputs);
       try {
         cublas.multiply({ out: sums, x: halves, matrix: weights, dtype, ...sizes });
       } catch (error) {
         if (!(error instanceof CublasError && error.unsupported)) throw error;
         matrix.withoutRows(); // not asked again
-        return multiply(on, out, input, options, then);
+        return multiply(gpu, out, input, options, then);
       }
       if (inPlace && then === STORE && options.bias === undefined) return;
-      stream.launch(
-        on.kernels.finishRows,
-        { grid: [Math.ceil(outputs / THREADS), Math.ceil(rows / FINISHED), 1], block: THREADS, dependent },
+      gpu.launch(
+        gpu.kernels.finishRows,
+        { grid: [Math.ceil(outputs / THREADS), Math.ceil(rows / FINISHED), 1], block: THREADS },
         ...to,
         sums,
         ...last,
@@ -98,13 +97,13 @@ export function multiply(
       );
       return;
     }
-    const many = manyBlock(on, rows, outputs);
+    const many = manyBlock(gpu, rows, outputs);
     if (many !== undefined) {
-      const halves = narrow(on.kernels.narrow);
+      const halves = narrow(gpu.kernels.narrow);
       const grid = [Math.ceil(outputs / MANY_OUTPUTS), Math.ceil(rows / MANY_ROWS[many]), 1] as const;
-      stream.launch(
-        on.kernels.projectMany[dtype][many],
-        { grid, block: 2 * MANY_ROWS[many], shared: manyBytes(many), dependent },
+      gpu.launch(
+        gpu.kernels.projectMany[dtype][many],
+        { grid, block: 2 * MANY_ROWS[many], shared: manyBytes(many) },
         ...to,
         halves,
         matrix.pointer,
@@ -114,21 +113,21 @@ export function multiply(
       );
       return;
     }
-    const which = halfBlock(on, rows, options.norm !== undefined), { splits } = matrix;
+    const which = halfBlock(gpu, rows, options.norm !== undefined), { splits } = matrix;
     const { mats, tiles } = HALF_BLOCKS[which];
     const [x, y] = [Math.ceil(panels / mats), Math.ceil(rows / (8 * tiles))];
     const shared = ringBytes(which, options.norm !== undefined);
-    stream.launch(
-      on.kernels.projectHalf[dtype][which],
-      { grid: [x, y, splits], block: THREADS, shared, dependent },
+    gpu.launch(
+      gpu.kernels.projectHalf[dtype][which],
+      { grid: [x, y, splits], block: THREADS, shared },
       ...to,
       input.pointer,
       inputGroups,
       matrix.pointer,
       ...last,
       ...norm,
-      splits > 1 ? on.scratch("partial sums", splits * x * y * mats * tiles * 128) : NONE,
-      splits > 1 ? on.scratch("arrivals", x * y) : NONE,
+      splits > 1 ? gpu.scratch("partial sums", splits * x * y * mats * tiles * 128) : NONE,
+      splits > 1 ? gpu.scratch("arrivals", x * y) : NONE,
       ...sizes,
     );
     return;
@@ -136,9 +135,9 @@ export function multiply(
   const which = rows === 1 ? 0 : 1;
   const grid = [panels, Math.ceil(rows / PANEL_ROWS[which]), 1] as const;
   if (dtype === "f32") {
-    stream.launch(
-      on.kernels.projectF32[which],
-      { grid, block: THREADS, dependent },
+    gpu.launch(
+      gpu.kernels.projectF32[which],
+      { grid, block: THREADS },
       ...to,
       input.pointer,
       inputGroups,
@@ -149,11 +148,11 @@ export function multiply(
     );
     return;
   }
-  const bytes = on.scratch("bytes of rows", rows * padded(inputs) / 4);
-  const steps = on.scratch("steps of rows", rows * 2);
-  stream.launch(
-    on.kernels.quantise,
-    { grid: rows, block: 32, dependent },
+  const bytes = gpu.scratch("bytes of rows", rows * padded(inputs) / 4);
+  const steps = gpu.scratch("steps of rows", rows * 2);
+  gpu.launch(
+    gpu.kernels.quantise,
+    { grid: rows, block: 32 },
     bytes,
     steps,
     input.pointer,
@@ -161,9 +160,9 @@ export function multiply(
     ...norm,
     inputs,
   );
-  stream.launch(
-    on.kernels.projectInt8[which],
-    { grid, block: THREADS, dependent },
+  gpu.launch(
+    gpu.kernels.projectInt8[which],
+    { grid, block: THREADS },
     ...to,
     bytes,
     steps,
@@ -176,10 +175,10 @@ export function multiply(
 }
 
 /** The smallest of {@linkcode HALF_BLOCKS} that holds all rows, or the largest the device has room for. */
-function halfBlock(on: Launcher, rows: number, normed: boolean): number {
+function halfBlock(gpu: Gpu, rows: number, normed: boolean): number {
   let which = HALF_BLOCKS.findIndex(({ tiles }) => tiles * 8 >= rows);
   if (which < 0) which = HALF_BLOCKS.length - 1;
-  while (which > 0 && ringBytes(which, normed) > dynamicShared(on.device)) which--;
+  while (which > 0 && ringBytes(which, normed) > dynamicShared(gpu.device)) which--;
   return which;
 }
 
@@ -187,22 +186,22 @@ function halfBlock(on: Launcher, rows: number, normed: boolean): number {
  * Which of {@linkcode MANY_ROWS}, if that is worth it and the device has room: the largest of which there is one for
  * each multiprocessor. Two of the smaller run on one, so that the end of one hides in the middle of the other.
  */
-function manyBlock(on: Launcher, rows: number, outputs: number): number | undefined {
+function manyBlock(gpu: Gpu, rows: number, outputs: number): number | undefined {
   const blocks = (which: number) => Math.ceil(outputs / MANY_OUTPUTS) * Math.ceil(rows / MANY_ROWS[which]);
   if (rows <= 64 || blocks(0) < MANY_BLOCKS) return undefined;
   let which = MANY_ROWS.length - 1;
   while (which > 0 && blocks(which) < PROCESSORS) which--;
-  while (which >= 0 && manyBytes(which) > dynamicShared(on.device)) which--;
+  while (which >= 0 && manyBytes(which) > dynamicShared(gpu.device)) which--;
   return which < 0 ? undefined : which;
 }
 
 /** The address of what a norm has to know of rows, computed if nobody has. */
-function groupsOf(on: Launcher, x: CudaActivation): bigint {
+function groupsOf(gpu: Gpu, x: CudaActivation): bigint {
   if (!x.grouped) {
     x.changes(true);
-    on.queue.stream.launch(
-      on.kernels.group,
-      { grid: x.rows, block: 256, dependent: on.dependent },
+    gpu.launch(
+      gpu.kernels.group,
+      { grid: x.rows, block: 256 },
       x.groups,
       x.pointer,
       x.columns,

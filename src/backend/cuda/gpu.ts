@@ -1,7 +1,6 @@
 /**
- * What the operations of the CUDA backend have in common: the device with its queue and kernels, memory that lives for
- * one operation, cuBLAS where it is there, and the way from a tensor of the contract to this device's own. It knows no
- * operation.
+ * One GPU as the operations of the backend use it: its queue, its kernels, memory that lives for one operation, cuBLAS
+ * where it is there, and the check that a tensor is this backend's own.
  *
  * @module
  */
@@ -9,6 +8,7 @@
 import { CudaError } from "../../../ffi/context.ts";
 import { type Cublas, CublasError } from "../../../ffi/cublas.ts";
 import type { CudaDevice } from "../../../ffi/driver.ts";
+import type { Arguments, CudaKernel, LaunchShape, Parameter } from "../../../ffi/launch.ts";
 import { LibraryNotFoundError } from "../../../ffi/libraries.ts";
 import type { Activation, Vector } from "../backend.ts";
 import { notOwn } from "../check.ts";
@@ -18,15 +18,15 @@ import { Block, CudaActivation, type CudaMatrix, CudaVector, padded, Queue } fro
 /** The address of what is absent. */
 export const NONE = 0n;
 
-/** One device, as operations use it. */
-export class Launcher {
+/** One device and its queue of kernels. */
+export class Gpu {
   /** Where memory comes from. */
   readonly device: CudaDevice;
   /** Where kernels are enqueued. */
   readonly queue: Queue;
   /** What can be enqueued. */
   readonly kernels: Kernels;
-  /** Whether a kernel may begin before the one ahead of it has ended. */
+  /** Whether {@linkcode launch} lets a kernel begin before the one ahead of it has ended. */
   readonly dependent: boolean;
   /** See `CudaOptions`. */
   readonly cublasRows: number;
@@ -43,7 +43,16 @@ export class Launcher {
     this.cublasRows = cublasRows;
   }
 
-  /** cuBLAS, opened when it is first needed, as that takes time and memory; or why there is none, from then on. */
+  /** Enqueues a kernel of the hot path, which may begin before the one ahead of it has ended. */
+  launch<const P extends readonly Parameter[]>(
+    kernel: CudaKernel<P>,
+    shape: Omit<LaunchShape, "dependent">,
+    ...values: Arguments<P>
+  ): void {
+    this.queue.stream.launch(kernel, { ...shape, dependent: this.dependent }, ...values);
+  }
+
+  /** cuBLAS, opened at first use, as that takes time and memory; or why there is none. */
   get cublas(): Cublas | { readonly problem: string } {
     if (this.#cublas !== undefined) return this.#cublas;
     try {
@@ -56,8 +65,8 @@ export class Launcher {
   }
 
   /**
-   * The address of a copy of a matrix of 16 bits that is row-major, made when it is first needed, and then or never:
-   * where less than a quarter of the device's memory would stay free there is none.
+   * The address of a row-major copy of a matrix of 16 bits. It is made at first use, or never, if less than a quarter of
+   * the device's memory would stay free.
    */
   rowsOf(matrix: CudaMatrix): bigint | undefined {
     if (matrix.rows === undefined) {
