@@ -35,6 +35,7 @@ import { CudaDecisions, CudaRound } from "./decisions.ts";
 import { Gpu, NONE } from "./gpu.ts";
 import { ADD, CUBLAS_ROWS, GELU, multiply, STORE } from "./products.ts";
 import {
+  Block,
   CudaActivation,
   CudaCache,
   CudaMatrix,
@@ -42,6 +43,7 @@ import {
   CudaVector,
   formats,
   matrixBytes,
+  RowBlock,
 } from "./tensors.ts";
 
 /** Options of {@linkcode createCudaBackend}. */
@@ -194,14 +196,14 @@ export class CudaBackend implements Backend {
   activation(rows: number, columns: number): CudaActivation {
     this.#gpu.expectOpen();
     check.checkSizes("allocate an activation", { rows, columns });
-    return new CudaActivation(this.#gpu.queue, rows, columns);
+    return new CudaActivation(new RowBlock(this.#gpu.queue, rows, columns), 0, rows);
   }
 
   /** @inheritdoc */
   tokens(capacity: number): TokenBuffer {
     this.#gpu.expectOpen();
     check.checkSizes("allocate a token buffer", { capacity });
-    return new CudaTokens(this.#gpu.queue, capacity);
+    return new CudaTokens(new Block(this.#gpu.queue, capacity * 4, "a token buffer"), 0, capacity);
   }
 
   /** @inheritdoc */

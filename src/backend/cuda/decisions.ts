@@ -17,6 +17,7 @@ import type {
   DrawOptions,
   TokenBuffer,
 } from "../backend.ts";
+import { Growing } from "../buffers.ts";
 import { checkAccept, checkDraw } from "../check.ts";
 import { type Gpu, NONE } from "./gpu.ts";
 import { Block, CudaActivation, CudaTokens, type Queue } from "./tensors.ts";
@@ -32,14 +33,16 @@ export class CudaDecisions implements Decisions {
   readonly #backend: Backend;
   readonly #gpu: Gpu;
   /** The target's own tokens. */
-  #drawn: CudaTokens | undefined;
+  readonly #drawn: Growing<TokenBuffer>;
   /** Sums of laws, f64, as a test of a draft needs them. */
-  #masses: CudaTokens | undefined;
+  readonly #masses: Growing<Block>;
 
   /** Those of a backend. */
   constructor(backend: Backend, gpu: Gpu) {
     this.#backend = backend;
     this.#gpu = gpu;
+    this.#drawn = new Growing((tokens) => backend.tokens(tokens));
+    this.#masses = new Growing((sums) => new Block(gpu.queue, 8 * sums, "sums of laws"));
   }
 
   /** @inheritdoc */
@@ -74,15 +77,14 @@ export class CudaDecisions implements Decisions {
   accept(out: TokenBuffer, options: AcceptOptions): void {
     checkAccept(out, options);
     const { p, round, test, purposes } = options, n = p.rows - 1;
-    const gpu = this.#gpu, { queue } = gpu;
+    const gpu = this.#gpu;
     const shape = { block: threadsFor(p.columns) };
     const laws = gpu.own(CudaActivation, p).pointer;
     const q = options.q && gpu.own(CudaActivation, options.q).pointer;
-    this.#masses = atLeast(queue, this.#masses, 2 * (3 * n + 2));
-    this.#drawn = atLeast(queue, this.#drawn, n + 1);
-    const masses = this.#masses.pointer, columns = p.columns;
+    const masses = this.#masses.atLeast(3 * n + 2).pointer, drawn = this.#drawn.atLeast(n + 1);
+    const { columns } = p;
     if (test === "drawn") {
-      this.draw(this.#drawn, p, { round, purpose: purposes.token, offset: 0, by: "race" });
+      this.draw(drawn, p, { round, purpose: purposes.token, offset: 0, by: "race" });
     } else {
       const grid = q === undefined ? n + 1 : 2 * n + 1;
       gpu.launch(gpu.kernels.weigh, { ...shape, grid }, masses, laws, q ?? NONE, columns, n);
@@ -102,7 +104,7 @@ export class CudaDecisions implements Decisions {
       purposes.accept,
       purposes.residual,
       masses,
-      this.#drawn.pointer,
+      gpu.own(CudaTokens, drawn).pointer,
     );
   }
 }
@@ -154,11 +156,4 @@ export class CudaRound extends Block implements DeviceRound {
 /** Threads of a block that walks a law: whole warps, no more than it has use for. */
 function threadsFor(columns: number): number {
   return Math.min(THREADS, Math.ceil(columns / 32) * 32);
-}
-
-/** `buffer`, or a larger one in its place, of `size` words. */
-function atLeast(queue: Queue, buffer: CudaTokens | undefined, size: number): CudaTokens {
-  if (buffer !== undefined && buffer.capacity >= size) return buffer;
-  buffer?.[Symbol.dispose]();
-  return new CudaTokens(queue, 2 * size);
 }

@@ -11,6 +11,7 @@ import type { CudaDevice } from "../../../ffi/driver.ts";
 import type { Arguments, CudaKernel, LaunchShape, Parameter } from "../../../ffi/launch.ts";
 import { LibraryNotFoundError } from "../../../ffi/libraries.ts";
 import type { Activation, Vector } from "../backend.ts";
+import { Growing } from "../buffers.ts";
 import { notOwn } from "../check.ts";
 import { Kernels } from "./kernels.ts";
 import { Block, CudaActivation, type CudaMatrix, CudaVector, padded, Queue } from "./tensors.ts";
@@ -32,7 +33,7 @@ export class Gpu {
   readonly cublasRows: number;
   #cublas: Cublas | { readonly problem: string } | undefined;
   /** f32 memory that lives for one operation, by its use. */
-  readonly #scratch = new Map<string, CudaActivation>();
+  readonly #scratch = new Map<string, Growing<Block>>();
 
   /** On a device, with a queue of its own. */
   constructor(device: CudaDevice, cublasRows: number, dependent: boolean) {
@@ -89,32 +90,22 @@ export class Gpu {
   /** The address of at least `floats` entries: zeros at first, then what the operation before left. */
   scratch(use: string, floats: number): bigint {
     let held = this.#scratch.get(use);
-    if (held === undefined || held.columns < floats) {
-      held?.[Symbol.dispose]();
-      this.#scratch.delete(use);
-      held = new CudaActivation(this.queue, 1, Math.max(floats, 2 * (held?.columns ?? 0)));
+    if (held === undefined) {
+      held = new Growing((floats) => new Block(this.queue, padded(floats) * 4, use));
       this.#scratch.set(use, held);
     }
-    return held.pointer;
+    return held.atLeast(floats).pointer;
   }
 
   /** The address of cosines and sines of the first positions, [positions, 2, D/2], made once. */
   rotation(frequencies: CudaVector, positions: number): bigint {
-    if ((frequencies.rotation?.positions ?? 0) < positions) {
-      frequencies.rotation?.table[Symbol.dispose]();
-      frequencies.rotation = undefined; // the next line may throw
-      const half = frequencies.length, table = new CudaActivation(this.queue, 1, positions * 2 * half);
+    frequencies.rotation ??= new Growing((grid) => {
+      const half = frequencies.length, table = new Block(this.queue, grid * 2 * half * 4, "rotary angles", 0);
       const { rotation } = this.kernels;
-      this.queue.stream.launch(
-        rotation,
-        { grid: positions, block: 32 },
-        table.pointer,
-        frequencies.pointer,
-        half,
-      );
-      frequencies.rotation = { table, positions };
-    }
-    return frequencies.rotation!.table.pointer;
+      this.queue.stream.launch(rotation, { grid, block: 32 }, table.pointer, frequencies.pointer, half);
+      return table;
+    });
+    return frequencies.rotation.atLeast(positions).pointer;
   }
 
   /** The address of a vector that may be absent. */

@@ -28,6 +28,7 @@ import {
   checkWrite,
   disposed,
 } from "../check.ts";
+import type { Growing } from "../buffers.ts";
 import { formatBytes, OutOfMemoryError } from "../out_of_memory.ts";
 import { checkDrawn, checkLaws } from "./faults.ts";
 import { HALF_HEADS } from "./kernels.ts";
@@ -82,7 +83,7 @@ export class Block {
       if (!(cause instanceof CudaError && cause.outOfMemory)) throw cause;
       throw new OutOfMemoryError(`Cannot hold ${what} of ${formatBytes(bytes)}: ${queue.room}`, { cause });
     }
-    if (zeros > 0) queue.stream.fill(this.#memory.pointer, 0, zeros / 4); // what the driver makes of none is not told
+    if (zeros > 0) queue.stream.fill(this.#memory.pointer, 0, zeros / 4); // a fill of 0 words is undocumented
   }
 
   /**
@@ -195,7 +196,7 @@ export class CudaVector extends Block implements Vector {
   /** @inheritdoc */
   readonly length: number;
   /** As inverse frequencies: cosines, then sines, of the first positions. */
-  rotation: { readonly table: CudaActivation; readonly positions: number } | undefined;
+  rotation: Growing<Block> | undefined;
 
   /** A copy of `values`. */
   constructor(queue: Queue, values: Float32Array) {
@@ -206,7 +207,7 @@ export class CudaVector extends Block implements Vector {
 
   /** @inheritdoc */
   override [Symbol.dispose](): void {
-    this.rotation?.table[Symbol.dispose]();
+    this.rotation?.[Symbol.dispose]();
     super[Symbol.dispose]();
   }
 }
@@ -245,20 +246,15 @@ export class CudaActivation implements Activation {
   readonly columns: number;
   readonly #block: RowBlock;
   readonly #start: number;
-  readonly #view: boolean;
+  readonly #isView: boolean;
 
-  /** Zeros; or, given what `slice` hands over, a view. */
-  constructor(
-    queue: Queue,
-    rows: number,
-    columns: number,
-    of?: { readonly block: RowBlock; readonly start: number },
-  ) {
+  /** Rows [start, start + rows) of a block. */
+  constructor(block: RowBlock, start: number, rows: number, isView: boolean = false) {
+    this.#block = block;
+    this.#start = start;
+    this.#isView = isView;
     this.rows = rows;
-    this.columns = columns;
-    this.#block = of?.block ?? new RowBlock(queue, rows, columns);
-    this.#start = of?.start ?? 0;
-    this.#view = of !== undefined;
+    this.columns = block.columns;
   }
 
   /** Where from. */
@@ -298,10 +294,7 @@ export class CudaActivation implements Activation {
   /** @inheritdoc */
   slice(start: number, count: number): CudaActivation {
     checkSlice(this.rows, start, count);
-    return new CudaActivation(this.queue, count, this.columns, {
-      block: this.#block,
-      start: this.#start + start,
-    });
+    return new CudaActivation(this.#block, this.#start + start, count, true);
   }
 
   /** @inheritdoc */
@@ -329,7 +322,7 @@ export class CudaActivation implements Activation {
 
   /** @inheritdoc */
   [Symbol.dispose](): void {
-    if (!this.#view) this.#block[Symbol.dispose]();
+    if (!this.#isView) this.#block[Symbol.dispose]();
   }
 }
 
@@ -339,14 +332,14 @@ export class CudaTokens implements TokenBuffer {
   readonly capacity: number;
   readonly #block: Block;
   readonly #start: number;
-  readonly #view: boolean;
+  readonly #isView: boolean;
 
-  /** All 0; or, given what `slice` hands over, a view. */
-  constructor(queue: Queue, capacity: number, of?: { readonly block: Block; readonly start: number }) {
+  /** Ids [start, start + capacity) of a block. */
+  constructor(block: Block, start: number, capacity: number, isView: boolean = false) {
+    this.#block = block;
+    this.#start = start;
+    this.#isView = isView;
     this.capacity = capacity;
-    this.#block = of?.block ?? new Block(queue, capacity * 4, "a token buffer");
-    this.#start = of?.start ?? 0;
-    this.#view = of !== undefined;
   }
 
   /** Where from. */
@@ -378,12 +371,12 @@ export class CudaTokens implements TokenBuffer {
   /** @inheritdoc */
   slice(start: number, count: number): CudaTokens {
     checkTokenSlice(this.capacity, start, count);
-    return new CudaTokens(this.queue, count, { block: this.#block, start: this.#start + start });
+    return new CudaTokens(this.#block, this.#start + start, count, true);
   }
 
   /** @inheritdoc */
   [Symbol.dispose](): void {
-    if (!this.#view) this.#block[Symbol.dispose]();
+    if (!this.#isView) this.#block[Symbol.dispose]();
   }
 }
 

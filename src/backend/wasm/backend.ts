@@ -25,12 +25,14 @@ import type {
   Vector,
 } from "../backend.ts";
 import * as check from "../check.ts";
+import { Growing } from "../buffers.ts";
 import { formatBytes, matrixTooLarge, OutOfMemoryError } from "../out_of_memory.ts";
 import { writeDistribution } from "../distribution.ts";
 import { plain, relaxed, reservedPages } from "./kernels.generated.ts";
 import { Heap } from "./memory.ts";
 import { bits, type Pool, startPool } from "./pool.ts";
 import {
+  Block,
   formats,
   GROUP_COLUMNS,
   packing,
@@ -101,14 +103,14 @@ class WasmBackend implements Backend {
   readonly description: string;
   readonly #heap: Heap;
   readonly #pool: Pool;
-  /** Rows on their way into a projection. */
-  #rows = 0;
-  #rowsBytes = 0;
+  /** Rows on their way into a projection, by their size in bytes. */
+  readonly #rows: Growing<Block>;
 
   /** @param simd which build of the kernels the pool runs, for people */
   constructor(heap: Heap, pool: Pool, simd: "relaxed" | "plain") {
     this.#heap = heap;
     this.#pool = pool;
+    this.#rows = new Growing((bytes) => new Block(heap, bytes, "rows", false));
     const threads = pool.threads === 1 ? "1 thread" : `${pool.threads} threads`;
     this.description = `WebAssembly ${simd === "relaxed" ? "relaxed SIMD" : "SIMD"}, ${threads}`;
   }
@@ -130,7 +132,7 @@ class WasmBackend implements Backend {
     try {
       // whole panels at a time, about a megabyte of them: enough to share among threads, little to hold
       const stage = Math.min(Math.ceil(outputs / 8), Math.max(1, Math.ceil(2 ** 18 / (8 * inputs)))) * 8;
-      using staging = new WasmActivation(this.#heap, stage, inputs); // [stage, inputs]
+      using staging = this.activation(stage, inputs); // [stage, inputs]
       let first = 0, held = 0;
       const flush = () => {
         this.#pack(matrix, staging, first, held);
@@ -162,17 +164,17 @@ class WasmBackend implements Backend {
   }
 
   /** @inheritdoc */
-  activation(rows: number, columns: number): Activation {
+  activation(rows: number, columns: number): WasmActivation {
     this.#expectOpen();
     check.checkSizes("allocate an activation", { rows, columns });
-    return new WasmActivation(this.#heap, rows, columns);
+    return new WasmActivation(new Block(this.#heap, rows * columns * 4, "an activation"), 0, rows, columns);
   }
 
   /** @inheritdoc */
   tokens(capacity: number): TokenBuffer {
     this.#expectOpen();
     check.checkSizes("allocate a token buffer", { capacity });
-    return new WasmTokens(this.#heap, capacity);
+    return new WasmTokens(new Block(this.#heap, capacity * 4, "a token buffer"), 0, capacity);
   }
 
   /** @inheritdoc */
@@ -302,7 +304,7 @@ class WasmBackend implements Backend {
     let data = this.#own(WasmActivation, x).address, stride = inputs * 4, scales = 0;
     if (norm || quantised) {
       // normalised rows [rows, inputs] f32, scales [rows, 2] f32, quantised rows [rows, 4·steps] bytes
-      const normed = this.#reserveRows(rows * (inputs * 4 + 8 + packing.steps * 4));
+      const normed = this.#rows.atLeast(rows * (inputs * 4 + 8 + packing.steps * 4)).address;
       const bytes = normed + rows * (inputs * 4 + 8);
       scales = normed + rows * inputs * 4;
       const job = [
@@ -433,20 +435,9 @@ class WasmBackend implements Backend {
     this.#pool.run("pack", job, panels, matrix.inputs * 64);
   }
 
-  /** The address of scratch memory for rows of a pass. */
-  #reserveRows(bytes: number): number {
-    if (bytes > this.#rowsBytes) {
-      this.#heap.free(this.#rows);
-      this.#rows = this.#rowsBytes = 0;
-      this.#rows = this.#heap.allocate(bytes);
-      this.#rowsBytes = bytes;
-    }
-    return this.#rows;
-  }
-
   /** The address of cosines and sines of the first positions, [positions, 2, D/2], made once. */
   #rotation(frequencies: WasmVector, positions: number): number {
-    if ((frequencies.rotation?.positions ?? 0) < positions) {
+    frequencies.rotation ??= new Growing((positions) => {
       const half = frequencies.length, angles = frequencies.values;
       const table = new Float32Array(positions * 2 * half);
       for (let position = 0; position < positions; position++) {
@@ -455,11 +446,9 @@ class WasmBackend implements Backend {
           table[position * 2 * half + half + j] = Math.sin(position * angles[j]);
         }
       }
-      frequencies.rotation?.table[Symbol.dispose]();
-      frequencies.rotation = undefined; // the next line may throw
-      frequencies.rotation = { table: new WasmVector(this.#heap, table), positions };
-    }
-    return frequencies.rotation!.table.address;
+      return new WasmVector(this.#heap, table);
+    });
+    return frequencies.rotation.atLeast(positions).address;
   }
 
   /** `value` as one of this backend's own. */

@@ -14,10 +14,11 @@ import {
   checkWrite,
   disposed,
 } from "../check.ts";
+import type { Growing } from "../buffers.ts";
 import type { Heap } from "./memory.ts";
 
 /** A range of the memory that can be given back. */
-class Block {
+export class Block {
   /** Where from. */
   readonly heap: Heap;
   readonly #address: number;
@@ -126,7 +127,7 @@ export class WasmVector extends Block implements Vector {
   /** @inheritdoc */
   readonly length: number;
   /** As inverse frequencies: cosines, then sines, of the first positions. */
-  rotation: { readonly table: WasmVector; readonly positions: number } | undefined;
+  rotation: Growing<WasmVector> | undefined;
 
   /** A copy of `values`. */
   constructor(heap: Heap, values: Float32Array) {
@@ -142,7 +143,7 @@ export class WasmVector extends Block implements Vector {
 
   /** @inheritdoc */
   override [Symbol.dispose](): void {
-    this.rotation?.table[Symbol.dispose]();
+    this.rotation?.[Symbol.dispose]();
     super[Symbol.dispose]();
   }
 }
@@ -154,21 +155,16 @@ export class WasmActivation implements Activation {
   /** @inheritdoc */
   readonly columns: number;
   readonly #block: Block;
-  readonly #offset: number;
-  readonly #view: boolean;
+  readonly #start: number;
+  readonly #isView: boolean;
 
-  /** Zeros; or, given what `slice` hands over, a view. */
-  constructor(
-    heap: Heap,
-    rows: number,
-    columns: number,
-    of?: { readonly block: Block; readonly offset: number },
-  ) {
+  /** Rows [start, start + rows) of a block. */
+  constructor(block: Block, start: number, rows: number, columns: number, isView: boolean = false) {
+    this.#block = block;
+    this.#start = start;
+    this.#isView = isView;
     this.rows = rows;
     this.columns = columns;
-    this.#block = of?.block ?? new Block(heap, rows * columns * 4, "an activation");
-    this.#offset = of?.offset ?? 0;
-    this.#view = of !== undefined;
   }
 
   /** Where from. */
@@ -178,14 +174,13 @@ export class WasmActivation implements Activation {
 
   /** Address of row 0. */
   get address(): number {
-    return this.#block.address + this.#offset;
+    return this.#block.address + this.#start * this.columns * 4;
   }
 
   /** @inheritdoc */
   slice(start: number, count: number): WasmActivation {
     checkSlice(this.rows, start, count);
-    const offset = this.#offset + start * this.columns * 4;
-    return new WasmActivation(this.heap, count, this.columns, { block: this.#block, offset });
+    return new WasmActivation(this.#block, this.#start + start, count, this.columns, true);
   }
 
   /** @inheritdoc */
@@ -201,7 +196,7 @@ export class WasmActivation implements Activation {
 
   /** @inheritdoc */
   [Symbol.dispose](): void {
-    if (!this.#view) this.#block[Symbol.dispose]();
+    if (!this.#isView) this.#block[Symbol.dispose]();
   }
 }
 
@@ -211,14 +206,14 @@ export class WasmTokens implements TokenBuffer {
   readonly capacity: number;
   readonly #block: Block;
   readonly #start: number;
-  readonly #view: boolean;
+  readonly #isView: boolean;
 
-  /** All 0; or, given what `slice` hands over, a view. */
-  constructor(heap: Heap, capacity: number, of?: { readonly block: Block; readonly start: number }) {
+  /** Ids [start, start + capacity) of a block. */
+  constructor(block: Block, start: number, capacity: number, isView: boolean = false) {
+    this.#block = block;
+    this.#start = start;
+    this.#isView = isView;
     this.capacity = capacity;
-    this.#block = of?.block ?? new Block(heap, capacity * 4, "a token buffer");
-    this.#start = of?.start ?? 0;
-    this.#view = of !== undefined;
   }
 
   /** Where from. */
@@ -246,12 +241,12 @@ export class WasmTokens implements TokenBuffer {
   /** @inheritdoc */
   slice(start: number, count: number): WasmTokens {
     checkTokenSlice(this.capacity, start, count);
-    return new WasmTokens(this.heap, count, { block: this.#block, start: this.#start + start });
+    return new WasmTokens(this.#block, this.#start + start, count, true);
   }
 
   /** @inheritdoc */
   [Symbol.dispose](): void {
-    if (!this.#view) this.#block[Symbol.dispose]();
+    if (!this.#isView) this.#block[Symbol.dispose]();
   }
 }
 
