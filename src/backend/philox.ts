@@ -56,6 +56,12 @@ export function philox(
   out[3] = c3;
 }
 
+/** The low 64 bits of a seed as two unsigned words. */
+export function seedWords(seed: bigint): [low: number, high: number] {
+  const bits = BigInt.asUintN(64, seed);
+  return [Number(bits & 0xffffffffn), Number(bits >> 32n)];
+}
+
 /** A 32-bit number k as a uniform in (0, 1): (k + ½)·2⁻³², never 0 nor 1, exact in float64. */
 export function toUniform(k: number): number {
   return (k + 0.5) * 2 ** -32;
@@ -81,7 +87,7 @@ export function race(
   weights: Float32Array | Float64Array,
   key: { readonly seed: bigint; readonly purpose: number; readonly position: number },
 ): number {
-  const low = Number(key.seed & 0xffffffffn), high = Number(key.seed >> 32n);
+  const [low, high] = seedWords(key.seed);
   const block = new Uint32Array(4);
   let best = Infinity, winner = -1;
   for (let v = 0; v < weights.length; v++) {

@@ -14,6 +14,7 @@ import type { Activation, Backend, DeviceRound, Sampling, TokenBuffer } from "..
 import { Growing, mostRows } from "../backend/buffers.ts";
 import { shown } from "../shown.ts";
 import { UNKNOWN } from "../model/device_tokens.ts";
+import { indicesOf, type Run, runs } from "../model/runs.ts";
 import type { DiffusionModel, DiffusionPass, FollowUp } from "../model/model.ts";
 import { logLinearSigma } from "../model/sedd_score.ts";
 import { CachedText } from "./cached_text.ts";
@@ -353,28 +354,15 @@ export class DiffusionDrafter implements Drafter {
       readonly draw: (j: number, count: number) => void;
     },
   ): void {
-    for (const [j, count] of this.#runs(open, computed)) {
+    // laws that follow one another are made at once, unless a token that is drawn changes the next one's logits
+    const together: Run[] = this.#model.hasMarkovHead ? open.map((j) => [j, 1]) : runs(open);
+    for (const [j, count] of together) {
       const row = computed.indexOf(j), previous = this.#model.hasMarkovHead ? left(j) : undefined;
       // it restores left context; where the left neighbour is still a mask there is none to restore
       if (previous !== undefined) this.#model.markovLogits(pass, row, previous);
       this.#q.fill(j, pass.logits.slice(row, count), sampling);
       draw(j, count);
     }
-  }
-
-  /**
-   * The indices `open` of a draft as runs whose laws are made at once: those that follow one another, there and among
-   * the rows `computed`, where no token that is drawn changes another's logits.
-   */
-  #runs(open: readonly number[], computed: readonly number[]): [first: number, count: number][] {
-    if (this.#model.hasMarkovHead) return open.map((j) => [j, 1]);
-    const runs: [first: number, count: number][] = [];
-    for (let at = 0, count = 1; at < open.length; at += count, count = 1) {
-      const first = open[at], row = computed.indexOf(first);
-      while (open[at + count] === first + count && computed[row + count] === first + count) count++;
-      runs.push([first, count]);
-    }
-    return runs;
   }
 
   /** One network evaluation: logits of the draft's masked rows, and of no others. */
@@ -517,12 +505,6 @@ function describeCache(cache: ContextCache): string {
   if (cache === "none") return "";
   if (typeof cache === "string") return `, context cache: ${cache}`;
   return `, context cache: recent ${cache.recent}, refresh ${cache.refresh}`;
-}
-
-function indicesOf(tokens: Int32Array, token: number): number[] {
-  const found: number[] = [];
-  for (let j = 0; j < tokens.length; j++) if (tokens[j] === token) found.push(j);
-  return found;
 }
 
 function concat(a: Int32Array, b: Int32Array): Int32Array {

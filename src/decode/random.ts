@@ -7,7 +7,7 @@
  * @module
  */
 
-import { philox } from "../backend/philox.ts";
+import { philox, seedWords } from "../backend/philox.ts";
 import { shown } from "../shown.ts";
 import { type Distributions, type Law, massOf } from "./distributions.ts";
 
@@ -65,8 +65,7 @@ export class PhiloxSource implements RandomSource {
       );
     }
     this.seed = BigInt.asUintN(64, BigInt(seed));
-    this.#low = Number(this.seed & 0xffffffffn);
-    this.#high = Number(this.seed >> 32n);
+    [this.#low, this.#high] = seedWords(this.seed);
   }
 
   /**

@@ -5,6 +5,7 @@
  */
 
 import type { Backend, TokenBuffer } from "../backend/backend.ts";
+import { indicesOf, runs } from "./runs.ts";
 
 /** Stands for a token that the host does not know. */
 export const UNKNOWN: -1 = -1;
@@ -26,23 +27,8 @@ export function writeTokens(
 ): void {
   if (drafted === undefined) return to.write(ids);
   to.write(ids.map((id) => id === UNKNOWN ? 0 : id));
-  for (const [start, count] of runsOf(UNKNOWN, ids)) {
+  for (const [start, count] of runs(indicesOf(ids, UNKNOWN))) {
     const tokens = drafted.tokens.slice(start - drafted.at, count);
     backend.decisions!.copy(to.slice(start, count), tokens, count);
   }
-}
-
-/** Entries that follow one another. */
-export type Run = readonly [start: number, count: number];
-
-/** Where in `tokens` there is nothing but `token`. */
-export function runsOf(token: number, tokens: Int32Array): Run[] {
-  const runs: Run[] = [];
-  for (let start = tokens.indexOf(token); start >= 0;) {
-    let end = start + 1;
-    while (tokens[end] === token) end++;
-    runs.push([start, end - start]);
-    start = tokens.indexOf(token, end);
-  }
-  return runs;
 }

@@ -7,6 +7,7 @@
  */
 
 import type { Backend, Dtype } from "../backend/backend.ts";
+import { checkDtype } from "../backend/check.ts";
 import { CheckpointError, type Weights } from "./weights.ts";
 
 /** Bytes of an entry of a matrix. */
@@ -66,11 +67,7 @@ export async function checkBeforeReading(
   dtype: Dtype,
   build: (weights: Weights, backend: Backend, dtype: Dtype) => Promise<unknown>,
 ): Promise<void> {
-  if (!Object.hasOwn(ENTRY_BYTES, dtype)) {
-    throw new TypeError(
-      `Cannot load a model: dtype is "${dtype}", expected one of ${Object.keys(ENTRY_BYTES).join(", ")}`,
-    );
-  }
+  checkDtype("load a model", dtype);
   const nothing = withoutMatrices(weights, () => Promise.resolve(new Float32Array()));
   const bytesAs = async (dtype: Dtype): Promise<number> => {
     const plan = new Plan();

@@ -14,8 +14,9 @@ import { Growing, mostRows } from "../backend/buffers.ts";
 import { checkSizes } from "../backend/check.ts";
 import { type Block, enqueue, newCache, type PassBuffers, runBlock, Workspace } from "./block.ts";
 import { checkHead, checkRoom, checkTokens } from "./check.ts";
-import { type DeviceTokens, type Run, runsOf, writeTokens } from "./device_tokens.ts";
+import { type DeviceTokens, writeTokens } from "./device_tokens.ts";
 import type { DenoiseOptions, DiffusionModel, DiffusionPass, FollowUp, ModelShape } from "./model.ts";
+import { indicesOf, type Run, runs } from "./runs.ts";
 import type { Conditioning } from "./sedd_conditioning.ts";
 import { type PrefixWeights, TargetPrefix } from "./target_prefix.ts";
 import type { Uploads } from "./uploads.ts";
@@ -169,10 +170,11 @@ export class Sedd implements SeddModel {
       while (at < wanted && head[at] < end) at++;
       const heads = head.slice(from, at);
       const finish = (x: Activation) => {
-        for (let i = 0, count = 0; i < heads.length; i += count) {
-          count = runLength(heads, i);
-          const run = x.slice(heads[i] - origin, count); // [count, C]
-          this.#project(logits.slice(from + i, count), markov?.slice(from + i, count), run, finalNorm);
+        let to = from;
+        for (const [row, count] of runs(heads)) {
+          const run = x.slice(row - origin, count); // [count, C]
+          this.#project(logits.slice(to, count), markov?.slice(to, count), run, finalNorm);
+          to += count;
         }
       };
       // heads come with the pass where something follows them, as it is then the same each time
@@ -210,7 +212,7 @@ export class Sedd implements SeddModel {
   ): Activation {
     const rows = tokens.length;
     const buffers = this.#workspace.pass(rows);
-    const masks = this.#weights.mask === undefined ? [] : runsOf(this.shape.vocabSize, tokens);
+    const masks = this.#weights.mask === undefined ? [] : runs(indicesOf(tokens, this.shape.vocabSize));
     // where the mask has a table of its own, any token may stand for it in the other
     const ids = masks.length === 0 ? tokens : tokens.map((id) => id % this.shape.vocabSize);
     writeTokens(this.#backend, buffers.tokens, ids, drafted);
@@ -265,11 +267,4 @@ export class Sedd implements SeddModel {
   [Symbol.dispose](): void {
     this.#owned[Symbol.dispose]();
   }
-}
-
-/** How many of `rows`, from index `at` on, follow one another. */
-function runLength(rows: readonly number[], at: number): number {
-  let count = 1;
-  while (rows[at + count] === rows[at] + count) count++;
-  return count;
 }

@@ -30,6 +30,7 @@ import type {
 } from "../backend.ts";
 import * as check from "../check.ts";
 import { matrixTooLarge, OutOfMemoryError } from "../out_of_memory.ts";
+import { seedWords } from "../philox.ts";
 import { append, attend, launchedKeys } from "./attention.ts";
 import { CudaDecisions, CudaRound } from "./decisions.ts";
 import { Gpu, NONE } from "./gpu.ts";
@@ -327,15 +328,13 @@ export class CudaBackend implements Backend {
   /** @inheritdoc */
   sample(out: TokenBuffer, p: Activation, key: NoiseKey): void {
     check.checkSample(out, p);
-    const seed = BigInt.asUintN(64, key.seed);
     this.#gpu.launch(
       this.#gpu.kernels.race,
       { grid: p.rows, block: LAW_THREADS },
       this.#gpu.own(CudaTokens, out).pointer,
       this.#gpu.own(CudaActivation, p).pointer,
       p.columns,
-      Number(seed & 0xffffffffn),
-      Number(seed >> 32n),
+      ...seedWords(key.seed),
       key.purpose,
       key.position,
     );

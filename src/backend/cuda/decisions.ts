@@ -19,6 +19,7 @@ import type {
 } from "../backend.ts";
 import { Growing } from "../buffers.ts";
 import { checkAccept, checkDraw } from "../check.ts";
+import { seedWords } from "../philox.ts";
 import { type Gpu, NONE } from "./gpu.ts";
 import { Block, CudaActivation, CudaTokens, type Queue } from "./tensors.ts";
 
@@ -130,8 +131,7 @@ export class CudaRound extends Block implements DeviceRound {
       throw new RangeError(`Cannot begin a round: start is ${start}, expected a non-negative integer`);
     }
     const { stream } = this.queue;
-    const bits = BigInt.asUintN(64, seed);
-    stream.upload(this.pointer, Uint32Array.of(start, Number(bits & 0xffffffffn), Number(bits >> 32n)));
+    stream.upload(this.pointer, Uint32Array.of(start, ...seedWords(seed)));
     stream.record(this.#began);
   }
 

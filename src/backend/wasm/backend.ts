@@ -28,6 +28,7 @@ import * as check from "../check.ts";
 import { Growing } from "../buffers.ts";
 import { formatBytes, matrixTooLarge, OutOfMemoryError } from "../out_of_memory.ts";
 import { writeDistribution } from "../distribution.ts";
+import { seedWords } from "../philox.ts";
 import { plain, relaxed, reservedPages } from "./kernels.generated.ts";
 import { Heap } from "./memory.ts";
 import { bits, type Pool, startPool } from "./pool.ts";
@@ -271,13 +272,12 @@ class WasmBackend implements Backend {
   /** @inheritdoc */
   sample(out: TokenBuffer, p: Activation, key: NoiseKey): void {
     check.checkSample(out, p);
-    const tokens = this.#own(WasmTokens, out), seed = BigInt.asUintN(64, key.seed);
+    const tokens = this.#own(WasmTokens, out);
     const job = [
       tokens.address,
       this.#own(WasmActivation, p).address,
       p.columns,
-      Number(seed & 0xffffffffn),
-      Number(seed >> 32n),
+      ...seedWords(key.seed),
       key.purpose,
       key.position,
     ];
