@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { CudaDriver } from "../ffi/driver.ts";
 import { loadEngine } from "../mod.ts";
 import type { Backend } from "../src/backend/backend.ts";
-import { createBackend, type Device, deviceOf, isOn } from "../src/backend/create.ts";
+import { createBackend, type Device, isOn } from "../src/backend/create.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
 import { ModelTarget } from "../src/decode/model_target.ts";
@@ -99,7 +99,7 @@ onStandIn(
         const [device, draftDevice] of [["cuda:0", "cuda:1"], ["cuda:1", "wasm"], ["wasm", "cuda:1"]] as const
       ) {
         using there = await createBackend(device), here = await createBackend(draftDevice);
-        assert.deepEqual([deviceOf(there), deviceOf(here)], [device, draftDevice]);
+        assert.deepEqual([there.device, here.device], [device, draftDevice]);
         assertClose(await draftedLaws(there, here), expected, 1e-4, `${device}, ${draftDevice}`);
       }
       assert.deepEqual(await textsWith("cuda:1", "cuda:0"), await textsWith("cuda:1", "cuda:1"));
@@ -196,7 +196,7 @@ onStandIn(
 onStandIn("a device is opened by its number; auto is the first GPU that can be used", async (standIn) => {
   await standIn.withMachine({ devices: 3, "major.0": 7, "memory.2": 1 << 20 }, async () => {
     using first = await createBackend("auto"), second = await createBackend("cuda:2");
-    assert.deepEqual([deviceOf(first), deviceOf(second)], ["cuda:1", "cuda:2"]);
+    assert.deepEqual([first.device, second.device], ["cuda:1", "cuda:2"]);
     assert.deepEqual([first.room, second.room], [2 ** 33, 2 ** 20]);
     for (
       const [device, words] of [

@@ -14,7 +14,8 @@
  */
 
 import { pathToFileURL } from "node:url";
-import { CudaDriver, formatVersion } from "../../ffi/driver.ts";
+import { CudaDriver } from "../../ffi/driver.ts";
+import { describeFirstGpu } from "../../src/backend/cuda/describe.ts";
 import { table } from "../../src/cli/terminal.ts";
 import { readOptions } from "../arguments.ts";
 import { ownDeno, ownProcess } from "../own_process.ts";
@@ -217,17 +218,6 @@ async function huggingFace(plain: number): Promise<void> {
   });
 }
 
-/** The driver's first device, or why there is none. */
-function describeGpu(): { readonly name: string; readonly cuda: string } | { readonly problem: string } {
-  try {
-    const driver = new CudaDriver();
-    using device = driver.device(0);
-    return { name: device.name, cuda: formatVersion(driver.version) };
-  } catch (error) {
-    return { problem: error instanceof Error ? error.message : String(error) };
-  }
-}
-
 /** Has all groups measured, each in its process, and then Hugging Face. */
 async function measure(): Promise<void> {
   const flags = [...(smoke ? ["--smoke"] : []), ...(plainLaunches ? ["--plain-launches"] : [])];
@@ -249,7 +239,7 @@ if (options.group !== undefined) {
   await groups.get(options.group)![1](backend);
   Deno.exit(0);
 }
-const gpu = describeGpu();
+const gpu = describeFirstGpu();
 if ("problem" in gpu) {
   console.log(`Not measured: ${gpu.problem}`);
 } else {

@@ -327,6 +327,8 @@ export interface RepeatedPass {
 export interface Backend extends Disposable {
   /** Which implementation this is. */
   readonly name: "reference" | "wasm" | "cuda";
+  /** Where it computes, as `createBackend` opens it. */
+  readonly device: "reference" | "wasm" | `cuda:${number}`;
   /** What it runs on, for people: `WebAssembly relaxed SIMD, 2 threads`. */
   readonly description: string;
   /** Bytes that can still be allocated, so that what will not fit is refused before it is read. Absent: not known. */

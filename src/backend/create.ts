@@ -9,7 +9,6 @@
 import { LibraryNotFoundError, mayLoadLibraries } from "../../ffi/libraries.ts";
 import { shown } from "../shown.ts";
 import type { Backend } from "./backend.ts";
-import type { CudaBackend } from "./cuda/backend.ts";
 import { createReferenceBackend } from "./reference.ts";
 import { createWasmBackend } from "./wasm/backend.ts";
 
@@ -64,12 +63,7 @@ export async function createBackend(
 
 /** Whether what `device` names is where `backend` computes. For `cuda` any GPU is, and for `auto` anything. */
 export function isOn(device: Device, backend: Backend): boolean {
-  return device === "auto" || device === backend.name || device === deviceOf(backend);
-}
-
-/** The name of where a backend computes: `cuda:0`. */
-export function deviceOf(backend: Backend): Exclude<Device, "auto" | "cuda"> {
-  return backend.name === "cuda" ? `cuda:${(backend as CudaBackend).ordinal}` : backend.name;
+  return device === "auto" || device === backend.name || device === backend.device;
 }
 
 /** Opens a GPU, by default the first that can be used. What it needs is loaded only where it may be used. */

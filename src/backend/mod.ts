@@ -18,14 +18,7 @@
  */
 
 export type * from "./backend.ts";
-export {
-  BackendUnavailableError,
-  createBackend,
-  type Device,
-  deviceOf,
-  devices,
-  isDevice,
-} from "./create.ts";
+export { BackendUnavailableError, createBackend, type Device, devices, isDevice } from "./create.ts";
 export { checkSampling, LogitsError, writeDistribution } from "./distribution.ts";
 export { OutOfMemoryError } from "./out_of_memory.ts";
 export { philox, race, toExponential, toUniform } from "./philox.ts";

@@ -251,7 +251,8 @@ class ReferenceCache extends Resource<readonly LayerCache[]> implements Cache {
 }
 
 class ReferenceBackend implements Backend {
-  readonly name = "reference" as const;
+  readonly name = "reference";
+  readonly device = "reference";
   readonly description: string = "plain TypeScript, float64 accumulation";
   /** Whether it is disposed. */
   closed = false;

@@ -4,35 +4,15 @@
  * @module
  */
 
-import { CudaDriver, formatVersion } from "../../ffi/driver.ts";
 import type { Backend } from "../backend/backend.ts";
 import type { CudaBackend } from "../backend/cuda/backend.ts";
-import { BackendUnavailableError, createBackend, type Device, deviceOf } from "../backend/create.ts";
+import { BackendUnavailableError, createBackend, type Device } from "../backend/create.ts";
+import { describeGpus, type DriverDescription, NO_GPU } from "../backend/cuda/describe.ts";
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
 import { describeMachine } from "./machine.ts";
 import { type OperationCheck, selfTest } from "./self_test.ts";
 import { table } from "./terminal.ts";
-
-/** One GPU, or why nothing is known of it. */
-type Gpu =
-  & { readonly ordinal: number }
-  & (
-    | {
-      readonly name: string;
-      /** Compute capability: `9.0`. */
-      readonly capability: string;
-      readonly multiprocessors: number;
-      readonly freeBytes: number;
-      readonly totalBytes: number;
-    }
-    | { readonly problem: string }
-  );
-
-/** NVIDIA's driver and its devices, or why it is of no use. */
-type Driver =
-  | { readonly path: string; readonly cuda: string; readonly devices: readonly Gpu[] }
-  | { readonly problem: string };
 
 /** What a device was found to compute. */
 interface Tested {
@@ -47,7 +27,7 @@ interface Tested {
 /** What `doctor --json` prints. */
 interface Diagnosis {
   readonly machine: Omit<ReturnType<typeof describeMachine>, "device">;
-  readonly driver: Driver;
+  readonly driver: DriverDescription;
   /** What `--device auto` is here. */
   readonly auto: Device;
   readonly why: string;
@@ -81,7 +61,7 @@ export const doctor: Command = {
 
 async function diagnose(): Promise<Diagnosis> {
   const { device: _, ...machine } = describeMachine("");
-  const driver = findDriver();
+  const driver = describeGpus();
   const tests: Tested[] = [], unusable: { device: Device; problem: string }[] = [];
   for (const { ordinal } of "devices" in driver ? driver.devices : []) {
     const device: Device = `cuda:${ordinal}`;
@@ -94,7 +74,7 @@ async function diagnose(): Promise<Diagnosis> {
   }
   tests.push(await test(await createBackend("wasm")));
   const [{ device: auto }] = tests;
-  const none = "problem" in driver ? driver.problem : unusable[0]?.problem ?? "the driver sees no GPU";
+  const none = "problem" in driver ? driver.problem : unusable[0]?.problem ?? NO_GPU;
   return {
     machine,
     driver,
@@ -105,36 +85,11 @@ async function diagnose(): Promise<Diagnosis> {
   };
 }
 
-function findDriver(): Driver {
-  try {
-    const driver = new CudaDriver(), { path, version } = driver;
-    const devices = Array.from({ length: driver.deviceCount }, (_, ordinal) => look(driver, ordinal));
-    return { path, cuda: formatVersion(version), devices };
-  } catch (error) {
-    return { problem: messageOf(error) };
-  }
-}
-
-function look(driver: CudaDriver, ordinal: number): Gpu {
-  try {
-    using device = driver.device(ordinal);
-    const { name, multiprocessors } = device, { free, total } = device.memory();
-    const capability = device.capability.join(".");
-    return { ordinal, name, capability, multiprocessors, freeBytes: free, totalBytes: total };
-  } catch (error) {
-    return { ordinal, problem: messageOf(error) };
-  }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
-}
-
 /** Tests a backend, and disposes of it. */
 async function test(backend: Backend): Promise<Tested> {
   using tested = backend;
   return {
-    device: deviceOf(tested),
+    device: tested.device,
     description: tested.description,
     operations: await selfTest(tested),
     ...(tested.name === "cuda" ? { cublas: (tested as CudaBackend).cublas } : {}),

@@ -10,7 +10,8 @@
  */
 
 import assert from "node:assert/strict";
-import { CudaDriver, formatVersion } from "../../ffi/driver.ts";
+import { CudaDriver } from "../../ffi/driver.ts";
+import { describeFirstGpu } from "../../src/backend/cuda/describe.ts";
 import { loadEngine } from "../../mod.ts";
 import { readOptions, refuse } from "../../bench/arguments.ts";
 import { ownDeno } from "../../bench/own_process.ts";
@@ -372,23 +373,12 @@ async function startCheck(number: number, limit: number): Promise<Outcome> {
   return outcome ?? { verdict: "FAILED", seen: "it said nothing" };
 }
 
-/** The GPU that is tested, or why there is none. */
-function describeGpu(): { readonly name: string } | { readonly problem: string } {
-  try {
-    const driver = new CudaDriver();
-    using device = driver.device(0);
-    return { name: `${device.name}, CUDA ${formatVersion(driver.version)}, Deno ${Deno.version.deno}` };
-  } catch (error) {
-    return { problem: error instanceof Error ? error.message : String(error) };
-  }
-}
-
 if (smoke) await import("../cuda/standin.ts");
 if (options.check !== undefined) {
   console.log(JSON.stringify(await outcomeOf(checks[Number(options.check)][1])));
   Deno.exit(0);
 }
-const gpu = describeGpu();
+const gpu = describeFirstGpu();
 if ("problem" in gpu) {
   console.log(`Skipped: ${gpu.problem}`);
   Deno.exit(options["require-gpu"] ? 1 : 0);
@@ -403,5 +393,6 @@ for (const [number, [name, , limit = LIMIT]] of checks.entries()) {
   console.error(rows.at(-1)!.join("  "));
 }
 if (rows.length === 0) refuse("no check has such a name");
-console.log([gpu.name, ...table(rows, 4)].join("\n"));
+console.log(`${gpu.name}, CUDA ${gpu.cuda}, Deno ${Deno.version.deno}`);
+console.log(table(rows, 4).join("\n"));
 Deno.exit(rows.some(([verdict]) => verdict === "FAILED") ? 1 : 0);

@@ -125,6 +125,8 @@ export class CudaBackend implements Backend {
   /** @inheritdoc */
   readonly name = "cuda";
   /** @inheritdoc */
+  readonly device: `cuda:${number}`;
+  /** @inheritdoc */
   readonly passRows = 512;
   /** @inheritdoc */
   readonly description: string;
@@ -142,6 +144,7 @@ export class CudaBackend implements Backend {
     this.#gpu = new Gpu(device, cublasRows, dependent);
     this.decisions = new CudaDecisions(this, this.#gpu);
     this.ordinal = device.ordinal;
+    this.device = `cuda:${device.ordinal}`;
     this.description = `CUDA ${device.ordinal}: ${device.name}`;
   }
 

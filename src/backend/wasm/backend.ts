@@ -101,6 +101,8 @@ class WasmBackend implements Backend {
   /** @inheritdoc */
   readonly name = "wasm";
   /** @inheritdoc */
+  readonly device = "wasm";
+  /** @inheritdoc */
   readonly description: string;
   readonly #heap: Heap;
   readonly #pool: Pool;
