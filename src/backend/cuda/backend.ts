@@ -35,8 +35,8 @@ import { append, attend, launchedKeys } from "./attention.ts";
 import { CudaDecisions, CudaRound } from "./decisions.ts";
 import { Gpu, NONE } from "./gpu.ts";
 import { ADD, CUBLAS_ROWS, GELU, multiply, STORE } from "./products.ts";
+import { Block } from "./memory.ts";
 import {
-  Block,
   CudaActivation,
   CudaCache,
   CudaMatrix,

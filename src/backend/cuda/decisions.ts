@@ -21,7 +21,8 @@ import { Growing } from "../buffers.ts";
 import { checkAccept, checkDraw } from "../check.ts";
 import { seedWords } from "../philox.ts";
 import { type Gpu, NONE } from "./gpu.ts";
-import { Block, CudaActivation, CudaTokens, type Queue } from "./tensors.ts";
+import { Block, type Queue } from "./memory.ts";
+import { CudaActivation, CudaTokens } from "./tensors.ts";
 
 /** The tests as `accept.cu` numbers them. */
 const tests: Readonly<Record<AcceptOptions["test"], number>> = { each: 0, joint: 1, drawn: 2 };

@@ -14,7 +14,8 @@ import type { Activation, Vector } from "../backend.ts";
 import { Growing } from "../buffers.ts";
 import { notOwn } from "../check.ts";
 import { Kernels } from "./kernels.ts";
-import { Block, CudaActivation, type CudaMatrix, CudaVector, padded, Queue } from "./tensors.ts";
+import { Block, Queue } from "./memory.ts";
+import { CudaActivation, type CudaMatrix, CudaVector, padded } from "./tensors.ts";
 
 /** The address of what is absent. */
 export const NONE = 0n;

@@ -8,7 +8,8 @@
  */
 
 import type { CudaGraph } from "../../../ffi/stream.ts";
-import type { Queue, RowBlock } from "./tensors.ts";
+import type { Queue } from "./memory.ts";
+import type { RowBlock } from "./tensors.ts";
 
 /** The most graphs of one cache. */
 const KEPT = 64;

@@ -32,6 +32,17 @@ export const CUBLAS_ROWS = 256;
 /** Multiprocessors of a large GPU. */
 const PROCESSORS = 132;
 
+/**
+ * Blocks of a projection that share an output, each with a part of its sum: as many as a large GPU runs at once when a
+ * block has 64 outputs and a multiprocessor to itself, as long as every warp has two steps of 16 inputs. What does not
+ * run at once would cost a second pass. It decides the order of additions, so it depends on nothing but the matrix.
+ */
+function splitsOf(outputs: number, inputs: number): number {
+  const wanted = Math.floor(PROCESSORS / Math.ceil(outputs / 64)),
+    most = Math.floor(padded(inputs) / 16 / 16);
+  return Math.max(1, Math.min(wanted, most));
+}
+
 /** out = activation(norm(x)·Wᵀ + bias), or added to out, as `then` says. */
 export function multiply(
   gpu: Gpu,
@@ -108,12 +119,12 @@ export function multiply(
         halves,
         matrix.pointer,
         ...last,
-        matrix.splits,
+        splitsOf(outputs, inputs),
         ...sizes,
       );
       return;
     }
-    const which = halfBlock(gpu, rows, options.norm !== undefined), { splits } = matrix;
+    const which = halfBlock(gpu, rows, options.norm !== undefined), splits = splitsOf(outputs, inputs);
     const { mats, tiles } = HALF_BLOCKS[which];
     const [x, y] = [Math.ceil(panels / mats), Math.ceil(rows / (8 * tiles))];
     const shared = ringBytes(which, options.norm !== undefined);

@@ -5,10 +5,6 @@
  * @module
  */
 
-import { CudaError } from "../../../ffi/context.ts";
-import type { CudaDevice } from "../../../ffi/driver.ts";
-import type { DeviceMemory } from "../../../ffi/memory.ts";
-import type { CudaStream } from "../../../ffi/stream.ts";
 import type {
   Activation,
   Cache,
@@ -26,82 +22,12 @@ import {
   checkTokenSlice,
   checkTruncate,
   checkWrite,
-  disposed,
 } from "../check.ts";
 import type { Growing } from "../buffers.ts";
-import { formatBytes, OutOfMemoryError } from "../out_of_memory.ts";
 import { checkDrawn, checkLaws } from "./faults.ts";
 import { HALF_HEADS } from "./kernels.ts";
+import { Block, type Queue } from "./memory.ts";
 import { Passes } from "./passes.ts";
-
-/** One device and its queue. */
-export class Queue {
-  /** Where memory comes from. */
-  readonly device: CudaDevice;
-  /** All work of the backend, in order. */
-  readonly stream: CudaStream;
-  /** Whether the backend was disposed. */
-  closed = false;
-  /** How often memory was given back. */
-  freed = 0;
-  /** Where rows are noted that a pass changes while it is recorded. */
-  changed: Set<RowBlock> | undefined;
-
-  /** A new queue on a device, which owns it. */
-  constructor(device: CudaDevice) {
-    this.device = device;
-    this.stream = device.stream();
-  }
-
-  /** What the device has left, for messages. */
-  get room(): string {
-    const { free, total } = this.device.memory();
-    return `${formatBytes(free)} of ${
-      formatBytes(total)
-    } are free on CUDA ${this.device.ordinal}: ${this.device.name}`;
-  }
-}
-
-/** A range of the device's memory that can be given back. */
-export class Block {
-  /** Where from. */
-  readonly queue: Queue;
-  readonly #memory: DeviceMemory;
-  readonly #what: string;
-  #alive = true;
-
-  /**
-   * @param what for messages: `a matrix`
-   * @param zeros how many bytes from the beginning, a multiple of 4, must start as zeros
-   */
-  constructor(queue: Queue, bytes: number, what: string, zeros: number = bytes) {
-    this.queue = queue;
-    this.#what = what;
-    try {
-      this.#memory = queue.device.allocate(bytes);
-    } catch (cause) {
-      if (!(cause instanceof CudaError && cause.outOfMemory)) throw cause;
-      throw new OutOfMemoryError(`Cannot hold ${what} of ${formatBytes(bytes)}: ${queue.room}`, { cause });
-    }
-    if (zeros > 0) queue.stream.fill(this.#memory.pointer, 0, zeros / 4); // a fill of 0 words is undocumented
-  }
-
-  /**
-   * Its address on the device.
-   * @throws {Error} once it or its backend is disposed
-   */
-  get pointer(): bigint {
-    if (this.queue.closed || !this.#alive) throw disposed(this.#what, this.queue.closed);
-    return this.#memory.pointer;
-  }
-
-  /** Gives the range back; once is enough. */
-  [Symbol.dispose](): void {
-    if (this.#alive) this.queue.freed++;
-    this.#alive = false;
-    this.#memory[Symbol.dispose]();
-  }
-}
 
 /** How the kernels number the dtypes. */
 export const formats: Readonly<Record<Dtype, number>> = { f32: 0, f16: 1, bf16: 2, int8: 3 };
@@ -125,16 +51,6 @@ export function matrixBytes(outputs: number, inputs: number, dtype: Dtype): numb
   return rows * (padded(inputs) * entryBytes[dtype] + (dtype === "int8" ? 8 : 0));
 }
 
-/**
- * Blocks of a projection that share an output, each with a part of its sum: as many as a large GPU runs at once when a
- * block has 64 outputs and a multiprocessor to itself, as long as every warp has two steps of 16 inputs. What does not
- * run at once would cost a second pass. It decides the order of additions, so it depends on nothing but the matrix.
- */
-function splitsOf(outputs: number, inputs: number): number {
-  const wanted = Math.floor(132 / Math.ceil(outputs / 64)), most = Math.floor(padded(inputs) / 16 / 16);
-  return Math.max(1, Math.min(wanted, most));
-}
-
 /** Tiles or panels; for int8 followed by a scale and then a sum for each output. */
 export class CudaMatrix extends Block implements Matrix {
   /** @inheritdoc */
@@ -143,8 +59,6 @@ export class CudaMatrix extends Block implements Matrix {
   readonly inputs: number;
   /** @inheritdoc */
   readonly dtype: Dtype;
-  /** f16 and bf16: blocks that share an output. */
-  readonly splits: number;
   /** Whether it may be multiplied by in any order. */
   readonly anyOrder: boolean;
   /** f16 and bf16: a copy that is row-major, [outputs, inputs], both padded with zeros; `null` if there is to be none. */
@@ -160,7 +74,6 @@ export class CudaMatrix extends Block implements Matrix {
     this.dtype = dtype;
     this.anyOrder = anyOrder;
     this.#packed = bytes;
-    this.splits = splitsOf(outputs, inputs);
   }
 
   /** There are to be none, now or later. */
