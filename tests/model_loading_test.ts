@@ -5,14 +5,14 @@
  */
 
 import assert from "node:assert/strict";
-import type { Activation, Backend, Dtype } from "../src/backend/backend.ts";
+import { type Activation, type Backend, type Dtype, dtypes } from "../src/backend/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadGpt2, loadModel, loadSedd } from "../src/model/mod.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import { Plan } from "../src/model/plan.ts";
 import { CheckpointError, type Weights } from "../src/model/weights.ts";
-import { altered, fixture } from "./helpers.ts";
+import { altered, fixture, presentBackends } from "./helpers.ts";
 
 type Json = Record<string, unknown>;
 
@@ -283,7 +283,7 @@ Deno.test("what is borrowed as it is takes no room, and what has to be held othe
   using drafterFile = await openCheckpoint(fixture("parity/sedd-target-tiny"));
   const planned = async (targetDtype: Dtype): Promise<number> => {
     using target = await loadGpt2(targetFile, backend, { dtype: targetDtype });
-    const plan = new Plan();
+    const plan = new Plan(backend);
     await loadSedd(drafterFile, plan.device, { dtype: "f16", target });
     return plan.bytes;
   };
@@ -293,6 +293,19 @@ Deno.test("what is borrowed as it is takes no room, and what has to be held othe
     assert.equal(await planned(other) - alike, outputs * inputs * 2, other);
   }
 });
+
+for (const [name, open] of presentBackends()) {
+  Deno.test(`${name}: what is planned is what is held, padding included`, async () => {
+    using backend = await open();
+    using checkpoint = await openCheckpoint(fixture("parity/gpt2-tiny"));
+    for (const dtype of dtypes) {
+      const plan = new Plan(backend);
+      await loadGpt2(checkpoint, plan.device, { dtype });
+      using model = await loadGpt2(checkpoint, backend, { dtype });
+      assert.equal(plan.bytes, model.bytes, dtype);
+    }
+  });
+}
 
 Deno.test("what does not fit the device is refused before it is read, naming what does", async () => {
   using real = createReferenceBackend();

@@ -341,6 +341,8 @@ export interface Backend extends Disposable {
    */
   readonly decisions?: Decisions | undefined;
 
+  /** Bytes that a matrix takes here, padding and what belongs to its channels included: what its `bytes` will be. */
+  bytesOf(options: MatrixOptions): number;
   /**
    * Uploads a matrix, converting and packing it into the device's layout chunk by chunk, so that the host
    * never needs to hold a whole one. `chunks` yields f32 rows of W in order, any whole number of rows at a

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Dtype } from "./backend.ts";
+import type { Backend, Dtype, MatrixOptions } from "./backend.ts";
 
 /** Memory did not suffice; the message says how much there is, and what would need less. */
 export class OutOfMemoryError extends Error {
@@ -16,15 +16,16 @@ export class OutOfMemoryError extends Error {
  * The error for a matrix that does not fit.
  *
  * @param room what there is, as in `1.00 GiB of 4.00 GiB are in use`
- * @param bytesAs bytes of the matrix held as a dtype
+ * @param backend where it would be held
  */
 export function matrixTooLarge(
-  { outputs, inputs, dtype }: { readonly outputs: number; readonly inputs: number; readonly dtype: Dtype },
+  options: MatrixOptions,
   room: string,
-  bytesAs: (dtype: Dtype) => number,
+  backend: Pick<Backend, "bytesOf">,
   cause: unknown,
 ): OutOfMemoryError {
-  const needs = (other: Dtype) => `${other} needs ${formatBytes(bytesAs(other))}`;
+  const { outputs, inputs, dtype } = options;
+  const needs = (dtype: Dtype) => `${dtype} needs ${formatBytes(backend.bytesOf({ ...options, dtype }))}`;
   const smaller: readonly Dtype[] = dtype === "f32" ? ["bf16", "int8"] : dtype === "int8" ? [] : ["int8"];
   return new OutOfMemoryError(
     `Cannot hold a [${outputs}, ${inputs}] ${dtype} matrix: ${room} and ${needs(dtype)}; ` +

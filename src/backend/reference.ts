@@ -94,12 +94,12 @@ class ReferenceMatrix extends Resource<Entries> implements Matrix {
   readonly dtype: Dtype;
   readonly bytes: number;
 
-  constructor(owner: ReferenceBackend, outputs: number, inputs: number, dtype: Dtype, entries: Entries) {
+  constructor(owner: ReferenceBackend, options: MatrixOptions, entries: Entries) {
     super(owner, "a matrix", entries);
-    this.outputs = outputs;
-    this.inputs = inputs;
-    this.dtype = dtype;
-    this.bytes = entries.values.byteLength + (entries.scales?.byteLength ?? 0);
+    this.outputs = options.outputs;
+    this.inputs = options.inputs;
+    this.dtype = options.dtype;
+    this.bytes = owner.bytesOf(options);
   }
 
   /** W[row][column] */
@@ -257,6 +257,11 @@ class ReferenceBackend implements Backend {
   /** Whether it is disposed. */
   closed = false;
 
+  /** Of entries that are packed as tightly as their dtype allows: the oracle's own memory is of no interest. */
+  bytesOf({ outputs, inputs, dtype }: MatrixOptions): number {
+    return outputs * inputs * ENTRY_BYTES[dtype] + (dtype === "int8" ? 4 * outputs : 0);
+  }
+
   async matrix(
     shape: MatrixOptions,
     chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
@@ -276,7 +281,7 @@ class ReferenceBackend implements Backend {
         for (let i = 0; i < inputs; i++) values[o * inputs + i] = entry(row[i]);
       }
     }
-    return new ReferenceMatrix(this, outputs, inputs, dtype, int8 ? { values, scales } : { values });
+    return new ReferenceMatrix(this, shape, int8 ? { values, scales } : { values });
   }
 
   vector(values: Float32Array): Vector {
@@ -469,6 +474,9 @@ class ReferenceBackend implements Backend {
     if (this.closed) throw new Error("Cannot use the reference backend: it is disposed");
   }
 }
+
+/** Bytes of an entry of a matrix. */
+const ENTRY_BYTES: Readonly<Record<Dtype, number>> = { f32: 4, f16: 2, bf16: 2, int8: 1 };
 
 /** How an entry is rounded to what a dtype can hold, to nearest, ties to even. */
 const ROUND: Readonly<Record<Exclude<Dtype, "int8">, (value: number) => number>> = {

@@ -7,6 +7,7 @@
  */
 
 import { type Dtype, dtypes } from "../backend/backend.ts";
+import { createReferenceBackend } from "../backend/reference.ts";
 import { type Checkpoint, openCheckpoint } from "../hub/checkpoint.ts";
 import { locateModel } from "../hub/models.ts";
 import type { TensorInfo } from "../hub/tensor_file.ts";
@@ -20,6 +21,9 @@ import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
 import { showDownloads } from "./downloads.ts";
 import { megabytes, printable, table } from "./terminal.ts";
+
+/** Sizes are those of no device in particular: the oracle's matrices have no padding. */
+const UNPADDED = createReferenceBackend();
 
 /** What `inspect --json` prints. */
 interface Inspection extends ModelShape {
@@ -89,7 +93,7 @@ async function examine(checkpoint: Checkpoint, target: string | URL | undefined)
   const weightBytes: Partial<Record<Dtype, number>> = {};
   let loaded!: LoadedModel;
   for (const dtype of dtypes) {
-    const plan = new Plan(), its = target === undefined ? undefined : await loadTarget(target, dtype);
+    const plan = new Plan(UNPADDED), its = target === undefined ? undefined : await loadTarget(target, dtype);
     loaded = await loadUnread(checkpoint, plan, dtype, its);
     weightBytes[dtype] = plan.bytes;
   }
@@ -127,7 +131,7 @@ function loadUnread(
 /** What a drafter's parts come from, held alike; what it needs itself is not the drafter's to tell. */
 async function loadTarget(folder: string | URL, dtype: Dtype): Promise<CausalModel> {
   using checkpoint = await openCheckpoint(folder);
-  const loaded = await loadUnread(checkpoint, new Plan(), dtype);
+  const loaded = await loadUnread(checkpoint, new Plan(UNPADDED), dtype);
   if (loaded.kind === "causal") return loaded.model;
   throw new UsageError(`--target ${folder} is a diffusion model, expected an autoregressive one`);
 }

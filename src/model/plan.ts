@@ -6,26 +6,28 @@
  * @module
  */
 
-import type { Backend, Dtype } from "../backend/backend.ts";
+import type { Backend, Dtype, MatrixOptions } from "../backend/backend.ts";
 import { checkDtype } from "../backend/check.ts";
 import { CheckpointError, type Weights } from "./weights.ts";
 
-/** Bytes of an entry of a matrix. */
-const ENTRY_BYTES: Readonly<Record<Dtype, number>> = { f32: 4, f16: 2, bf16: 2, int8: 1 };
-
 /** What a model asks a device to hold. */
 export class Plan {
+  readonly #backend: Pick<Backend, "bytesOf">;
   #bytes = 0;
+
+  /** @param backend whose layout of matrices counts */
+  constructor(backend: Pick<Backend, "bytesOf">) {
+    this.#backend = backend;
+  }
 
   /**
    * A device that holds nothing and notes what it is asked to. Loading computes nothing, so it can do no more
    * than take uploads.
    */
   readonly device: Backend = {
-    matrix: (shape: Parameters<Backend["matrix"]>[0]) => {
-      const { outputs, inputs, dtype } = shape;
-      // an f32 scale for each output
-      this.#bytes += outputs * inputs * ENTRY_BYTES[dtype] + (dtype === "int8" ? 4 * outputs : 0);
+    bytesOf: (shape: MatrixOptions) => this.#backend.bytesOf(shape),
+    matrix: (shape: MatrixOptions) => {
+      this.#bytes += this.#backend.bytesOf(shape);
       return Promise.resolve({ ...shape, bytes: 0, [Symbol.dispose]() {} });
     },
     vector: ({ length }: Float32Array) => {
@@ -70,7 +72,7 @@ export async function checkBeforeReading(
   checkDtype("load a model", dtype);
   const nothing = withoutMatrices(weights, () => Promise.resolve(new Float32Array()));
   const bytesAs = async (dtype: Dtype): Promise<number> => {
-    const plan = new Plan();
+    const plan = new Plan(backend);
     await build(nothing, plan.device, dtype);
     return plan.bytes;
   };

@@ -10,6 +10,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { writeRaw, writeSafetensors } from "../../fixtures/write_safetensors.ts";
+import { createReferenceBackend } from "../../src/backend/reference.ts";
 import { readInput } from "../../src/cli/terminal.ts";
 import { type Checkpoint, openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { memorySource, toPath } from "../../src/hub/files.ts";
@@ -250,7 +251,7 @@ async function config(folder: string): Promise<Format> {
             rows: (name, shape) => weights.rows(name, shape),
             transposed: (name, shape) => weights.transposed(name, shape),
           },
-          new Plan().device,
+          new Plan(createReferenceBackend()).device,
         );
         const { vocabSize, contextLength, layers, width, heads } = loaded.model.shape;
         const strict = parseStrictly(new TextDecoder().decode(input));

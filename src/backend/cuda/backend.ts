@@ -162,6 +162,11 @@ export class CudaBackend implements Backend {
   }
 
   /** @inheritdoc */
+  bytesOf(options: MatrixOptions): number {
+    return matrixBytes(options);
+  }
+
+  /** @inheritdoc */
   async matrix(
     options: MatrixOptions,
     chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
@@ -397,17 +402,11 @@ export class CudaBackend implements Backend {
 
   /** A matrix of zeros, or an error that says what would fit. */
   #reserve(options: MatrixOptions): CudaMatrix {
-    const { outputs, inputs } = options;
     try {
       return new CudaMatrix(this.#gpu.queue, options);
     } catch (cause) {
       if (!(cause instanceof OutOfMemoryError)) throw cause;
-      throw matrixTooLarge(
-        options,
-        this.#gpu.queue.room,
-        (other) => matrixBytes(outputs, inputs, other),
-        cause,
-      );
+      throw matrixTooLarge(options, this.#gpu.queue.room, this, cause);
     }
   }
 }

@@ -46,7 +46,7 @@ export function panelOutputs(dtype: Dtype): number {
 }
 
 /** Bytes of a packed matrix, scales and sums of int8 channels included. */
-export function matrixBytes(outputs: number, inputs: number, dtype: Dtype): number {
+export function matrixBytes({ outputs, inputs, dtype }: MatrixOptions): number {
   const panel = panelOutputs(dtype), rows = Math.ceil(outputs / panel) * panel;
   return rows * (padded(inputs) * entryBytes[dtype] + (dtype === "int8" ? 8 : 0));
 }
@@ -66,8 +66,8 @@ export class CudaMatrix extends Block implements Matrix {
   readonly #packed: number;
 
   /** Zeros; rows are packed into it later. */
-  constructor(queue: Queue, { outputs, inputs, dtype, anyOrder = false }: MatrixOptions) {
-    const bytes = matrixBytes(outputs, inputs, dtype);
+  constructor(queue: Queue, options: MatrixOptions) {
+    const { outputs, inputs, dtype, anyOrder = false } = options, bytes = matrixBytes(options);
     super(queue, bytes, "a matrix");
     this.outputs = outputs;
     this.inputs = inputs;

@@ -13,7 +13,6 @@ import type {
   AttentionOptions,
   Backend,
   CacheOptions,
-  Dtype,
   EmbedOptions,
   Matrix,
   MatrixOptions,
@@ -124,14 +123,19 @@ class WasmBackend implements Backend {
   }
 
   /** @inheritdoc */
+  bytesOf({ outputs, inputs, dtype }: MatrixOptions): number {
+    return packing(outputs, inputs, dtype).bytes;
+  }
+
+  /** @inheritdoc */
   async matrix(
     shape: MatrixOptions,
     chunks: AsyncIterable<Float32Array> | Iterable<Float32Array>,
   ): Promise<Matrix> {
-    const { outputs, inputs, dtype } = shape;
+    const { outputs, inputs } = shape;
     check.checkMatrix(shape);
     this.#expectOpen();
-    const matrix = this.#reserve(outputs, inputs, dtype);
+    const matrix = this.#reserve(shape);
     try {
       // whole panels at a time, about a megabyte of them: enough to share among threads, little to hold
       const stage = Math.min(Math.ceil(outputs / 8), Math.max(1, Math.ceil(2 ** 18 / (8 * inputs)))) * 8;
@@ -407,15 +411,14 @@ class WasmBackend implements Backend {
   }
 
   /** A matrix without contents, or an error that says what would fit. */
-  #reserve(outputs: number, inputs: number, dtype: Dtype): WasmMatrix {
+  #reserve(options: MatrixOptions): WasmMatrix {
     try {
-      return new WasmMatrix(this.#heap, outputs, inputs, dtype);
+      return new WasmMatrix(this.#heap, options);
     } catch (cause) {
       if (!(cause instanceof OutOfMemoryError)) throw cause;
       const { used, limit } = this.#heap;
       const room = `${formatBytes(used)} of ${formatBytes(limit)} are in use`;
-      const bytesAs = (other: Dtype) => packing(outputs, inputs, other).bytes;
-      throw matrixTooLarge({ outputs, inputs, dtype }, room, bytesAs, cause);
+      throw matrixTooLarge(options, room, this, cause);
     }
   }
 

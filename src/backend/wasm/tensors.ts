@@ -4,7 +4,16 @@
  * @module
  */
 
-import type { Activation, Cache, CacheOptions, Dtype, Matrix, TokenBuffer, Vector } from "../backend.ts";
+import type {
+  Activation,
+  Cache,
+  CacheOptions,
+  Dtype,
+  Matrix,
+  MatrixOptions,
+  TokenBuffer,
+  Vector,
+} from "../backend.ts";
 import {
   checkAdvance,
   checkSlice,
@@ -96,7 +105,7 @@ export class WasmMatrix extends Block implements Matrix {
   readonly packing: Packing;
 
   /** Reserves the memory; the contents are packed later. */
-  constructor(heap: Heap, outputs: number, inputs: number, dtype: Dtype) {
+  constructor(heap: Heap, { outputs, inputs, dtype }: MatrixOptions) {
     const sizes = packing(outputs, inputs, dtype);
     super(heap, sizes.bytes, "a matrix", false);
     this.outputs = outputs;
