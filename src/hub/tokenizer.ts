@@ -1,7 +1,7 @@
 /**
- * Between text and token ids: an interface, the `tokenizer.json` of a checkpoint behind it, and text that
- * streams. The tokenizing itself is `@huggingface/tokenizers`; what is here makes it lossless, safe for every
- * input, and replaceable.
+ * Between text and token ids: an interface, an implementation from the `tokenizer.json` of a checkpoint, and text
+ * that streams. `@huggingface/tokenizers` does the tokenizing. This module makes it lossless, safe for every input
+ * (`tokenizer_check.ts`), and replaceable.
  *
  * @module
  */
@@ -11,7 +11,8 @@ import { dirname, join } from "node:path";
 import { CheckpointError } from "../model/weights.ts";
 import { brief } from "../shown.ts";
 import { kindOf, toPath, withinFolder } from "./files.ts";
-import { isRecord, readJson } from "./json.ts";
+import { readJson } from "./json.ts";
+import { checkTokenizer } from "./tokenizer_check.ts";
 
 /**
  * What the engine asks of a tokenizer. {@linkcode loadTokenizer} gives one; what `AutoTokenizer.from_pretrained`
@@ -141,7 +142,7 @@ export async function loadTokenizer(location: string | URL): Promise<Tokenizer> 
     if (found === undefined) continue;
     const { json, config } = found;
     checkTokenizer(json, path);
-    // what the library makes of a file that is not as it expects shows in any of its methods
+    // a file that the library does not expect may fail in any of its methods
     const attempt = <T>(doing: string, body: () => T): T => {
       try {
         return body();
@@ -169,121 +170,4 @@ export async function loadTokenizer(location: string | URL): Promise<Tokenizer> 
       candidates.join('" or "')
     }"; put it there: only token ids can do without`,
   );
-}
-
-/**
- * Throws unless ids are ids, tokens text, and every pattern one that ends: the library takes anything.
- * @throws {CheckpointError} naming what is not as expected
- */
-function checkTokenizer(
-  { model, added_tokens: added = [], ...rest }: Record<string, unknown>,
-  path: string,
-): void {
-  const expect = (right: boolean, what: string, found: unknown, expected: string) => {
-    if (right) return;
-    throw new CheckpointError(
-      `Cannot load tokenizer "${path}": ${what} is ${brief(found)}, expected ${expected}`,
-    );
-  };
-  const isId = (id: unknown) => Number.isSafeInteger(id) && id as number >= 0;
-  expect(isRecord(model), '"model"', model, "an object");
-  const { type, vocab, merges = [], continuing_subword_prefix: prefix } = model as Record<string, unknown>;
-  // older files do not say it
-  expect([undefined, "BPE", "WordPiece"].includes(type as string), '"model.type"', type, "BPE or WordPiece");
-  expect(isRecord(vocab), '"model.vocab"', vocab, "an object of tokens with their ids");
-  const ids = new Map(Object.entries(vocab as object));
-  for (const [token, id] of ids) {
-    expect(isId(id), `the id of token ${brief(token)}`, id, "a non-negative integer");
-  }
-  if (JSON.stringify(rest.pre_tokenizer ?? null).includes('"ByteLevel"')) {
-    // a byte without a token would be left out of a text without a word
-    const lacking = byteLetters().find((letter) => !ids.has(letter));
-    expect(lacking === undefined, '"model.vocab"', `without ${lacking}`, "a token for each byte");
-  }
-  expect(Array.isArray(merges), '"model.merges"', merges, "a list");
-  for (const merge of merges as unknown[]) {
-    const parts: unknown = typeof merge === "string" ? merge.split(" ") : merge;
-    const right = Array.isArray(parts) && parts.length === 2 && parts.every((part) => ids.has(part)) &&
-      ids.has(parts[0] + parts[1].slice(typeof prefix === "string" ? prefix.length : 0));
-    expect(right, "a merge", merge, "two tokens of the vocabulary that make a third");
-  }
-  expect(Array.isArray(added), '"added_tokens"', added, "a list");
-  for (const token of added as unknown[]) {
-    const right = isRecord(token) && isId(token.id) && typeof token.content === "string" &&
-      token.content !== "";
-    expect(right, 'an entry of "added_tokens"', token, 'an "id" and a "content"');
-  }
-  checkPatterns(rest, (pattern) => {
-    // (a+)+ and its kin take for ever on some texts; the patterns of published tokenizers have none
-    const repeated = typeof pattern === "string" && /(?<!\\)\)(?:[*+]|\{\d*,)/.test(pattern);
-    expect(
-      typeof pattern === "string" && !repeated,
-      "a pattern",
-      pattern,
-      "one in which no group is repeated",
-    );
-    const most = mostRepetitions(pattern as string);
-    expect(
-      most <= MOST_REPETITIONS,
-      "a pattern",
-      pattern,
-      `one with at most ${MOST_REPETITIONS} repetitions in a row`,
-    );
-  });
-  for (const part of ["normalizer", "decoder"]) {
-    expect(
-      growthOf(rest[part]) <= MOST_GROWTH,
-      JSON.stringify(part),
-      rest[part],
-      `one that makes a text at most ${MOST_GROWTH} times as long`,
-    );
-  }
-}
-
-/** How many repetitions without an end an alternative of a pattern may have: each may multiply its time by the text's length. */
-const MOST_REPETITIONS = 2;
-
-/** How many times as long a normalizer or decoder may make a text. */
-const MOST_GROWTH = 64;
-
-/** The most repetitions without an end in any alternative of a regular expression, those of its groups included. */
-function mostRepetitions(pattern: string): number {
-  const plain = pattern.replace(/\\./gs, "x").replace(/\[[^\]]*\]/g, "x");
-  let most = 0, found = 0, depth = 0;
-  for (const [token] of plain.matchAll(/[()|]|(?:[*+?]|\{\d*,\})[+?]?/g)) {
-    if (token === "(") depth++;
-    else if (token === ")") depth--;
-    else if (token === "|") {
-      if (depth === 0) found = 0;
-    } else if (!token.startsWith("?")) most = Math.max(most, ++found);
-  }
-  return most;
-}
-
-/** How many times as long a normalizer or decoder may make a text, at most, by what it replaces. */
-function growthOf(part: unknown): number {
-  if (!isRecord(part)) return 1;
-  const { normalizers, decoders = normalizers, pattern, content } = part;
-  if (Array.isArray(decoders)) return decoders.reduce<number>((product, one) => product * growthOf(one), 1);
-  if (typeof content !== "string") return 1;
-  const replaced = isRecord(pattern) && typeof pattern.String === "string" ? pattern.String.length : 1;
-  return Math.max(1, content.length / Math.max(1, replaced));
-}
-
-/** The letters that stand for the 256 bytes in byte-level vocabularies (Radford et al. 2019, `bytes_to_unicode`). */
-function byteLetters(): string[] {
-  const codes = Array.from({ length: 256 }, (_, byte) => byte);
-  const printable = (byte: number) => byte > 32 && byte < 127 || byte > 160 && byte !== 173;
-  const others = codes.filter((byte) => !printable(byte)).length;
-  return [...codes.filter(printable), ...codes.slice(0, others).map((n) => 256 + n)]
-    .map((code) => String.fromCharCode(code));
-}
-
-/** Hands over every regular expression in what surrounds a tokenizer's model. */
-function checkPatterns(value: unknown, check: (pattern: unknown) => void): void {
-  if (typeof value !== "object" || value === null) return;
-  for (const [name, inner] of Object.entries(value)) {
-    if (name === "Regex") check(inner);
-    else checkPatterns(inner, check);
-  }
 }
