@@ -109,13 +109,7 @@ export async function* checkedChunks(
 
 /** Checks {@linkcode Activation.slice}. */
 export function checkSlice(rows: number, start: number, count: number): void {
-  if (
-    !(Number.isInteger(start) && Number.isInteger(count) && start >= 0 && count > 0 && start + count <= rows)
-  ) {
-    throw new RangeError(
-      `Cannot slice an activation: rows [${start}, ${start + count}) are not within [0, ${rows})`,
-    );
-  }
+  expectRange("slice an activation", "rows", start, count, rows);
 }
 
 /** Checks {@linkcode Activation.write}. */
@@ -144,14 +138,7 @@ export function checkCache({ layers, width, capacity, halfHeads }: CacheOptions)
 
 /** Checks {@linkcode TokenBuffer.slice}. */
 export function checkTokenSlice(capacity: number, start: number, count: number): void {
-  if (
-    !(Number.isInteger(start) && Number.isInteger(count) && start >= 0 && count > 0 &&
-      start + count <= capacity)
-  ) {
-    throw new RangeError(
-      `Cannot slice a token buffer: ids [${start}, ${start + count}) are not within [0, ${capacity})`,
-    );
-  }
+  expectRange("slice a token buffer", "ids", start, count, capacity);
 }
 
 /** Checks {@linkcode Cache.advance}. */
@@ -338,6 +325,14 @@ function expectInteger(doing: string, name: string, found: number, least: number
     throw new RangeError(
       `Cannot ${doing}: ${name} is ${shown(found)}, expected an integer within [${least}, ${most}]`,
     );
+  }
+}
+
+function expectRange(doing: string, what: string, start: number, count: number, size: number): void {
+  if (
+    !(Number.isInteger(start) && Number.isInteger(count) && start >= 0 && count > 0 && start + count <= size)
+  ) {
+    throw new RangeError(`Cannot ${doing}: ${what} [${start}, ${start + count}) are not within [0, ${size})`);
   }
 }
 

@@ -9,7 +9,7 @@
  * @module
  */
 
-import { isRecord } from "./json.ts";
+import { isNatural, isRecord } from "./json.ts";
 import { isCommit } from "./names.ts";
 
 /** A model that cannot be fetched; the message says why, and what to do. */
@@ -109,12 +109,12 @@ export class HubClient {
     const { size, blobId, lfs } = isRecord(entry) ? entry : {};
     const hash = isRecord(lfs) ? lfs.sha256 : blobId;
     if (
-      !Number.isSafeInteger(size) || (size as number) < 0 || typeof hash !== "string" ||
+      !isNatural(size) || typeof hash !== "string" ||
       !/^([0-9a-f]{40}|[0-9a-f]{64})$/.test(hash)
     ) {
       throw this.fault(`the hub does not say the size and the hash of "${name}" at ${commit}`);
     }
-    return { name, size: size as number, hash };
+    return { name, size, hash };
   }
 
   /**

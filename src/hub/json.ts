@@ -21,6 +21,16 @@ export function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** Whether a value is a non-negative integer, as ids, sizes and offsets are. */
+export function isNatural(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+/** Whether a value is a list of non-negative integers. */
+export function isNaturals(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every(isNatural);
+}
+
 /**
  * Reads a JSON file whose value is an object.
  * @throws {CheckpointError} if it is not, or is larger than 20 MB, and as {@linkcode parseObject}

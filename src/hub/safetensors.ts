@@ -10,7 +10,7 @@
 import { brief } from "../shown.ts";
 import type { ByteSource } from "./files.ts";
 import type { Span } from "./gzip.ts";
-import { isRecord, parseObject } from "./json.ts";
+import { isNaturals, isRecord, parseObject } from "./json.ts";
 import { ELEMENT_BYTES, fault, refusePointer, TensorFile, type TensorInfo } from "./tensor_file.ts";
 
 /**
@@ -153,8 +153,4 @@ function parseEntry(name: string, entry: unknown, dataStart: number, path: strin
       planes: true,
     }
     : { name, dtype: dtype as string, shape, ...place };
-}
-
-function isNaturals(value: unknown): value is number[] {
-  return Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0);
 }

@@ -8,7 +8,7 @@
 
 import { CheckpointError } from "../model/weights.ts";
 import { brief } from "../shown.ts";
-import { isRecord } from "./json.ts";
+import { isNatural, isRecord } from "./json.ts";
 
 /**
  * Throws unless ids are ids, tokens are text, and a text takes bounded time and memory.
@@ -24,7 +24,6 @@ export function checkTokenizer(
       `Cannot load tokenizer "${path}": ${what} is ${brief(found)}, expected ${expected}`,
     );
   };
-  const isId = (id: unknown) => Number.isSafeInteger(id) && id as number >= 0;
   expect(isRecord(model), '"model"', model, "an object");
   const { type, vocab, merges = [], continuing_subword_prefix: prefix } = model as Record<string, unknown>;
   // older files have no type
@@ -32,7 +31,7 @@ export function checkTokenizer(
   expect(isRecord(vocab), '"model.vocab"', vocab, "an object of tokens with their ids");
   const ids = new Map(Object.entries(vocab as object));
   for (const [token, id] of ids) {
-    expect(isId(id), `the id of token ${brief(token)}`, id, "a non-negative integer");
+    expect(isNatural(id), `the id of token ${brief(token)}`, id, "a non-negative integer");
   }
   if (JSON.stringify(rest.pre_tokenizer ?? null).includes('"ByteLevel"')) {
     // a byte without a token would silently be left out of a text
@@ -48,7 +47,7 @@ export function checkTokenizer(
   }
   expect(Array.isArray(added), '"added_tokens"', added, "a list");
   for (const token of added as unknown[]) {
-    const right = isRecord(token) && isId(token.id) && typeof token.content === "string" &&
+    const right = isRecord(token) && isNatural(token.id) && typeof token.content === "string" &&
       token.content !== "";
     expect(right, 'an entry of "added_tokens"', token, 'an "id" and a "content"');
   }

@@ -10,6 +10,7 @@
  */
 
 import type { ByteSource } from "./files.ts";
+import { isNatural, isNaturals } from "./json.ts";
 import { type PickleFunction, readPickle } from "./pickle.ts";
 import { ELEMENT_BYTES, fault, refusePointer, TensorFile, type TensorInfo } from "./tensor_file.ts";
 import { type Member, readZip } from "./zip.ts";
@@ -171,12 +172,4 @@ function locate(name: string, { storage, offset, shape, strides }: StoredTensor,
 function conversion(path: string): string {
   return "convert it once: python3 -c 'import sys, torch; f = sys.argv[1]; torch.save({k: v.contiguous() for k, v in " +
     `torch.load(f, "cpu", weights_only=True).items()}, f)' "${path}"`;
-}
-
-function isNatural(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
-}
-
-function isNaturals(value: unknown): value is number[] {
-  return Array.isArray(value) && value.every(isNatural);
 }
