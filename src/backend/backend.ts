@@ -3,10 +3,9 @@
  *
  * The operations are the stages of a transformer block, coarse enough for a device to fuse, not scalar
  * arithmetic. A model (`src/model`) is written once over this file; a backend (`reference.ts`, `wasm/`,
- * `cuda/`) implements it. What stands here fits a GPU: weights are uploaded once into the device's own
- * layout, activations and caches live on the device, positions are derived from the cache's length and not
- * passed by the host, every operation is only enqueued, and nothing but {@linkcode Activation.read} and
- * {@linkcode TokenBuffer.read} waits for a result.
+ * `cuda/`) implements it. It is made for a GPU: weights are uploaded once into the device's own layout, activations
+ * and caches live on the device, and a position is derived from the cache's length, not passed by the host. Every
+ * operation is only enqueued; {@linkcode Activation.read} and {@linkcode TokenBuffer.read} alone wait for a result.
  *
  * Deliberately absent: a graph, autograd, broadcasting, dtypes of activations (always f32), and batches of
  * several sequences.
@@ -14,10 +13,10 @@
  * Axis letters used throughout: R rows (consecutive positions of one sequence in this pass), C width of the
  * residual stream, H heads, D head size (H*D is often C), V vocabulary, L positions held by a cache.
  *
- * **The bit-exact rule.** Every value of a row is reduced in an order that depends only on that row's own
- * inputs: not on the number of rows in the pass, on the row's index in it, nor on the number of threads. So
- * the pass that verifies γ+1 tokens and the pass that decodes one give bit-identical logits. A product with a matrix
- * that came with {@linkcode MatrixOptions.anyOrder} need not obey it.
+ * **The bit-exact rule.** Every value of a row is reduced in an order that depends on that row's own inputs alone: not
+ * on the number of rows in the pass, the row's index in it, or the number of threads. So the pass that verifies γ+1
+ * tokens and the pass that decodes one give bit-identical logits. Products with a matrix that has
+ * {@linkcode MatrixOptions.anyOrder} are exempt.
  *
  * @module
  */
@@ -25,11 +24,12 @@
 /**
  * How a device holds the entries of a {@linkcode Matrix}. Accumulation is f32 (int32 for `int8`).
  * `int8` is symmetric per output channel; the rows it is multiplied with are quantised on the fly, per row.
- * A target held as anything but the dtype of its checkpoint is another target: exact, but to its own law.
+ * A target that is held in another dtype than its checkpoint's is another target: decoding is exact to the law of the
+ * converted weights.
  */
 export type Dtype = "f32" | "f16" | "bf16" | "int8";
 
-/** All of them. */
+/** All dtypes. */
 export const dtypes: readonly Dtype[] = ["f32", "f16", "bf16", "int8"];
 
 /** Options of {@linkcode Backend.matrix}. */
@@ -41,9 +41,8 @@ export interface MatrixOptions {
   /** How the entries are to be held. */
   readonly dtype: Dtype;
   /**
-   * Whether a product with it may add in any order, so that the bits of a row may depend on the number of rows: a
-   * permission, of use where a device has a faster product that does. For what proposes tokens, never for what decides
-   * on them. @default {false}
+   * Whether products with it may add in any order, so that the bits of a row may depend on the number of rows. A device
+   * may then use a faster product. For drafters alone: a target has to obey the bit-exact rule. @default {false}
    */
   readonly anyOrder?: boolean | undefined;
 }
@@ -143,8 +142,8 @@ export interface CacheOptions {
   /** L, the most positions it can hold. */
   readonly capacity: number;
   /**
-   * Number of heads, always the same, if keys and values may be stored as f16 and attention may compute with f16:
-   * values beyond ±65504 become NaN. A device that has no use for f16 stores f32. Absent: f32.
+   * The number of heads, given if keys and values may be stored as f16 and attention may compute with f16. The number is
+   * then fixed, and values beyond ±65504 become NaN. A device may store f32 all the same. Absent: f32.
    */
   readonly halfHeads?: number | undefined;
 }
@@ -222,7 +221,7 @@ export interface AttentionOptions extends AppendOptions {
   readonly window?: number | undefined;
 }
 
-/** What turns logits into the law that is sampled from; applied in this order, as Hugging Face does. */
+/** How logits become the law that is sampled from. Applied in the order of the fields, as Hugging Face does. */
 export interface Sampling {
   /** Logits are divided by it. 0: a point mass on the largest logit, the lowest id among equals. Default 1. */
   readonly temperature?: number | undefined;
@@ -242,9 +241,9 @@ export interface NoiseKey {
   readonly position: number;
 }
 
-/** One round of speculative decoding on a device: what its decisions depend on, and how long its draft takes. */
+/** One round of speculative decoding on a device: the seed and the text's length, and a clock for the draft. */
 export interface DeviceRound extends Disposable {
-  /** Where it takes place. */
+  /** The backend that it runs on. */
   readonly backend: Backend;
   /**
    * Begins a round: the decisions are those of `seed`, and the text has `start` tokens.
@@ -291,8 +290,8 @@ export interface AcceptOptions {
 }
 
 /**
- * The decisions of a round, made where the laws are, so that no law is read and the host waits once a round. A
- * decision is the one that the host would make with the same seed, up to the rounding of sums in float64.
+ * Decisions that the device makes, where the laws are: no law is read, and the host waits once a round. They equal the
+ * host's decisions with the same seed, up to the rounding of sums in float64.
  */
 export interface Decisions {
   /** Allocates what a round needs. */
@@ -308,18 +307,18 @@ export interface Decisions {
   accept(out: TokenBuffer, options: AcceptOptions): void;
 }
 
-/** What a pass that is repeated may name as its own: {@linkcode Backend.repeat}. */
+/** A buffer that a pass may use: {@linkcode RepeatedPass.uses}. */
 export type Used = Activation | TokenBuffer | DeviceRound;
 
-/** Which pass {@linkcode Backend.repeat} is given. */
+/** Identifies a pass for {@linkcode Backend.repeat}. */
 export interface RepeatedPass {
-  /** What it runs over. */
+  /** The cache that it runs over. */
   readonly cache: Cache;
-  /** R, how many rows it has. */
+  /** R */
   readonly rows: number;
   /** Tells it from others over the same cache with as many rows. */
   readonly key: string;
-  /** What may be another buffer the next time. @default none */
+  /** Buffers that may be others the next time. @default none */
   readonly uses?: readonly Used[] | undefined;
 }
 
@@ -331,7 +330,7 @@ export interface Backend extends Disposable {
   readonly device: "reference" | "wasm" | `cuda:${number}`;
   /** What it runs on, for people: `WebAssembly relaxed SIMD, 2 threads`. */
   readonly description: string;
-  /** Bytes that can still be allocated, so that what will not fit is refused before it is read. Absent: not known. */
+  /** Bytes that can still be allocated. A checkpoint that needs more is refused before it is read. Absent: unknown. */
   readonly room?: number | undefined;
   /** Rows of a pass beyond which it is no faster per row: longer inputs are cut at this size. @default {128} */
   readonly passRows?: number | undefined;
@@ -344,9 +343,9 @@ export interface Backend extends Disposable {
   /** Bytes that a matrix takes here, padding and what belongs to its channels included: what its `bytes` will be. */
   bytesOf(options: MatrixOptions): number;
   /**
-   * Uploads a matrix, converting and packing it into the device's layout chunk by chunk, so that the host
-   * never needs to hold a whole one. `chunks` yields f32 rows of W in order, any whole number of rows at a
-   * time, [n, inputs] each. They must be finite, and within the dtype's range: what becomes of others differs.
+   * Uploads a matrix. It is converted and packed into the device's layout chunk by chunk, so that the host never holds a
+   * whole one. `chunks` yields f32 rows of W in order, [n, inputs] each, for any whole n. Entries must be finite and
+   * within the dtype's range: devices treat others differently.
    * @throws {RangeError} if the chunks do not add up to [outputs, inputs]
    * @throws {OutOfMemoryError} if the device's memory does not suffice; the message names a dtype that might fit
    */
@@ -367,11 +366,10 @@ export interface Backend extends Disposable {
   cache(options: CacheOptions): Cache;
 
   /**
-   * Enqueues what `body` does: a pass of `rows` rows over `cache`. Where a device records what it is given, it may
-   * repeat instead what a body enqueued before for the same cache, rows, key and `uses`, which names what may be
-   * another buffer the next time. So two such bodies must put the same operations on the same buffers, whose contents
-   * may differ, as may the cache's length; and they must not allocate, write, read or commit. Absent: there is nothing
-   * to be gained, call `body`.
+   * Enqueues a pass, by calling `body` or by replaying what an earlier body enqueued for the same cache, rows, key and
+   * `uses`. So two such bodies must enqueue the same operations on the same buffers. The contents of the buffers and the
+   * length of the cache may differ. A body must not allocate, write, read or commit. Absent: recording gains nothing on
+   * this device, call `body`.
    */
   repeat?(pass: RepeatedPass, body: () => void): void;
 

@@ -1,12 +1,12 @@
 /**
- * How those who compute with a backend hold its memory, and how much they ask of it at once.
+ * Memory of a backend that grows with use, and the size of passes.
  *
  * @module
  */
 
 import type { Backend } from "./backend.ts";
 
-/** The most rows that a pass should have on a backend, where it can be cut. */
+/** The most rows that a pass should have on a backend, if it can be cut. */
 export function mostRows(backend: Backend): number {
   return backend.passRows ?? 128;
 }
@@ -38,6 +38,6 @@ export class Growing<T extends Disposable> implements Disposable {
   [Symbol.dispose](): void {
     this.#buffer?.[Symbol.dispose]();
     this.#buffer = undefined;
-    this.#size = 0; // what could not be allocated is not asked for again
+    this.#size = 0; // so that a failed allocation does not double the next
   }
 }

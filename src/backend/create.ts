@@ -18,7 +18,7 @@ import { createWasmBackend } from "./wasm/backend.ts";
  */
 export type Device = "auto" | "wasm" | "reference" | "cuda" | `cuda:${number}`;
 
-/** The devices that have a name, the default first; each GPU has one with its number beside these. */
+/** Names of devices, the default first. Beside these, a number names each GPU. */
 export const devices: readonly Device[] = ["auto", "wasm", "reference", "cuda"];
 
 /** Whether a text names a device, present or not. */
@@ -26,7 +26,7 @@ export function isDevice(text: string): text is Device {
   return /^cuda:\d{1,3}$/.test(text) || devices.some((device) => device === text);
 }
 
-/** A device that is not there; the message says why and what else would do. */
+/** A device that cannot be opened; the message says why, and what to do. */
 export class BackendUnavailableError extends Error {
   /** Its name, for callers that catch by name. */
   override readonly name: string = "BackendUnavailableError";
@@ -38,7 +38,7 @@ export class BackendUnavailableError extends Error {
  *
  * @param options.threads for a CPU; default: the machine's cores
  * @throws {BackendUnavailableError} if it is not there
- * @throws {TypeError} if nothing is called that
+ * @throws {TypeError} if there is no such name
  */
 export async function createBackend(
   device: Device = "auto",
@@ -61,12 +61,12 @@ export async function createBackend(
   }
 }
 
-/** Whether what `device` names is where `backend` computes. For `cuda` any GPU is, and for `auto` anything. */
+/** Whether a backend computes on the named device. `cuda` names any GPU, and `auto` any device. */
 export function isOn(device: Device, backend: Backend): boolean {
   return device === "auto" || device === backend.name || device === backend.device;
 }
 
-/** Opens a GPU, by default the first that can be used. What it needs is loaded only where it may be used. */
+/** Opens a GPU, by default the first that can be used. Its code is imported only where libraries may be loaded. */
 async function openCuda(device: "cuda" | `cuda:${number}`): Promise<Backend> {
   try {
     if (typeof Deno === "undefined") {

@@ -10,19 +10,19 @@
 import { shown } from "../shown.ts";
 import type { Sampling } from "./backend.ts";
 
-/** Logits that stand for no law: what computed them is damaged, or overflowed. */
+/** Logits that define no law: the weights that computed them are damaged, or their dtype overflowed. */
 export class LogitsError extends RangeError {
   /** Its name, for callers that catch by name. */
   override readonly name: string = "LogitsError";
-  /** What is wrong with the logits, to be said again by whoever knows more of them. */
+  /** What is wrong with the logits, for a caller whose own message also names the model. */
   readonly fault: string;
-  /** Whether a device found it when it was to test a draft, whose logits they are. */
+  /** Whether they are the drafter's, found by a device that was to test its draft. */
   readonly drafted: boolean;
 
   /**
-   * An error that says what is wrong, and what failed for it.
+   * An error that says what is wrong, and what failed.
    * @param fault what is wrong with the logits
-   * @param doing what failed for it
+   * @param doing what failed, completes `Cannot …`
    * @param drafted as below
    */
   constructor(fault: string, doing: string = "make a distribution", drafted: boolean = false) {

@@ -1,5 +1,5 @@
 /**
- * What every device says when it has no room left. Deliberately without a rule for when that is.
+ * The error for memory that does not suffice, in the same words for every device.
  *
  * @module
  */
@@ -15,7 +15,7 @@ export class OutOfMemoryError extends Error {
 /**
  * The error for a matrix that does not fit.
  *
- * @param room what there is, as in `1.00 GiB of 4.00 GiB are in use`
+ * @param room how full the device is, as in `1.00 GiB of 4.00 GiB are in use`
  * @param backend where it would be held
  */
 export function matrixTooLarge(

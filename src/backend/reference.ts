@@ -1,6 +1,6 @@
 /**
- * The oracle: every operation of the contract as the loops of its definition, accumulated in float64. Other
- * backends are compared with it; it is never optimised, and holds nothing but typed arrays.
+ * The oracle: every operation of the contract as the loops of its definition, accumulated in float64. Other backends
+ * are compared with it. It is never optimised.
  *
  * @module
  */
@@ -80,7 +80,7 @@ class Resource<T> {
   }
 }
 
-/** Entries as held: rounded to the dtype, or int8 with a scale for each output channel. */
+/** Entries of a matrix: rounded to the dtype, or int8 with a scale for each output channel. */
 interface Entries {
   /** [outputs, inputs] */
   readonly values: Float32Array | Int8Array;

@@ -1,6 +1,6 @@
 /**
- * The cache of models that the tools around Hugging Face share (https://huggingface.co/docs/hub/local-cache): what
- * they fetched is found here, and what is put here is found by them.
+ * The cache of models that the tools around Hugging Face share (https://huggingface.co/docs/hub/local-cache): models
+ * that they fetched are found here, and they find those fetched here.
  *
  * ```
  * models--owner--name/
@@ -11,8 +11,7 @@
  * .locks/models--owner--name/HASH.lock
  * ```
  *
- * A file gets its final name when all of it is there and has been checked, and by a renaming. This is the only file of
- * `src/hub` that writes.
+ * A file is renamed to its final name once all of it has arrived and been checked. No other module of `src/hub` writes.
  *
  * @module
  */
@@ -66,7 +65,7 @@ export class ModelCache {
 
   /** Notes what a revision was resolved to. */
   async pin(revision: string, commit: string): Promise<void> {
-    // what is noted already needs no permission to write
+    // a revision that is noted already needs no permission to write
     if (await this.commitOf(revision) === commit) return;
     const path = join(this.folder, "refs", revision), temporary = `${path}.${crypto.randomUUID()}`;
     await writable(path, async () => {
@@ -78,7 +77,7 @@ export class ModelCache {
 
   /**
    * Whether a commit's weights and configuration are here.
-   * @param all whether also nothing may be missing that the commit might have
+   * @param all whether the optional files must be here too, or known not to exist
    */
   async isComplete(commit: string, all: boolean): Promise<boolean> {
     const folder = this.snapshot(commit);
@@ -110,7 +109,8 @@ export class ModelCache {
   }
 
   /**
-   * Makes a file of a commit be here: finds its content, or fetches what is missing of it, and checks it.
+   * Puts a file of a commit into its snapshot. Content that is not here is fetched, from where an earlier attempt ended,
+   * and checked.
    *
    * @param arrived told how many bytes of it are here
    * @throws {HubError} if what arrived is not what the hub promised
@@ -157,7 +157,7 @@ export class ModelCache {
       const found = await contentHash(incomplete, file, signal);
       if (found === file.hash) break;
       await writable(incomplete, () => Deno.remove(incomplete));
-      // what an earlier attempt left may have been spoilt since
+      // the part that an earlier attempt left may be damaged
       if (start > 0) continue;
       throw client.fault(
         `what arrived of "${file.name}" has the hash ${found}, expected ${file.hash}; it was removed: fetch it again`,
@@ -167,8 +167,8 @@ export class ModelCache {
   }
 
   /**
-   * Links content into a snapshot. Deno lets a program make symbolic links only if it may read and write everywhere;
-   * others get a second name for the same content, which readers of the cache take as well and costs no space.
+   * Links content into a snapshot. Deno lets a program make symbolic links only if it may read and write everywhere.
+   * Otherwise it is a hard link, which costs no space either, and which readers of the cache accept.
    */
   async #link(hash: string, path: string): Promise<void> {
     const everywhere = (await Promise.all([
@@ -176,7 +176,7 @@ export class ModelCache {
       Deno.permissions.query({ name: "write" }),
     ])).every(({ state }) => state === "granted");
     await writable(path, async () => {
-      // it may be a link to what is gone
+      // a link may be left whose content is gone
       await Deno.remove(path).catch(ignoreAbsence);
       try {
         if (everywhere && Deno.build.os !== "windows") {
@@ -202,7 +202,7 @@ export class ModelCache {
     for (const folder of [this.folder, this.#locks]) await removeAll(folder);
   }
 
-  /** Removes a commit, what was resolved to it, and content that no other commit has. */
+  /** Removes a commit, the revisions that were resolved to it, and content that no other commit has. */
   async removeCommit(commit: string): Promise<void> {
     await removeAll(this.snapshot(commit));
     await removeAll(join(this.folder, ".no_exist", commit));
@@ -211,7 +211,7 @@ export class ModelCache {
     }
     const needed = new Set<string>();
     for (const path of await filesUnder(join(this.folder, "snapshots"))) {
-      // who is no symbolic link keeps the content by itself
+      // a hard link keeps the content by itself
       if ((await Deno.lstat(path)).isSymlink) needed.add(basename(await Deno.readLink(path)));
     }
     for (const path of await filesUnder(join(this.folder, "blobs"))) {
@@ -246,8 +246,8 @@ export async function readShards(index: string): Promise<Set<string>> {
 }
 
 /**
- * Appends to a file what is missing of it, and sees to it that it is on the disk.
- * @returns how many bytes there were
+ * Appends the missing bytes to a file, and waits until they are on the disk.
+ * @returns how many bytes there were before
  */
 async function append(
   path: string,
@@ -301,7 +301,7 @@ async function sizeIs(path: string, size: number): Promise<boolean> {
   return await kindOf(path) === "file" && (await Deno.stat(path)).size === size;
 }
 
-/** What stands in a folder, in order; nothing if it is not there. */
+/** The names in a folder, sorted; none if there is no folder. */
 export async function namesIn(folder: string): Promise<string[]> {
   if (await kindOf(folder) !== "folder") return [];
   return (await Array.fromAsync(Deno.readDir(folder), ({ name }) => name)).sort();
@@ -337,7 +337,7 @@ async function writable<T>(path: string, access: () => Promise<T>): Promise<T> {
         { cause: error },
       );
     }
-    // what the system says: no space left, read-only, permission denied; then what was done with which path
+    // the system's message begins with its reason: no space left, read-only, permission denied
     const [reason] = /^.*?\(os error \d+\)/.exec((error as Error).message) ?? [];
     if (reason === undefined) throw error;
     throw new Error(

@@ -20,7 +20,7 @@ import { dataStart, Safetensors, spansOf } from "./safetensors.ts";
 import { CHUNK_BYTES, fault, type TensorFile, type TensorInfo } from "./tensor_file.ts";
 import { openTorchFile } from "./torch.ts";
 
-/** Where weights may be, the first that is there being taken: in a file, or in shards that an index names. */
+/** Where weights may be, the first that exists is taken: a file, or shards that an index names. */
 export const WEIGHT_FILES: readonly string[] = [
   "model.safetensors",
   "model.safetensors.index.json",
@@ -29,10 +29,10 @@ export const WEIGHT_FILES: readonly string[] = [
   "pytorch_model.bin.index.json",
 ];
 
-/** The most f32 in one chunk of a transpose, in bytes: many, as each chunk costs a pass over the matrix. */
+/** Bytes of f32 in one chunk of a transpose: many, as each chunk costs a pass over the matrix. */
 export const TRANSPOSED_BYTES: number = 16 << 20;
 
-/** What a matrix may be stored as; or I8 with a scale. */
+/** Dtypes that a matrix may be stored in, beside I8 with a scale. */
 const MATRIX_DTYPES = ["F32", "F16", "BF16", "F64"];
 
 /** Values of I8 tensors with a scale are multiplied by it on reading; see {@linkcode Checkpoint}. */
@@ -227,11 +227,11 @@ export class Checkpoint implements Weights, Disposable {
   }
 }
 
-/** Buffers that are used again: garbage of their size is collected late, and would count as held. */
+/** Chunk buffers that are reused: large garbage is collected late, and inflates peak memory. */
 class Buffers {
   readonly #free: Float32Array[] = [];
 
-  /** A buffer of at least that length, which nobody else has. */
+  /** A buffer of at least that length, for the caller alone. */
   take(length: number): Float32Array {
     const fits = this.#free.findIndex((buffer) => buffer.length >= length);
     return fits < 0 ? new Float32Array(length) : this.#free.splice(fits, 1)[0];

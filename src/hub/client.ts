@@ -60,7 +60,7 @@ const MAX_DESCRIPTION_BYTES = 32 << 20;
 /** Answers after which another attempt may succeed. */
 const BUSY: readonly number[] = [408, 429, 500, 502, 503, 504];
 
-/** Something that may be over the next time. */
+/** A failure that may be over at the next attempt. */
 class Hitch extends Error {
   /** @param wait milliseconds that the server asks to wait */
   constructor(message: string, readonly wait: number = 0) {
@@ -82,7 +82,7 @@ export class HubClient {
   }
 
   /**
-   * What a branch, a tag or a commit is now.
+   * The commit and the files that a branch, a tag or a commit stands for now.
    * @throws {HubError} if there is no such thing, it may not be read, or the hub cannot be reached
    */
   async revision(revision: string): Promise<RemoteRevision> {
@@ -120,8 +120,8 @@ export class HubClient {
   /**
    * The bytes of a file from `start` to its end. A lost connection is made again and goes on where it broke.
    *
-   * No `If-Range` is sent: its validators differ from host to host behind the hub. What is asked for is content of a
-   * known hash, so whoever puts the pieces together checks that instead.
+   * No `If-Range` is sent, as its validators differ from host to host behind the hub. The content has a known hash, which
+   * the caller checks once all pieces are there.
    *
    * @throws {HubError} if they cannot be had, or are not as many as the file should have
    */
@@ -162,7 +162,7 @@ export class HubClient {
       throw this.fault(`the server sent "${file.name}" from byte ${from} on, expected from ${at}`);
     }
     if (size !== undefined && size !== file.size) throw this.#wrongSize(file, `has ${size} bytes`);
-    // a server that was asked for a range may send the whole: what is there already is passed over
+    // a server that was asked for a range may send the whole file: bytes that are here already are skipped
     let surplus = at - from, left = file.size - at;
     for await (const chunk of connection.body(response)) {
       const fresh = chunk.subarray(surplus);
@@ -213,7 +213,7 @@ export class HubClient {
     throw this.fault(`the hub redirects more than ${MAX_REDIRECTS} times`);
   }
 
-  /** Whether an answer is what was asked for; if not, why, and what to do. */
+  /** Throws unless an answer has the content; the message says why not, and what to do. */
   async #check(response: Response, what: string): Promise<void> {
     const { status, headers } = response;
     if (status === 200 || status === 206) return;
@@ -280,7 +280,7 @@ export class HubClient {
   }
 }
 
-/** One connection, which is lost once nothing has come for a while, and closed when it is disposed. */
+/** One connection. It counts as lost after some time of silence, and is closed when it is disposed. */
 class Connection implements Disposable {
   readonly #abort: AbortController = new AbortController();
   readonly #options: ClientOptions;
@@ -311,7 +311,7 @@ class Connection implements Disposable {
     this.#abort.abort();
   }
 
-  /** What comes over the network, within the time that silence may last. */
+  /** Waits for an answer from the network, no longer than silence may last. */
   async #expect<T>(answer: Promise<T>, host: string): Promise<T> {
     const { timeout, signal } = this.#options;
     const silence = new Hitch(`${host} says nothing for ${timeout / 1000} s`);
@@ -401,7 +401,7 @@ function retryAfter(text: string | null): number {
   return Math.max(0, ms || 0);
 }
 
-/** What an error says at the bottom of its causes, where `fetch` puts what happened; without URLs, which may be secret. */
+/** The message of an error's innermost cause, where `fetch` puts the reason; without URLs, which may be secret. */
 function deepest(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   if (error.cause !== undefined) return deepest(error.cause);

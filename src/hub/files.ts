@@ -1,7 +1,7 @@
 /**
- * The hub's door to the files it reads: a source of bytes that is read in ranges, and a few questions about paths.
- * It deliberately knows no tensor format. It goes through `node:fs`, which Deno and Node both have, so that folders
- * are read under either; models by name also need `cache.ts`, which writes, and that takes Deno.
+ * Reads files: a source of bytes that is read in ranges, and a few questions about paths. It uses `node:fs`, which Deno
+ * and Node both have, so that folders are read under either. Models by name also need `cache.ts`, which needs Deno.
+ * It deliberately knows no tensor format.
  *
  * @module
  */
@@ -88,7 +88,7 @@ export function readText(path: string): Promise<string> {
 }
 
 /**
- * What stands at a path; undefined also for what is neither, such as a pipe or a device, which may never end.
+ * Whether a path is a file or a folder. Pipes and devices, which may never end, are neither.
  * @throws {Deno.errors.NotCapable} if the permission to look is missing
  */
 export async function kindOf(path: string): Promise<"file" | "folder" | undefined> {
@@ -103,18 +103,18 @@ export async function kindOf(path: string): Promise<"file" | "folder" | undefine
   return info?.isDirectory() ? "folder" : info?.isFile() ? "file" : undefined;
 }
 
-/** Whether the permission to read a path is there already, so that looking at it asks nobody. */
+/** Whether the permission to read a path is granted already, so that reading it does not prompt. */
 export function mayRead(path: string): boolean {
   return typeof Deno === "undefined" ||
     Deno.permissions.querySync({ name: "read", path }).state === "granted";
 }
 
-/** Whether there is a folder at a path, as far as one may look without asking. */
+/** Whether there is a folder at a path, as far as permissions show without a prompt. */
 export async function isFolderHere(path: string): Promise<boolean> {
   return mayRead(path) && await kindOf(path) === "folder";
 }
 
-/** Runs an access to `path`; if it fails, the message says on what, and if it is refused, by whom. */
+/** Runs an access to `path`. If it fails, the message names the path and who refused it: Deno, or the system. */
 async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
   try {
     return await access();
@@ -127,8 +127,8 @@ async function readable<T>(path: string, access: () => Promise<T>): Promise<T> {
 }
 
 /**
- * Does what reads several files of a folder: if a permission is refused, the message asks for that of the folder, and not
- * for one file after the other.
+ * Runs a body that reads several files of a folder. If a permission is missing, the message asks for the folder, not for
+ * one file after the other.
  */
 export async function withinFolder<T>(folder: string, body: () => Promise<T>): Promise<T> {
   try {
@@ -151,7 +151,7 @@ function refusal(path: string, cause: Error): Error {
   );
 }
 
-/** What the system calls an error, such as `ENOENT`. */
+/** The system's code of an error, such as `ENOENT`. */
 function codeOf(error: unknown): string | undefined {
   return (error as { readonly code?: string }).code;
 }

@@ -1,7 +1,6 @@
 /**
- * JSON files that must hold an object: configurations, indices, tokenizers, headers. Stricter than `JSON.parse`,
- * which keeps the last of two equal names without a word and takes seconds over brackets by the million. It
- * deliberately says nothing of what should be in them.
+ * JSON files that must hold an object: configurations, indices, tokenizers, headers. Stricter than `JSON.parse`, which
+ * silently keeps the last of two equal names, and takes seconds for a million brackets. It deliberately knows no fields.
  *
  * @module
  */
@@ -10,10 +9,10 @@ import { CheckpointError } from "../model/weights.ts";
 import { brief } from "../shown.ts";
 import { fileSource } from "./files.ts";
 
-/** The most bytes of a file: ten times what the tokenizers of the models here take. */
+/** The most bytes of a file: ten times those of the tokenizers of the models here. */
 const MAX_BYTES = 20_000_000;
 
-/** How deeply values may be nested: several times what any of these files needs. */
+/** How deeply values may be nested: several times as deep as in any of these files. */
 const MAX_DEPTH = 100;
 
 /** Whether a JSON value is an object. */
@@ -48,8 +47,8 @@ export async function readJson(path: string): Promise<Record<string, unknown>> {
 }
 
 /**
- * The object that some JSON stands for.
- * @param what what the bytes are, for messages
+ * Parses JSON whose value is an object.
+ * @param what name of the bytes, for messages
  * @param fault makes the error of a message
  * @throws what `fault` makes if the bytes are not UTF-8, not JSON, not an object, nested more than 100 deep, or name
  * something twice
@@ -101,7 +100,7 @@ function scan(json: string): { depth: number; twice: string | undefined } {
   return { depth: open.length, twice };
 }
 
-/** What a JSON string stands for; itself if it is none, which the parser will say. */
+/** The value of a JSON string; unchanged if it is malformed, which the parser reports. */
 function unquoted(string: string): string {
   if (!string.includes("\\")) return string.slice(1, -1);
   try {

@@ -1,6 +1,6 @@
 /**
- * Models by name: fetched once, then found in the cache. A revision is resolved once and stays what it was, so that
- * the same command gives the same text next month; {@linkcode pullModel} is what moves it on.
+ * Models by name: fetched once, then found in the cache. A revision is resolved to a commit once, so that the same
+ * command gives the same text next month. {@linkcode pullModel} resolves it anew.
  *
  * Deliberately absent: HTTP (`client.ts`) and files (`cache.ts`).
  *
@@ -35,8 +35,8 @@ export interface CachedModel {
 }
 
 /**
- * The folder of a model: a path as it is, and a name (`owner/name[@revision]`) as the folder in the cache, fetched if
- * need be. A folder that is here is meant before a model on the hub of the same name.
+ * The folder of a model. A path is returned as it is; for a name (`owner/name[@revision]`) it is the folder in the cache,
+ * fetched if need be. An existing folder takes precedence over a model on the hub of the same name.
  *
  * @throws {HubError} if it is a name and cannot be fetched
  * @throws {Deno.errors.NotCapable} if it is a name and a permission is missing
@@ -76,8 +76,8 @@ export async function locateModel(place: string | URL, options: HubOptions = {})
 }
 
 /**
- * Fetches what is missing of a model, at the commit that its revision is now, and makes that the one that the name
- * stands for.
+ * Fetches the missing files of a model, at the commit that its revision is on the hub now, and notes that commit for the
+ * revision.
  *
  * @param name `owner/name[@revision]`
  * @returns its folder in the cache
@@ -134,7 +134,7 @@ export async function removeModel(name: string, options: HubOptions = {}): Promi
   else await cache.removeCommit(commit);
 }
 
-/** Fetches what is missing of a model at `source`, and makes it what `name` stands for. */
+/** Fetches the missing files of a model at `source`, a commit or a revision, and notes the commit for `name`. */
 async function fetchModel(name: ModelName, source: string, options: HubOptions): Promise<string> {
   const { repository, revision = DEFAULT_REVISION } = name;
   const { signal, onDownload, timeout = TIMEOUT } = options;
@@ -183,7 +183,7 @@ async function fetchModel(name: ModelName, source: string, options: HubOptions):
     });
     before += file.size;
   }
-  // not before everything is here: until then the name stands for what it stood for
+  // only once everything is here: until then the name keeps its commit
   await cache.pin(revision, commit);
   return cache.snapshot(commit);
 }

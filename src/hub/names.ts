@@ -1,6 +1,6 @@
 /**
- * Names of models on a hub: `owner/name`, and `owner/name@revision` for a branch, a tag or a commit. What is accepted
- * here is safe as a part of a path and of a URL.
+ * Names of models on a hub: `owner/name`, and `owner/name@revision` for a branch, a tag or a commit. Accepted names are
+ * safe as a part of a path and of a URL.
  *
  * Deliberately absent: whether there is such a model.
  *
@@ -11,11 +11,11 @@
 export interface ModelName {
   /** `owner/name` */
   readonly repository: string;
-  /** A branch, a tag or a commit; absent: not said. */
+  /** A branch, a tag or a commit; absent if the name has none. */
   readonly revision?: string;
 }
 
-/** The branch that is meant where no revision is said. */
+/** The branch that is used if a name has no revision. */
 export const DEFAULT_REVISION = "main";
 
 /**
@@ -34,7 +34,7 @@ export function isCommit(revision: string): boolean {
   return /^[0-9a-f]{40}$/.test(revision);
 }
 
-/** The hub's own rule; `--` is what the cache writes for the slash. */
+/** The hub's own rule; the cache writes `--` for the slash. */
 function isNamePart(part: string): boolean {
   return part.length <= 96 && /^\w([\w.-]*\w)?$/.test(part) && !/--|\.\./.test(part);
 }

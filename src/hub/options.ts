@@ -1,8 +1,8 @@
 /**
  * Where models are kept and fetched from: options, and for those not given the environment variables that the tools
  * around Hugging Face share (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables).
- * A variable is read when it is needed and not before, so that who gives all options, or loads a folder, needs no
- * permission to read any.
+ * A variable is read only when it is needed, so that loading a folder, or giving all options, takes no permission to
+ * read any.
  *
  * @module
  */
@@ -10,19 +10,19 @@
 import { join } from "node:path";
 import { kindOf, mayRead, readText } from "./files.ts";
 
-/** What is being fetched. */
+/** How far a download is. */
 export interface DownloadProgress {
   /** `owner/name` */
   readonly model: string;
   /** The file that is being fetched now. */
   readonly file: string;
-  /** Bytes that are there, of all the files needed. */
+  /** Bytes that have arrived, of all the files needed. */
   readonly loaded: number;
   /** Bytes of all the files needed. */
   readonly total: number;
 }
 
-/** Where models are kept and fetched from, and what goes on meanwhile. */
+/** Where models are kept and fetched from, and how downloads are watched. */
 export interface HubOptions {
   /**
    * The folder of the cache.
@@ -44,7 +44,7 @@ export interface HubOptions {
    * @default {30_000}
    */
   readonly timeout?: number | undefined;
-  /** Told what is being fetched, for each piece that arrives. */
+  /** Called for each piece that arrives. */
   readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
   /** Ends the download with its reason; what has arrived is kept, and the next download goes on from there. */
   readonly signal?: AbortSignal | undefined;
@@ -81,7 +81,7 @@ export function isOffline({ offline }: HubOptions): boolean {
 
 /**
  * The token, if there is one.
- * @throws {TypeError} if it is none, as two lines are; the message says where it is from, and not what it is
+ * @throws {TypeError} if it cannot be one, as two lines; the message says where it is from, but does not show it
  */
 export async function tokenOf({ token }: HubOptions): Promise<string | undefined> {
   if (token === null) return undefined;
@@ -92,7 +92,7 @@ export async function tokenOf({ token }: HubOptions): Promise<string | undefined
   return checkToken(await tokenIn(path), `"${path}"`);
 }
 
-/** What is in a token's file; nothing where it may not be read: most models are public, and the hub says if not. */
+/** The text of a token's file; empty if it may not be read: most models are public, and the hub reports one that is not. */
 async function tokenIn(path: string): Promise<string> {
   try {
     return mayRead(path) && await kindOf(path) === "file" ? await readText(path) : "";
@@ -110,7 +110,7 @@ function checkToken(text: string, where: string): string | undefined {
   );
 }
 
-/** What the tools around Hugging Face keep for a user. */
+/** The folder of the tools around Hugging Face. */
 function home(): string {
   const given = variable("HF_HOME");
   if (given !== undefined) return given;

@@ -1,7 +1,7 @@
 /**
- * A pickle, read and never executed. A pickle is a program for a stack machine that may call any function it
- * names; this machine has the instructions that build plain values, and where a program names a function or asks
- * for something outside, the caller says what that stands for, or refuses. There is no way from a pickle to code.
+ * Reads a pickle without running code. A pickle is a program for a stack machine that may call any function it names.
+ * This machine has only the instructions that build plain values. Where a program names a function or refers to
+ * something outside, the caller returns a stand-in, or refuses.
  *
  * The instructions are those that `torch.save` uses, protocols 2 to 4 (CPython's `pickletools.py` explains each).
  * Dictionaries become maps, tuples and lists become arrays; objects with attributes lose them.
@@ -9,15 +9,15 @@
  * @module
  */
 
-/** What a pickle may ask of its reader; all of it may refuse by throwing. */
+/** The reader's stand-ins for names and references in a pickle; each method may refuse by throwing. */
 export interface PickleContext {
-  /** What a global name stands for. If the pickle calls it, it must be a {@linkcode PickleFunction}. */
+  /** The stand-in for a global name. If the pickle calls it, it must be a {@linkcode PickleFunction}. */
   global(module: string, name: string): unknown;
-  /** What a persistent id stands for. */
+  /** The value of a persistent id. */
   persistent(id: unknown): unknown;
 }
 
-/** What stands for a function that a pickle calls: its result for arguments. */
+/** The stand-in for a function that a pickle calls. */
 export type PickleFunction = (args: readonly unknown[]) => unknown;
 
 /** The most instructions that are carried out: thirty or so describe a tensor. */

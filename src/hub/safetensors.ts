@@ -14,8 +14,8 @@ import { isNaturals, isRecord, parseObject } from "./json.ts";
 import { ELEMENT_BYTES, fault, refusePointer, TensorFile, type TensorInfo } from "./tensor_file.ts";
 
 /**
- * The longest header that is read: some fifty times what the models here have. The reference implementation takes
- * 100 MB, which hostile JSON makes last half a minute and take gigabytes.
+ * The longest header that is read: some fifty times those of the models here. The reference implementation accepts
+ * 100 MB, for which hostile JSON takes half a minute and gigabytes.
  */
 const MAX_HEADER_BYTES = 8_000_000;
 

@@ -1,8 +1,8 @@
 /**
- * A file of tensors, whatever its format: where each tensor's bytes lie, and how they become f32. Values are read in
- * ranges, never more than asked for.
+ * A file of tensors in any format: where each tensor's bytes lie, and how they become f32. Values are read in ranges,
+ * never more than asked for.
  *
- * Deliberately absent: how a format says where its tensors are. That is `safetensors.ts` and `torch.ts`.
+ * Deliberately absent: the formats, which say where tensors are (`safetensors.ts`, `torch.ts`).
  *
  * @module
  */
@@ -42,7 +42,7 @@ const CONVERSIONS: ReadonlyMap<string, (out: Float32Array, raw: ArrayBuffer) => 
 /** The most bytes requested of a file at once, and the most f32 handed on in one chunk of rows. */
 export const CHUNK_BYTES: number = 1 << 20;
 
-/** What a file says of one tensor. */
+/** One tensor of a file, as its header describes it. */
 export interface TensorInfo {
   /** Its name. */
   readonly name: string;
@@ -72,7 +72,7 @@ export class TensorFile implements Disposable {
   #lastRead: Promise<void> = Promise.resolve();
 
   /**
-   * What the opening of a format ends with; most people want a `Checkpoint`.
+   * Made by the functions that open a format; most people want a `Checkpoint`.
    *
    * @param source owned by the file from here on
    * @param path what messages call it
@@ -135,16 +135,16 @@ export class TensorFile implements Disposable {
   }
 }
 
-/** The error for a file that is not what it must be. */
+/** The error for a file that cannot be loaded. */
 export function fault(path: string, what: string): CheckpointError {
   return new CheckpointError(`Cannot load checkpoint "${path}": ${what}`);
 }
 
 /**
- * Throws if a file is what a clone without Git LFS has in its place.
+ * Throws if a file is a pointer of Git LFS, which a clone without LFS has in its place.
  * @param head its first 8 bytes
  */
 export function refusePointer(head: Uint8Array, path: string): void {
   if (new TextDecoder().decode(head.subarray(0, 8)) !== "version ") return;
-  throw fault(path, "it is a pointer of Git LFS, expected what it points to; run git lfs pull in its folder");
+  throw fault(path, "it is a pointer of Git LFS, expected the file itself; run git lfs pull in its folder");
 }

@@ -15,9 +15,9 @@ import { readJson } from "./json.ts";
 import { checkTokenizer } from "./tokenizer_check.ts";
 
 /**
- * What the engine asks of a tokenizer. {@linkcode loadTokenizer} gives one; what `AutoTokenizer.from_pretrained`
- * of `@huggingface/transformers` gives is one as it is. Use it through {@linkcode encodeText},
- * {@linkcode decodeTokens} and {@linkcode TextStream}, which pass the options and mind the pitfalls.
+ * The tokenizer that the engine needs. {@linkcode loadTokenizer} returns one, and so does
+ * `AutoTokenizer.from_pretrained` of `@huggingface/transformers`. Use it through {@linkcode encodeText},
+ * {@linkcode decodeTokens} and {@linkcode TextStream}, which pass the right options and handle special cases.
  */
 export interface Tokenizer {
   /**
@@ -49,7 +49,7 @@ export function encodeText(tokenizer: Tokenizer, text: string): number[] {
   );
 }
 
-/** What a value is, for messages: `a Promise`. */
+/** The type of a value, for messages: `a Promise`. */
 function kindOfValue(value: unknown): string {
   const { name = typeof value } = (value as object | undefined)?.constructor ?? {};
   return `${/^[aeiou]/i.test(name) ? "an" : "a"} ${name}`;
@@ -79,10 +79,10 @@ const REPLACEMENT = "\ufffd";
 const CONTEXT = 4;
 
 /**
- * Text from tokens that arrive one by one. What {@linkcode TextStream.push} returns is final: the character that
- * a token leaves unfinished is held back until it is whole, and all that was returned, with
- * {@linkcode TextStream.flush}, is exactly what the tokens decode to together. Each token costs the decoding of
- * a few, however long the text.
+ * Text from tokens that arrive one by one. Text that {@linkcode TextStream.push} returns is final: a character that a
+ * token leaves unfinished is held back until it is whole. All returned pieces, with that of
+ * {@linkcode TextStream.flush}, are exactly the decoding of all tokens. Each token costs the decoding of a few, however
+ * long the text.
  */
 export class TextStream {
   readonly #tokenizer: Pick<Tokenizer, "decode">;
@@ -106,7 +106,7 @@ export class TextStream {
     return text;
   }
 
-  /** Ends the text and starts anew. @returns what was held back: U+FFFD if a character was never finished */
+  /** Ends the text and starts anew. @returns the text that was held back: U+FFFD if a character was never finished */
   flush(): string {
     const text = decodeTokens(this.#tokenizer, this.#recent);
     this.#recent = [];
@@ -114,7 +114,7 @@ export class TextStream {
   }
 }
 
-/** What of a decoded text no further token can change: all but a U+FFFD at its end, which may be an unfinished character. */
+/** The part of a decoded text that further tokens cannot change: all but a last U+FFFD, which may be unfinished. */
 function final(text: string): string {
   return text.endsWith(REPLACEMENT) ? text.slice(0, -1) : text;
 }

@@ -1,7 +1,7 @@
 /**
- * `pytorch_model.bin`, as `torch.save` has written it since PyTorch 1.6: a zip archive of one pickle, which
- * describes tensors, and one member of raw bytes per storage (`torch/serialization.py`). The pickle is read by a
- * machine that builds tensors and nothing else: names of anything else in it are refused, and nothing is executed.
+ * `pytorch_model.bin`, as `torch.save` has written it since PyTorch 1.6: a zip archive of one pickle, which describes
+ * tensors, and one member of raw bytes per storage (`torch/serialization.py`). Nothing of the pickle is executed, and
+ * names in it that are no part of a tensor are refused.
  *
  * Deliberately absent: the format before 1.6, sparse, quantised and strided tensors, and objects that are no
  * tensors. They are refused with the command that converts them.

@@ -86,8 +86,8 @@ export interface PassBuffers {
 }
 
 /**
- * Runs one block over `buffers.x`, in place; keys and values go to `layer` of the cache, uncommitted. Of rows before
- * `from` only those are computed: in the last block, nobody reads more of a row that has no head.
+ * Runs one block over `buffers.x`, in place; keys and values go to `layer` of the cache, uncommitted. Rows
+ * before `from` stop after attention: in the last block, a row without a head needs no more than keys and values.
  */
 export function runBlock(
   backend: Backend,

@@ -1,6 +1,6 @@
 /**
- * An autoregressive transformer over the contract: what GPT-2 and GPT-Neo have in common once their weights
- * are on the device. It holds no names and reads no configuration.
+ * An autoregressive transformer over the contract, for GPT-2 and GPT-Neo, whose weights are on the device. It knows no
+ * names of tensors and reads no configuration.
  *
  * @module
  */
@@ -102,7 +102,7 @@ export class CausalTransformer implements CausalModel {
 
   /**
    * Runs and commits tokens that stand at `start` of this pass. The last of them have a head, as many as `logits` has
-   * rows; those before leave out what only a head would read.
+   * rows; the last block stops after attention for the others.
    */
   #chunk(
     tokens: Int32Array,
@@ -139,7 +139,7 @@ export class CausalTransformer implements CausalModel {
       }
       followUp?.run();
     });
-    // where hidden states go is the caller's choice each time
+    // outside the recorded pass, as the caller may give other buffers each time
     tapped.forEach((states, i) => this.#backend.copy(hidden!.out[i].slice(start, rows), states));
     cache.advance(rows);
   }

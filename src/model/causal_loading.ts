@@ -1,5 +1,5 @@
 /**
- * What the checkpoints of GPT-2 and GPT-Neo have in common: the names of embeddings, norms and head.
+ * Loading of GPT-2 and GPT-Neo, whose checkpoints name embeddings, norms and head alike.
  *
  * @module
  */
@@ -14,7 +14,7 @@ import { checkLast, type Weights } from "./weights.ts";
 /** Names under which Hugging Face knows the tanh form of GELU, the only one here. */
 export const TANH_GELU = ["gelu_new", "gelu_pytorch_tanh"] as const;
 
-/** What an architecture adds to what is common. */
+/** The part of loading that differs from one architecture to the other. */
 export interface CausalArchitecture {
   /** Its shape. */
   readonly shape: ModelShape;

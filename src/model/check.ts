@@ -1,5 +1,5 @@
 /**
- * What every model refuses before it computes anything.
+ * Checks that every model makes before it computes anything.
  *
  * Deliberately absent: what a checkpoint must hold (`weights.ts`, `config.ts`).
  *
@@ -11,7 +11,7 @@ import { type DeviceTokens, UNKNOWN } from "./device_tokens.ts";
 /**
  * @param tokens at least one
  * @param vocabSize the ids allowed are those below it
- * @param drafted what stands for ids that are not known here
+ * @param drafted tokens in place of ids that only the device knows
  * @throws {RangeError} naming the first that is not allowed, and where it stands
  */
 export function checkTokens(tokens: ArrayLike<number>, vocabSize: number, drafted?: DeviceTokens): void {

@@ -1,6 +1,6 @@
 /**
- * Reading `config.json` with one kind of error: every field is checked where it is read, and `null` counts as
- * missing, as Hugging Face writes it. Deliberately knows no architecture.
+ * Reads `config.json` with one kind of error. Every field is checked where it is read. `null` counts as missing, as
+ * Hugging Face writes it. Deliberately knows no architecture.
  *
  * @module
  */

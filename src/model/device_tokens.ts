@@ -1,5 +1,5 @@
 /**
- * Tokens that only the device knows, since it drew them itself: how a pass takes them without the host.
+ * Tokens that only the device knows, as it drew them itself, and how a pass takes them without the host.
  *
  * @module
  */
@@ -18,7 +18,7 @@ export interface DeviceTokens {
   readonly at: number;
 }
 
-/** Writes the ids of a pass: those that the host knows, and the others from where the device has them. */
+/** Writes the ids of a pass: the host's, and copies of those that only the device knows. */
 export function writeTokens(
   backend: Backend,
   to: TokenBuffer,

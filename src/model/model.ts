@@ -1,5 +1,5 @@
 /**
- * What the decoding loops may ask of a model, whatever its architecture and device.
+ * The interface of models for the decoding loops, the same for every architecture and device.
  *
  * Deliberately absent: laws, drawing and text. A model takes ids and gives logits.
  *
@@ -9,7 +9,7 @@
 import type { Activation, Cache, Matrix, TokenBuffer, Used } from "../backend/backend.ts";
 import type { DeviceTokens } from "./device_tokens.ts";
 
-/** What a checkpoint says of itself. */
+/** The sizes of a model, from its checkpoint's configuration. */
 export interface ModelShape {
   /** V, number of real tokens (a diffusion model's mask is not one of them). */
   readonly vocabSize: number;
@@ -31,7 +31,7 @@ export interface HiddenTap {
   readonly out: readonly Activation[];
 }
 
-/** What is enqueued after a pass, and as one with it where a device repeats passes: see `Backend.repeat`. */
+/** Operations that are enqueued after a pass, and recorded with it where a device records passes: `Backend.repeat`. */
 export interface FollowUp<Result> {
   /** Tells it from others with the same `uses`. */
   readonly key: string;
@@ -47,9 +47,9 @@ export interface ForwardOptions {
   readonly headRows?: number;
   /** The hidden states that are wanted of the R rows. @default none */
   readonly hidden?: HiddenTap | undefined;
-  /** What stands for ids of `tokens` that only the device knows. @default none */
+  /** Tokens in place of ids that only the device knows. @default none */
   readonly drafted?: DeviceTokens | undefined;
-  /** What is done with the logits. @default nothing */
+  /** Operations on the logits. @default none */
   readonly followUp?: FollowUp<Activation> | undefined;
 }
 
@@ -78,7 +78,7 @@ export interface CausalModel extends Disposable {
   forward(tokens: ArrayLike<number>, cache: Cache, options?: ForwardOptions): Activation;
 }
 
-/** What a denoising pass computes; {@linkcode DiffusionModel.markovLogits} then adds to its logits. */
+/** The result of a denoising pass; {@linkcode DiffusionModel.markovLogits} adds to its logits. */
 export interface DiffusionPass {
   /**
    * [rows asked for, V+1] log-scores up to a constant per row; the mask is the last column. [rows, V] from a
@@ -102,9 +102,9 @@ export interface DenoiseOptions {
    * pass made them. @default {0}
    */
   readonly keep?: number | undefined;
-  /** What stands for ids of `tokens` that only the device knows. @default none */
+  /** Tokens in place of ids that only the device knows. @default none */
   readonly drafted?: DeviceTokens | undefined;
-  /** What is done with the logits. @default nothing */
+  /** Operations on the logits. @default none */
   readonly followUp?: FollowUp<DiffusionPass> | undefined;
 }
 
@@ -115,10 +115,10 @@ export interface DiffusionModel extends Disposable {
   /** Bytes of weights held on the device. */
   readonly bytes: number;
   /**
-   * `causal`: clean prefix rows attend causally and never see masked ones, so a cache can keep them across
-   * rounds. `bidirectional`: every row sees every row, so that no pass can be had from another but approximately,
-   * which is what `keep` of {@linkcode denoise} is for. `target`: the prefix has no rows; its keys and values are
-   * made of the target's hidden states, by {@linkcode feed}.
+   * `causal`: clean prefix rows attend causally and never see masked ones, so a cache can keep them across rounds.
+   * `bidirectional`: every row sees every row, so keys and values of an earlier pass are an approximation, which `keep`
+   * of {@linkcode denoise} allows. `target`: the prefix has no rows; {@linkcode feed} makes its keys and values from the
+   * target's hidden states.
    */
   readonly prefixAttention: "bidirectional" | "causal" | "target";
   /** Blocks of the target, 0-based, whose outputs {@linkcode feed} takes; none unless the prefix is the target's. */

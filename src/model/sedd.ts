@@ -21,16 +21,16 @@ import type { Conditioning } from "./sedd_conditioning.ts";
 import { type PrefixWeights, TargetPrefix } from "./target_prefix.ts";
 import type { Uploads } from "./uploads.ts";
 
-/** A SEDD, and what the step from its logits to scores has to know. */
+/** A SEDD, and the flag that the step from its logits to scores needs. */
 export interface SeddModel extends DiffusionModel {
   /** Whether scores are the logits less a function of σ (see `logScores`). */
   readonly scaleBySigma: boolean;
 }
 
-/** A block without what σ decides. */
+/** A block without its modulation by σ. */
 export type StaticBlock = Omit<Block, "attentionNorm" | "mlpNorm">;
 
-/** A head that adds what the token to the left says (`DiffusionModel.markovLogits`). */
+/** A head whose logits depend on the token to the left (`DiffusionModel.markovLogits`). */
 export interface MarkovHead {
   /** The final norm before its modulation, [C]. */
   readonly norm: Norm;
@@ -52,7 +52,7 @@ export interface SeddWeights {
   readonly mask: Matrix | undefined;
   /** One per layer. */
   readonly blocks: readonly StaticBlock[];
-  /** What σ decides. */
+  /** The modulation by σ. */
   readonly conditioning: Conditioning;
   /** [V+1, C]; [V, C] if it is the target's. */
   readonly head: Matrix;
@@ -161,7 +161,7 @@ export class Sedd implements SeddModel {
     const prefix = causal ? cleanRows : 0;
     for (let start = 0, at = 0; start < rows;) {
       const clean = Math.min(prefix - start, this.#chunkRows);
-      // what is not prefix comes with the last of it, in one piece
+      // the masked rows come with the last chunk of the prefix, in one piece
       const end = start + clean < prefix ? start + clean : rows;
       const first = Math.min(end, head[at] ?? end); // the first row that has a head
       const chunk = ids.subarray(start, end), which = `sigma ${sigma} window ${window}`;
@@ -177,7 +177,7 @@ export class Sedd implements SeddModel {
           to += count;
         }
       };
-      // heads come with the pass where something follows them, as it is then the same each time
+      // with a follow-up the heads are part of the recorded pass, as both are then the same each time
       const last = end < rows || followUp === undefined ? undefined : {
         key: `heads ${heads} then ${followUp.key}`,
         uses: [logits, ...(markov ? [markov] : []), ...followUp.uses],

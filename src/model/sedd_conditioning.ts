@@ -1,7 +1,7 @@
 /**
- * How SEDD is told the noise level: σ → the gains, shifts and gates of every block (adaLN). They depend on
- * nothing else, so they are computed once per σ, on the host in float64, and kept on the device; the matrices
- * that make them never go there.
+ * The conditioning of SEDD on the noise level: σ → the gains, shifts and gates of every block (adaLN). They depend on σ
+ * alone, so they are computed once per σ, on the host in float64, and kept on the device. The matrices of the
+ * conditioning network stay on the host.
  *
  * @module
  */
@@ -9,7 +9,7 @@
 import type { Backend, Norm, Vector } from "../backend/backend.ts";
 import type { Uploads } from "./uploads.ts";
 
-/** Of all norms of SEDD. */
+/** ε of all norms of SEDD. */
 export const NORM_EPSILON = 1e-5;
 
 /** How many values of σ are kept; a schedule has one per denoising step. */
@@ -26,7 +26,7 @@ interface Affine {
   readonly bias: Float32Array;
 }
 
-/** What one σ does to one block; C is the width. */
+/** The modulation of one block by one σ; C is the width. */
 export interface BlockModulation {
   /** [C] */
   readonly attentionNorm: Norm;
@@ -38,7 +38,7 @@ export interface BlockModulation {
   readonly mlpGate: Vector;
 }
 
-/** What one σ does to the model. */
+/** The modulation of the model by one σ. */
 export interface Modulation {
   /** One per block. */
   readonly blocks: readonly BlockModulation[];
@@ -104,7 +104,7 @@ export class Conditioning implements Disposable {
     });
   }
 
-  /** What σ does to the model; valid until many other values have been asked for. */
+  /** The modulation by σ; valid until {@linkcode KEPT} other values have been asked for. */
   at(sigma: number): Modulation {
     const known = this.#made.get(sigma);
     if (known !== undefined) return known.modulation;

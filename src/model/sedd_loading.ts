@@ -1,13 +1,13 @@
 /**
- * Which tensors of a checkpoint make a SEDD, and what of its configuration counts: the original one, nested, with
- * `tokens` and `graph.type: absorb`, and the part `specdiff` that says what differs from the published form:
+ * Loads a SEDD. The configuration is the original one, nested, with `tokens` and `graph.type: absorb`. Its part
+ * `specdiff` names differences from the published form:
  *
  * - `prefix_attention`: `bidirectional` (default), `causal`, or `target`, which comes with `target_layers` and
  *   `target_width`;
  * - `shares: ["embedding", "head"]`: those are the target's, and only the mask's embedding and the head's bias its own;
  * - `markov_head.rank`.
  *
- * What it says of drafting (`specdiff.drafting`, in the configuration of any drafter) is `drafting.ts`'s matter.
+ * `drafting.ts` reads `specdiff.drafting`, which the configuration of any drafter may have.
  *
  * @module
  */
@@ -67,7 +67,7 @@ export async function loadSedd(
 
   return await Uploads.collect(weights, backend, options, async (uploads) => {
     const columns = shape.vocabSize + (shared === undefined ? 1 : 0); // of logits
-    // first, as it shows whether the width is to be believed
+    // first, as its shape proves the width of the configuration
     const embedding = shared === undefined
       ? await uploads.matrix("vocab_embed.embedding", columns, width)
       : await uploads.borrow(shared.embedding, elsewhere, shared.embedding.dtype);

@@ -1,7 +1,7 @@
 /**
- * From SEDD's logits to what its paper speaks of: log-scores, the analytic reverse step, the denoiser, and the
- * score-entropy loss (Lou et al. 2024), on the host in float64. For researchers and tests: drafting needs none
- * of it, as a softmax over the real tokens cancels what these add.
+ * From SEDD's logits to the quantities of its paper (Lou et al. 2024): log-scores, the analytic reverse step, the
+ * denoiser, and the score-entropy loss, on the host in float64. For researchers and tests. Of all this, drafting needs
+ * the noise schedule alone, as a softmax over the real tokens cancels the rest.
  *
  * All functions take one sequence of R rows, with V real tokens and the mask as id and column V.
  *

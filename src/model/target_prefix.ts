@@ -1,9 +1,9 @@
 /**
- * What a drafter takes from its target: a prefix made of the target's hidden states, in place of rows of its own,
- * and the matrices at both ends of the model. Of position i, with h_l the output of the target's block l:
+ * The parts of a drafter that come from its target: a prefix made of the target's hidden states, in place of rows of
+ * its own, and the matrices at both ends of the model. At each position, with h_l the output of the target's block l:
  * f = norm(Σ_l W_l·h_l + b), and block j of the drafter has the keys and values K_j·f.
  *
- * Deliberately absent: attention, which is that of every SEDD, and the knowledge of what has been fed.
+ * Deliberately absent: attention, which is that of every SEDD, and the record of which positions were fed.
  *
  * @module
  */
@@ -94,8 +94,8 @@ export async function loadPrefix(
 ): Promise<PrefixWeights> {
   const fuse: Matrix[] = [], kv: Matrix[] = [];
   for (let l = 0; l < target.layers; l++) {
-    // a few entries of a residual stream may dwarf the rest (Sun et al. 2024, arXiv 2402.17762), which the steps of
-    // int8 would then drown: at full precision, whatever the dtype
+    // f32 whatever the dtype: a few entries of a residual stream may dwarf the rest (Sun et al. 2024, arXiv 2402.17762),
+    // which would then be lost in a step of int8
     fuse.push(await uploads.matrix(`prefix.fuse.${l}.weight`, width, target.width, "f32"));
   }
   for (let i = 0; i < blocks; i++) {
@@ -131,7 +131,7 @@ export class TargetPrefix implements Disposable {
     this.#received = new Growing((rows) => backend.activation(rows, weights.fuse[0].inputs));
   }
 
-  /** As `DiffusionModel.feed`. Where passes are repeated, so is this, from a place that stays the same. */
+  /** As `DiffusionModel.feed`. Where passes are recorded, this is one, and reads a buffer that stays the same. */
   feed(hidden: readonly Activation[], cache: Cache): void {
     const rows = this.#rowsOf(hidden);
     checkRoom("cache", cache.length, rows, cache.capacity);

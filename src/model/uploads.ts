@@ -1,6 +1,6 @@
 /**
- * Moving a checkpoint's tensors to a device. What was uploaded is freed together, also when loading fails
- * half-way. Deliberately knows no names and no architecture.
+ * Moves a checkpoint's tensors to a device. The uploads of a model are freed together, also when loading fails half-way.
+ * Deliberately knows no names and no architecture.
  *
  * @module
  */
@@ -18,8 +18,8 @@ export interface LoadOptions {
   /** How the device holds the matrices. @default {"f32"} */
   readonly dtype?: Dtype | undefined;
   /**
-   * Whether products with the matrices may add in any order ({@linkcode MatrixOptions.anyOrder}), as a drafter's may.
-   * What a target decides would depend on what was drafted. @default {false}
+   * Whether products with the matrices may add in any order ({@linkcode MatrixOptions.anyOrder}), as a drafter's may. A
+   * target's decisions would then depend on the length of the draft. @default {false}
    */
   readonly anyOrder?: boolean | undefined;
   /** The most rows computed at once; longer passes are cut, which bounds the workspace. @default {128}, on a GPU 512 */
@@ -27,8 +27,8 @@ export interface LoadOptions {
   /** The target of a drafter, which may need its shape and borrow its matrices: it has to outlive the drafter. */
   readonly target?: CausalModel | undefined;
   /**
-   * Where the target is. If that is another device than the drafter's, matrices that it borrows are copied there,
-   * and hidden states that feed it come through the host at each draft.
+   * The backend of the target. If it is another device than the drafter's, the drafter gets copies of the matrices that
+   * it borrows, and hidden states that feed it come through the host at each draft.
    * @default the drafter's
    */
   readonly targetBackend?: Backend | undefined;
@@ -100,7 +100,7 @@ export class Uploads implements Disposable {
   }
 
   /**
-   * A matrix of another model: itself, or a copy, read back row by row, where it is held otherwise than is wanted.
+   * A matrix of another model: itself, or a copy, read back row by row, if another dtype or device is wanted.
    * @param elsewhere where it is, if that is another device
    */
   async borrow(matrix: Matrix, elsewhere: Backend | undefined, dtype: Dtype = this.#dtype): Promise<Matrix> {
@@ -142,7 +142,7 @@ export class Uploads implements Disposable {
     return this.#checked(name, this.#weights.rows(name, [outputs, inputs]), dtype);
   }
 
-  /** The chunks as they come, each checked: held as int8, what is no number would silently become one. */
+  /** The chunks as they come, each checked: int8 would silently turn NaN into a number. */
   async *#checked(
     name: string,
     chunks: AsyncIterable<Float32Array>,

@@ -49,7 +49,7 @@ export function tensorError(weights: Weights, name: string, what: string): Check
 }
 
 /**
- * Throws if there is a block after the last: without it, the model would be another, and nobody would know.
+ * Throws if there is a block after the last, as leaving it out would silently make another model.
  * @param name of a tensor of that block
  * @param layers how many the configuration says there are
  */
@@ -58,6 +58,6 @@ export function checkLast(weights: Weights, name: string, layers: number): void 
   throw tensorError(
     weights,
     name,
-    `is there, expected no more than the ${layers} layers that config.json tells`,
+    `is there, expected no more than the ${layers} layers of config.json`,
   );
 }

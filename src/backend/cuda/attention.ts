@@ -16,10 +16,10 @@ const TILE = 16;
 const CHUNK = 64;
 const HALF_TILE = 64;
 
-/** As many rows split the cache over blocks; more have enough blocks without. */
+/** Up to this many rows, the cache is split over blocks; more rows are enough blocks without. */
 const SPLIT_ROWS = 64;
 
-/** Keys of a cache are launched in whole numbers of these, so that a graph serves as many lengths. */
+/** The number of keys that is launched for is a multiple of this, so that one graph serves as many lengths. */
 const KEYS = 256;
 
 /** Enqueues `Backend.append`. */
@@ -156,7 +156,7 @@ function attendHalf(
   );
 }
 
-/** Keys that blocks are launched for, the rows to come included; the device ends those beyond its length. */
+/** Keys that blocks are launched for, the rows to come included; blocks beyond the length end at once. */
 export function launchedKeys(cache: CudaCache, rows: number): number {
   return Math.min(Math.ceil((cache.length + rows) / KEYS) * KEYS, cache.capacity);
 }

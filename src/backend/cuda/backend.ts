@@ -1,7 +1,7 @@
 /**
  * The GPU backend: the contract over the kernels of `ffi/kernels`. It checks shapes and enqueues a kernel for each
- * stage (`products.ts` and `attention.ts` choose among several); only reads wait. What a kernel finds wrong with its
- * data, such as a logit that is not a number, is thrown where its result, or what was made from it, is read.
+ * stage (`products.ts` and `attention.ts` choose among several); only reads wait. A kernel marks the result of bad data,
+ * such as a logit that is not a number. Reading the result, or anything made from it, throws.
  *
  * Deliberately absent: arithmetic (that is in CUDA), knowledge of any model, and libraries beside the driver's and,
  * where it is there and bits do not matter, cuBLAS. Needs `--allow-ffi`.
@@ -154,7 +154,7 @@ export class CudaBackend implements Backend {
     return this.#gpu.device.memory().free;
   }
 
-  /** cuBLAS, which is opened if nothing has needed it yet; or why there is none. */
+  /** cuBLAS, opened now if it was not needed before; or why there is none. */
   get cublas(): { readonly path: string; readonly version: string } | { readonly problem: string } {
     this.#gpu.expectOpen();
     const { cublas } = this.#gpu;
@@ -278,24 +278,23 @@ export class CudaBackend implements Backend {
   }
 
   /**
-   * How many passes were recorded as graphs, and whether kernels in them may begin before the one ahead has ended, which
-   * the driver may have refused.
+   * How many passes were recorded as graphs, and whether kernels in them may begin before the one ahead has ended: a
+   * driver may refuse to record that.
    */
   get graphs(): { readonly recorded: number; readonly dependent: boolean } {
     const { recorded, refuses } = this.#gpu.queue.stream;
     return { recorded, dependent: this.#gpu.dependent && !refuses };
   }
 
-  /** Marks this place in what is enqueued, for who measures. */
+  /** Records an event behind what is enqueued, for measurements. */
   record(event: CudaEvent): void {
     this.#gpu.expectOpen();
     this.#gpu.queue.stream.record(event);
   }
 
   /**
-   * Milliseconds of the device for what `body` enqueues, for each of `runs`: one right after the other, and one more
-   * ahead of them, so that nothing waits for the host unless it takes longer to enqueue than the device to compute. Waits
-   * for all of them.
+   * Milliseconds of the device for what `body` enqueues, for each of `runs`. Waits for all of them. One more run goes
+   * ahead, so that the device waits for the host only if enqueueing takes longer than computing.
    */
   time(body: () => void, runs: number): number[] {
     this.#gpu.expectOpen();
@@ -400,7 +399,7 @@ export class CudaBackend implements Backend {
     );
   }
 
-  /** A matrix of zeros, or an error that says what would fit. */
+  /** A matrix of zeros, or an error that names the dtypes that need less. */
   #reserve(options: MatrixOptions): CudaMatrix {
     try {
       return new CudaMatrix(this.#gpu.queue, options);

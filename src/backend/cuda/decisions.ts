@@ -1,8 +1,8 @@
 /**
- * The decisions of a round on a GPU: launches of the kernels of `ffi/kernels/accept.cu`. What differs from round to
- * round, the seed and the length of the text, stands in the device's memory, so that launches can be recorded.
+ * The decisions of a round on a GPU: launches of the kernels of `ffi/kernels/accept.cu`. The seed and the length of the
+ * text differ from round to round, so they are kept in the device's memory, and launches can be recorded.
  *
- * Deliberately absent: the rules, which are the host's (`decode/acceptance.ts`).
+ * Deliberately absent: the acceptance rules (`decode/acceptance.ts`).
  *
  * @module
  */
@@ -39,7 +39,7 @@ export class CudaDecisions implements Decisions {
   /** Sums of laws, f64, as a test of a draft needs them. */
   readonly #masses: Growing<Block>;
 
-  /** Those of a backend. */
+  /** The decisions of a backend. */
   constructor(backend: Backend, gpu: Gpu) {
     this.#backend = backend;
     this.#gpu = gpu;
@@ -154,7 +154,7 @@ export class CudaRound extends Block implements DeviceRound {
   }
 }
 
-/** Threads of a block that walks a law: whole warps, no more than it has use for. */
+/** Threads of a block that walks a law: whole warps, no more than there are entries for. */
 function threadsFor(columns: number): number {
   return Math.min(THREADS, Math.ceil(columns / 32) * 32);
 }

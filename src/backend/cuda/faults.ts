@@ -1,19 +1,19 @@
 /**
- * What kernels found wrong with their data, as they say it in place of a result: `ffi/kernels/faults.cuh` explains how.
- * Deliberately absent: finding it, and what is wrong with shapes, which is known before anything is enqueued.
+ * Errors that kernels write in place of a result, as `ffi/kernels/faults.cuh` encodes them. Deliberately absent: faults
+ * of shapes, which are found before anything is enqueued.
  *
  * @module
  */
 
 import { LogitsError } from "../distribution.ts";
 
-/** The bits of a NaN that says nothing. */
+/** The bits of a NaN without a payload. */
 const NAN = 0x7fc00000;
 
 /**
  * Checks ids that were read.
- * @throws {LogitsError} if one stands for a token that could not be drawn, since logits made no law
- * @throws {RangeError} if it could not for another reason
+ * @throws {LogitsError} if a token could not be drawn, as its logits define no law
+ * @throws {RangeError} if it could not be drawn for another reason
  */
 export function checkDrawn(ids: Int32Array): void {
   const fault = ids.find((id) => id >>> 30 === 2);
@@ -22,7 +22,7 @@ export function checkDrawn(ids: Int32Array): void {
 
 /**
  * Checks rows that were read, one each `stride` entries.
- * @throws {LogitsError} if one stands for a law that logits did not make
+ * @throws {LogitsError} if the logits of a row define no law
  */
 export function checkLaws(values: Float32Array, stride: number): void {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);

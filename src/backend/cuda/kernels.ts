@@ -1,6 +1,6 @@
 /**
- * The compiled kernels on a device, with the kinds of their parameters, in the order of their sources
- * (`ffi/kernels/*.cu`, where each is explained). Computes nothing and decides nothing.
+ * The compiled kernels on a device, with the kinds of their parameters in order. Their sources, `ffi/kernels/*.cu`,
+ * explain each.
  *
  * @module
  */
@@ -170,7 +170,7 @@ export class Kernels {
   readonly embed: CudaKernel<typeof EMBED>;
   /** Cosines and sines of positions. */
   readonly rotation: CudaKernel<typeof ROTATION>;
-  /** What a norm has to know of rows that came without. */
+  /** The groups of rows, which a norm needs, for rows that came without. */
   readonly group: CudaKernel<typeof GROUP>;
   /** Rows as bytes. */
   readonly quantise: CudaKernel<typeof QUANTISE>;
@@ -198,7 +198,7 @@ export class Kernels {
   readonly narrow: Readonly<Record<"f16" | "bf16", CudaKernel<typeof NARROW>>>;
   /** Rows on their way to cuBLAS. */
   readonly narrowRows: Readonly<Record<"f16" | "bf16", CudaKernel<typeof NARROW>>>;
-  /** What follows a product of cuBLAS. */
+  /** Bias, activation, gate and addition after a product of cuBLAS. */
   readonly finishRows: CudaKernel<typeof FINISH>;
   /** Projections with blocks of {@linkcode MANY_ROWS}. */
   readonly projectMany: Readonly<Record<"f16" | "bf16", readonly CudaKernel<typeof MANY>[]>>;

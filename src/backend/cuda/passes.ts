@@ -1,6 +1,6 @@
 /**
- * Passes that were enqueued before and are launched as one: graphs by key. Kernels read the length of a cache on the
- * device, so a graph serves every length that needs the same number of blocks; the key says which.
+ * Passes that are recorded as CUDA graphs, by key, and launched as one. Kernels read the length of a cache on the
+ * device, so a graph serves every length that needs the same number of blocks. That number is part of the key.
  *
  * Deliberately absent: changing a graph. One is dropped when memory it may refer to has been given back.
  *

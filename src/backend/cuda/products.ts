@@ -1,7 +1,7 @@
 /**
  * Projections of the CUDA backend: which kernel of `project.cu` and `project_many.cu` a product takes, by dtype, shape
- * and number of rows. All of them give a row the same bits, so the choice is one of speed. A matrix whose products may
- * add in any order has cuBLAS beside them.
+ * and number of rows. All of them give a row the same bits, so the choice is one of speed. cuBLAS is used as well for
+ * matrices whose products may add in any order.
  *
  * @module
  */
@@ -21,12 +21,12 @@ const MANY_STEPS = 10;
 const FINISHED = 8;
 
 /**
- * Blocks of {@linkcode MANY_ROWS} from which on they are worth it, although none shares a sum: about a quarter of a
+ * The fewest blocks of {@linkcode MANY_ROWS} for which they are used, although none shares a sum: about a quarter of a
  * large GPU. Estimated, not measured.
  */
 const MANY_BLOCKS = 32;
 
-/** Rows from which on cuBLAS is worth it, where bits do not matter. Estimated, not measured. */
+/** The fewest rows for which cuBLAS is used, where bits do not matter. Estimated, not measured. */
 export const CUBLAS_ROWS = 256;
 
 /** Multiprocessors of a large GPU. */
@@ -34,8 +34,8 @@ const PROCESSORS = 132;
 
 /**
  * Blocks of a projection that share an output, each with a part of its sum: as many as a large GPU runs at once when a
- * block has 64 outputs and a multiprocessor to itself, as long as every warp has two steps of 16 inputs. What does not
- * run at once would cost a second pass. It decides the order of additions, so it depends on nothing but the matrix.
+ * block has 64 outputs and a multiprocessor to itself, as long as every warp has two steps of 16 inputs. More blocks
+ * would take a second turn. It decides the order of additions, so it depends on nothing but the matrix.
  */
 function splitsOf(outputs: number, inputs: number): number {
   const wanted = Math.floor(PROCESSORS / Math.ceil(outputs / 64)),
@@ -84,7 +84,7 @@ export function multiply(
     const weights = cublas instanceof Cublas ? gpu.rowsOf(matrix) : undefined;
     if (cublas instanceof Cublas && weights !== undefined) {
       const halves = narrow(gpu.kernels.narrowRows);
-      // padded sizes are aligned; beyond the matrix are zeros, whose products with what is infinite are NaN: not for out
+      // padded sizes are aligned. Padding is zeros, but 0 × infinity is NaN: padded outputs must not be written to `out`
       const sizes = { rows, inputs: padded(inputs), outputs: padded(outputs) };
       const inPlace = then !== ADD && outputs === sizes.outputs;
       const sums = inPlace ? output.pointer : gpu.scratch("sums", rows * sizes.outputs);
@@ -194,8 +194,8 @@ function halfBlock(gpu: Gpu, rows: number, normed: boolean): number {
 }
 
 /**
- * Which of {@linkcode MANY_ROWS}, if that is worth it and the device has room: the largest of which there is one for
- * each multiprocessor. Two of the smaller run on one, so that the end of one hides in the middle of the other.
+ * Which of {@linkcode MANY_ROWS}, if it pays and the device has room: the largest that gives each multiprocessor a
+ * block. Two of the smaller blocks run on one, so that the end of one overlaps the middle of the other.
  */
 function manyBlock(gpu: Gpu, rows: number, outputs: number): number | undefined {
   const blocks = (which: number) => Math.ceil(outputs / MANY_OUTPUTS) * Math.ceil(rows / MANY_ROWS[which]);
@@ -206,7 +206,7 @@ function manyBlock(gpu: Gpu, rows: number, outputs: number): number | undefined 
   return which < 0 ? undefined : which;
 }
 
-/** The address of what a norm has to know of rows, computed if nobody has. */
+/** The address of the groups of rows, which a norm needs; computed unless a kernel has written them. */
 function groupsOf(gpu: Gpu, x: CudaActivation): bigint {
   if (!x.grouped) {
     x.changes(true);

@@ -1,6 +1,6 @@
 /**
- * What {@linkcode CudaBackend} hands out: ranges of the device's memory with a shape. They compute nothing; how
- * matrices and rows lie is explained in `ffi/kernels/layout.cuh`.
+ * Matrices, vectors, activations, tokens and caches of the CUDA backend: ranges of the device's memory with a shape.
+ * They compute nothing. `ffi/kernels/layout.cuh` explains the layout of matrices and rows.
  *
  * @module
  */
@@ -76,7 +76,7 @@ export class CudaMatrix extends Block implements Matrix {
     this.#packed = bytes;
   }
 
-  /** There are to be none, now or later. */
+  /** Gives up the row-major copy for good. */
   withoutRows(): void {
     this.rows?.[Symbol.dispose]();
     this.rows = null;
@@ -125,7 +125,7 @@ export class CudaVector extends Block implements Vector {
   }
 }
 
-/** Rows, and what a norm has to know of them: `Group` of `layout.cuh`, where a kernel has written it. */
+/** Rows, and the sums of their groups of 16 columns that a norm needs (`Group` of `layout.cuh`), if a kernel wrote them. */
 export class RowBlock extends Block {
   /** [rows, groups], made when first needed. */
   #groups: Block | undefined;
@@ -191,7 +191,7 @@ export class CudaActivation implements Activation {
     return start <= this.#start && this.#start + this.rows <= end;
   }
 
-  /** Says that the contents are about to change, and whether the groups will change with them. */
+  /** Notes that the contents are about to change, and whether the groups change with them. */
   changes(withGroups: boolean): void {
     const start = this.#start, end = start + this.rows, { known } = this.#block;
     if (withGroups) this.#block.known = this.grouped ? known : { start, end };
@@ -333,7 +333,7 @@ export class CudaCache extends Block implements Cache {
   constructor(queue: Queue, { layers, width, capacity, halfHeads }: CacheOptions) {
     const half = halfHeads === undefined ? undefined : halfLayout(width / halfHeads, halfHeads, capacity);
     const bytes = half ? half.heads * half.chunks * HALF_KEYS * half.size * 2 : capacity * width * 4;
-    // what is beyond the length is multiplied by 0, so in f16 it has to be a number
+    // entries beyond the length are multiplied by 0: in f16 all start as zeros, lest they be NaN
     super(queue, HEADER + layers * 2 * bytes, "a cache", half ? undefined : HEADER);
     this.layers = layers;
     this.width = width;

@@ -51,16 +51,16 @@ export interface WasmOptions {
   readonly simd?: "relaxed" | "plain" | undefined;
 }
 
-/**
- * As many as most of the largest machines have cores. More help nobody, and each takes megabytes and time to start
- * before it does anything.
- */
+/** About as many as the largest machines have cores. Each thread takes megabytes, and time to start. */
 const MAX_THREADS = 512;
+
+/** What follows a projection, as the kernel numbers it. */
+const STORE = 0, GELU = 1, ADD = 2;
 
 /** With more than this in memory, little of a matrix is left in a cache from one pass to the next. */
 const CACHED_BYTES = 2 ** 25;
 
-/** Rows of one head that attend together: as many as share the keys while those are near. At most 24. */
+/** Rows of one head that attend together, so that keys are used while they are in the nearest cache. At most 24. */
 const ATTENTION_BLOCK = 24;
 
 /**
@@ -212,13 +212,13 @@ class WasmBackend implements Backend {
   /** @inheritdoc */
   project(out: Activation, x: Activation, options: ProjectOptions): void {
     check.checkProject(out, x, options);
-    this.#multiply(out, x, options, options.activation === "gelu" ? 1 : 0);
+    this.#multiply(out, x, options, options.activation === "gelu" ? GELU : STORE);
   }
 
   /** @inheritdoc */
   projectResidual(x: Activation, u: Activation, options: ProjectResidualOptions): void {
     check.checkProjectResidual(x, u, options);
-    this.#multiply(x, u, options, 2);
+    this.#multiply(x, u, options, ADD);
   }
 
   /** @inheritdoc */
@@ -246,7 +246,7 @@ class WasmBackend implements Backend {
     // scores [block, end padded to panels]; queries or their mixed values [block, size padded]; rows arranged
     const rowsOfFour = Math.ceil(block / 4) * 4;
     this.#pool.reserveScratch((block * (end + 16 + size + 8) + rowsOfFour * Math.max(end, size)) * 4);
-    // beside the multiplications a key has its share of a softmax, which costs more than they do
+    // a key costs its multiplications and a term of the softmax, which costs more
     this.#pool.run("attend", job, heads * Math.ceil(rows / block), block * end * (size * 2 + 512));
   }
 
@@ -270,7 +270,7 @@ class WasmBackend implements Backend {
     }
     for (let r = 0; r < rows; r++) {
       const row = to.slice(r, 1).read();
-      // the kernel leaves NaN where there is no law; the shared function then says why
+      // the kernel writes NaN where logits define no law; the shared function then throws the reason
       if (!plain || Number.isNaN(row[0])) writeDistribution(row, from.slice(r, 1).read(), sampling);
     }
   }
@@ -303,7 +303,7 @@ class WasmBackend implements Backend {
     out: Activation,
     x: Activation,
     options: ProjectOptions & ProjectResidualOptions,
-    flags: number,
+    then: number,
   ): void {
     const matrix = this.#own(WasmMatrix, options.matrix), { packing, dtype, inputs } = matrix;
     const rows = x.rows, quantised = dtype === "int8", norm = options.norm;
@@ -343,7 +343,7 @@ class WasmBackend implements Backend {
       stride,
       matrix.outputs * 4,
       formats[dtype],
-      flags,
+      then,
       quantised && this.#heap.used > CACHED_BYTES ? 1 : 0,
     ];
     // raw sums of a group of columns; a group widened to f32; rows arranged, four at a time
@@ -358,7 +358,7 @@ class WasmBackend implements Backend {
     );
   }
 
-  /** What the kernels `append` and `attend` are told, for rows from position `start` on. */
+  /** The job of the kernels `append` and `attend`, for rows from position `start` on. */
   #attentionJob(
     out: number,
     qkv: number,

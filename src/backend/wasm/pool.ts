@@ -15,7 +15,7 @@ export type Kernel = typeof kernelNames[number];
 
 /** Bytes of a worker's stack: kernels keep little more than a tile there. */
 const STACK = 65536;
-/** Chunks per thread: enough that one which is delayed leaves the rest to others. */
+/** Chunks per thread: enough for the others to take over from one that is delayed. */
 const CHUNKS_PER_THREAD = 4;
 /** Multiply-adds or like operations below which another thread is not worth waking: some 2 µs of them. */
 const MINIMUM_WORK = 50_000;
@@ -40,7 +40,7 @@ function partOf(thread: number): number {
   return Control.thread + thread * Control.threadWords + Control.part;
 }
 
-/** Tells the threads to end: one that sleeps does not even hear that it is terminated. */
+/** Tells the threads to end: `terminate` does not reach one that sleeps. */
 function stop(control: Int32Array, threads: number): void {
   Atomics.store(control, Control.stop, 1);
   for (let thread = 1; thread < threads; thread++) {
@@ -91,7 +91,7 @@ export class Pool {
    * @param job the kernel's struct, word by word: addresses, counts, and f32 as {@linkcode bits}
    * @param units how many independent units it has
    * @param work operations of one unit, to decide whether sharing pays
-   * @throws {Error} if the kernel failed on any thread, or one has failed before: what it left is not to be trusted
+   * @throws {Error} if the kernel failed on any thread, or one has failed before, as its output is not to be trusted
    */
   run(kernel: Kernel, job: readonly number[], units: number, work: number): void {
     const control = this.#control, main = this.#main!;
@@ -108,7 +108,7 @@ export class Pool {
     control[Control.kernel] = kernelNames.indexOf(kernel);
     control[Control.units] = units;
     control[Control.chunks] = chunks;
-    for (let thread = this.threads - 1; thread >= 0; thread--) { // those first that take a while to notice
+    for (let thread = this.threads - 1; thread >= 0; thread--) { // the main thread last: others take a while to notice
       const begin = Math.ceil(thread * chunks / this.threads);
       const end = Math.ceil((thread + 1) * chunks / this.threads);
       if (begin === end) continue;
@@ -126,7 +126,7 @@ export class Pool {
       if (this.#counted() !== this.#done) Atomics.wait(control, Control.waiting, 1, 1);
       Atomics.store(control, Control.waiting, 0);
     }
-    // where all goes well, the wait is for a part of what each thread has done
+    // usually the main thread waits for less time than it worked
     const late = drained > 0 && performance.now() - drained > drained - began;
     this.#sharing.end(units * work, late);
     if (control[Control.failures] > 0) throw failed(kernel, cause);
@@ -142,7 +142,7 @@ export class Pool {
     }
   }
 
-  /** What the threads have done, added up. */
+  /** Chunks done by all threads, without end. */
   #counted(): number {
     let sum = 0;
     for (let thread = 0; thread < this.threads; thread++) {

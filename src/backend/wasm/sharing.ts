@@ -1,18 +1,18 @@
 /**
- * Whether it pays at present to share jobs among threads. On a machine that has other things to do, a thread that is
- * put aside in the middle of its piece keeps all others waiting, and one thread alone is faster than several. Results
- * do not depend on the number of threads, so it may change from job to job.
+ * Whether it pays at present to share jobs among threads. On a busy machine, a thread that is descheduled in the middle
+ * of its chunk keeps all others waiting, and one thread alone is faster than several. Results do not depend on the
+ * number of threads, so it may change from job to job.
  *
- * Deliberately absent: choosing how many threads. All or one: which of them will be put aside is not known.
+ * Deliberately absent: choosing how many threads. It is all or one, as nobody knows which will be descheduled.
  *
  * @module
  */
 
 /** Jobs after which late ones are counted anew, and jobs of each half of a trial. */
 const WINDOW = 64;
-/** So many late jobs of a window bring about a trial. A quiet machine has next to none. */
+/** Late jobs of a window that start a trial. A quiet machine has next to none. */
 const SUSPICIOUS = 4;
-/** Alone must be so much faster to be worth it. */
+/** One thread is used alone if it takes less than this share of the time. */
 const MARGIN = 0.9;
 /** Windows from one trial to the next: at first, and at most (a second or so). */
 const PATIENCE = 16, MOST_PATIENCE = 16 * PATIENCE;
@@ -24,7 +24,7 @@ export class Sharing {
   /** Jobs until this phase ends. */
   #left = WINDOW;
   #late = 0;
-  /** While shared: windows without consequence, for sharing has just been found to pay. */
+  /** While shared: windows whose late jobs are ignored, as a trial has just found that sharing pays. */
   #trusted = 0;
   #patience = PATIENCE;
   #began = 0;

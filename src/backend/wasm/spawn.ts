@@ -1,7 +1,7 @@
 /**
- * Starting a thread whose program is a text: where there are web workers (Deno, Bun, browsers) a blob worker, under
- * Node, which has none, a thread of `node:worker_threads` that is given what the program expects of a worker.
- * Deliberately no more than a pool needs: one message there, one answer back.
+ * Starts a thread from the text of its program. Deno, Bun and browsers have web workers, so it is a blob worker. Node
+ * has none, so it is a thread of `node:worker_threads` with the globals of a worker. Deliberately no more than a pool
+ * needs: one message there, one answer back.
  *
  * @module
  */
@@ -12,11 +12,11 @@ export interface Spawned {
   readonly answer: Promise<unknown>;
   /** Sends it its message. */
   postMessage(message: unknown): void;
-  /** Ends it, whatever it does. */
+  /** Ends it. */
   terminate(): void;
 }
 
-/** What a thread of Node lacks of a worker's world, for a program that waits for one message. */
+/** Gives a Node thread the globals of a web worker, for a program that waits for one message. */
 const NODE_WORLD = `
 const { parentPort } = require("node:worker_threads");
 globalThis.postMessage = (message) => parentPort.postMessage(message);

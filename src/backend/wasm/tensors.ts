@@ -1,5 +1,6 @@
 /**
- * What {@linkcode WasmBackend} hands out: ranges of the shared memory with a shape. They compute nothing.
+ * Matrices, vectors, activations, tokens and caches of the CPU backend: ranges of the shared memory with a shape. They
+ * compute nothing.
  *
  * @module
  */
@@ -276,8 +277,8 @@ export class WasmCache extends Block implements Cache {
   /** Empty. */
   constructor(heap: Heap, { layers, width, capacity, halfHeads }: CacheOptions) {
     const padded = Math.ceil(capacity / 8) * 8;
-    // the last values are read as part of a panel of 8, which may reach beyond them; what no row sees has no weight,
-    // whatever it is
+    // the last values are read as part of a panel of 8, which may reach beyond them; entries that no row sees add
+    // exactly nothing, so they need not be zeros
     super(heap, layers * 2 * padded * width * 4 + 32, "a cache", false);
     this.layers = layers;
     this.width = width;

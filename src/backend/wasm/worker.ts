@@ -1,12 +1,12 @@
 /**
- * What runs on every thread, and the little more that runs on the resident ones. The two functions refer to
- * nothing outside of themselves, so that their very text can be the source of a blob worker: no file to find, no
- * permission to ask for, nothing a bundler must know.
+ * The program of every thread, and the loop of the resident ones. The two functions refer to nothing outside
+ * themselves, so that their text is the source of a blob worker: no file to find, no permission to ask for, nothing
+ * that a bundler must know.
  *
  * Jobs travel through a block of the shared memory, 32-bit words at the indices below. A job is a number of chunks, of
- * which each thread has a part, the same one when the job comes again: what it reads may still be in its cache, and
- * threads seldom write to the same place. Whoever is done with its own part helps the others, so a thread that the
- * system has put aside delays nobody; one that was asleep need not even come.
+ * which each thread has a part. The parts are the same when the job comes again: weights may still be in a thread's
+ * cache, and threads seldom write to the same place. A thread that is done with its own part helps the others, so a
+ * thread that is descheduled or asleep delays nobody.
  *
  * @module
  */
@@ -45,7 +45,7 @@ export const Control = {
   threadWords: 32,
 } as const;
 
-/** The kernels in the order of their numbers. */
+/** The kernels in the order of their numbers. The probes are for `bench/kernels.ts`. */
 export const kernelNames = [
   "pack",
   "embed",
@@ -135,7 +135,7 @@ export function joinThreads(setup: ThreadSetup): Thread {
       for (;;) {
         const part = Atomics.load(control, at);
         if (!left(part)) break;
-        // what is claimed is of the job at hand, however old `part` is: no other begins before all of it is done
+        // a claimed chunk is of this job, however old `part` is: no other job begins before all chunks are done
         if (Atomics.compareExchange(control, at, part, part + 0x10000) !== part) continue;
         const chunk = part >>> 16, chunks = control[layout.chunks];
         const begin = (n: number) => Math.floor(n * control[layout.units] / chunks); // the first unit of chunk n
@@ -179,7 +179,7 @@ export function resident(join: typeof joinThreads): void {
     for (let spins = 0; Atomics.load(control, layout.stop) === 0;) {
       if (thread.called()) {
         spins = 0;
-        thread.drain(); // of a failure the main thread hears
+        thread.drain(); // the main thread sees a failure in the control block
       } else if (++spins > 40000) { // some 250 µs: longer than the sampler takes between two passes
         spins = 0;
         thread.sleep();
