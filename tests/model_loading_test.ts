@@ -62,7 +62,7 @@ const refusals: [name: string, fields: Json, message: RegExp][] = [
   [
     "gpt2-tiny",
     { n_layer: 1 },
-    /tensor "transformer\.h\.1\.ln_1\.weight" is there, expected no more than the 1 layers that config\.json tells$/,
+    /tensor "transformer\.h\.1\.ln_1\.weight" is there, expected no more than the 1 layers of config\.json$/,
   ],
   ["sedd-tiny", { "model.n_blocks": 1 }, /tensor "blocks\.1\.attn_qkv\.weight" is there, expected no more/],
   [
