@@ -262,8 +262,13 @@ Deno.test("loadTokenizer: what the library would take, and trip over later, is r
     [{ ...sound, added_tokens: [{ id: 1.5, content: "x" }] }, /an entry of "added_tokens" is \{"id":1.5,/],
     [
       { ...sound, pre_tokenizer: split("b|x(a*a*|b)a*c") },
-      /a pattern is "b\|x.*", expected one with at most 2 repetitions in a row$/,
+      /a pattern is "b\|x.*", expected one with at most 2 repetitions in a row, and/,
     ],
+    [
+      { ...sound, pre_tokenizer: split("a{0,99}".repeat(4) + "b") },
+      /and 1024 ways to count the bounded ones$/,
+    ],
+    [{ ...sound, pre_tokenizer: split("(?:a|aa){0,40}b") }, /no group is repeated$/],
     ...["normalizer", "decoder"].map((part): [object, RegExp] => [
       {
         ...sound,
@@ -320,5 +325,37 @@ Deno.test("loadTokenizer: what the library would take, and trip over later, is r
     }
   } finally {
     await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("encodeText: a text that would take minutes is refused, a pause is not", () => {
+  const now = performance.now;
+  let clock = 0, encoded = 0;
+  performance.now = () => clock;
+  /** Takes as long as it is told, by the text's length in units of 512. */
+  const taking = (ms: (length: number) => number) => ({
+    encode(text: string) {
+      clock += ms(text.length / 512);
+      encoded = text.length;
+      return [text.length];
+    },
+    decode: () => "",
+  });
+  try {
+    const cubic = taking((n) => 25 * n ** 3);
+    assert.throws(() => encodeText(cubic, "a".repeat(8000)), {
+      name: "RangeError",
+      message:
+        "Cannot encode a text of 8000 characters: the tokenizer takes 200 ms for 1024 of them, and would take " +
+        "about 95 s for all, expected 30 at most",
+    });
+    assert.equal(encoded, 1024);
+    assert.deepEqual(encodeText(cubic, "a".repeat(5000)), [5000]);
+    assert.deepEqual(encodeText(taking((n) => 100 * n), "a".repeat(100_000)), [100_000]);
+    // the first look at a text may fall into a pause of the program
+    const looks = [500];
+    assert.deepEqual(encodeText(taking(() => looks.pop() ?? 1), "a".repeat(1e6)), [1e6]);
+  } finally {
+    performance.now = now;
   }
 });

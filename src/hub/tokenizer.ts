@@ -40,12 +40,47 @@ export interface Tokenizer {
  * Token ids of a text, and nothing added to it. The name of a special token in the text (`<|endoftext|>`) is that
  * token. Lone surrogates, which are not text, become U+FFFD, as everywhere on the Web.
  * @throws {TypeError} if the tokenizer gives something else
+ * @throws {RangeError} if the text would take it minutes
  */
 export function encodeText(tokenizer: Tokenizer, text: string): number[] {
+  checkTime(tokenizer, text);
   const ids: unknown = tokenizer.encode(text.toWellFormed(), { add_special_tokens: false });
   if (Array.isArray(ids)) return ids;
   throw new TypeError(
     `Cannot use the tokenizer: its encode gives ${kindOfValue(ids)}, expected an array of ids`,
+  );
+}
+
+/** Characters at the beginning of a text by which its time is judged. */
+const PROBE = 512;
+/** Milliseconds that they may take before anybody wonders: any published tokenizer takes less than one. */
+const SLOW_PROBE = 20;
+/** Milliseconds that a text may be expected to take. */
+const PATIENCE = 30_000;
+
+/**
+ * Throws if a text is expected to take too long, as nothing can interrupt a regular expression, and a hostile one may take
+ * the cube of the text's length. Only what is slow already is measured twice, so that a mere pause is no reason.
+ */
+function checkTime(tokenizer: Tokenizer, text: string): void {
+  if (text.length <= 2 * PROBE) return;
+  const time = (length: number) => {
+    const began = performance.now();
+    tokenizer.encode(text.slice(0, length).toWellFormed(), { add_special_tokens: false });
+    return performance.now() - began;
+  };
+  const once = time(PROBE);
+  if (once < SLOW_PROBE) return;
+  const twice = time(2 * PROBE), growth = Math.log2(twice / once);
+  const expected = twice * (text.length / (2 * PROBE)) ** growth;
+  if (expected < PATIENCE) return;
+  throw new RangeError(
+    `Cannot encode a text of ${text.length} characters: the tokenizer takes ${Math.round(twice)} ms for ${
+      2 * PROBE
+    } ` +
+      `of them, and would take about ${Math.round(expected / 1000)} s for all, expected ${
+        PATIENCE / 1000
+      } at most`,
   );
 }
 
