@@ -180,6 +180,46 @@ Deno.test("safetensors: names that JavaScript or JSON treat specially are names"
   assert.deepEqual([...file.tensors.keys()], names);
 });
 
+Deno.test("tensor file: elements that a tensor does not have are not read", async () => {
+  const data = [new Float32Array([1, 2, 3]), new Float32Array([4])];
+  using file = await Safetensors.open(
+    memorySource(
+      writeSafetensors(data.map((data, i) => ({ name: `${i}`, dtype: "F32", shape: [data.length], data }))),
+    ),
+    "x",
+  );
+  const tensor = file.tensors.get("0")!, out = new Float32Array(2);
+  await file.read(tensor, 1, out);
+  assert.deepEqual([...out], [2, 3]);
+  for (const first of [2, -1, 0.5]) {
+    await assert.rejects(file.read(tensor, first, out), {
+      name: "RangeError",
+      message: /^Cannot read tensor "0": el/,
+    });
+  }
+});
+
+Deno.test("checkpoint: generation_config.json says which tokens end a text", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const write = (name: string, json: object) =>
+      Deno.writeTextFile(join(folder, name), JSON.stringify(json));
+    await Deno.writeFile(join(folder, "model.safetensors"), writeSafetensors([]));
+    await write("config.json", { model_type: "gpt2", eos_token_id: 1 });
+    const found = async () => {
+      using checkpoint = await openCheckpoint(folder);
+      return checkpoint.config.eos_token_id;
+    };
+    assert.equal(await found(), 1);
+    await write("generation_config.json", { eos_token_id: null });
+    assert.equal(await found(), 1);
+    await write("generation_config.json", { eos_token_id: [2, 3], temperature: 0.7 });
+    assert.deepEqual(await found(), [2, 3]);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 Deno.test("checkpoint: a tensor that is missing, of another shape or of an unreadable dtype", async () => {
   using checkpoint = await inMemory([
     { name: "h.0.attn.c_attn.weight", dtype: "F32", shape: [2, 3], data: new Float32Array(6) },

@@ -61,6 +61,11 @@ const refusals: [name: string, fields: Json, message: RegExp][] = [
   ],
   [
     "gpt2-tiny",
+    { eos_token_id: "319" },
+    /field "eos_token_id" of config\.json is "319", expected a token's id, or a/,
+  ],
+  [
+    "gpt2-tiny",
     { n_layer: 1 },
     /tensor "transformer\.h\.1\.ln_1\.weight" is there, expected no more than the 1 layers of config\.json$/,
   ],

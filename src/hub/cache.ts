@@ -25,7 +25,12 @@ import { kindOf, readText } from "./files.ts";
 import { isCommit } from "./names.ts";
 
 /** The files that are needed beside the weights; the first must be there. */
-export const SMALL_FILES: readonly string[] = ["config.json", "tokenizer.json", "tokenizer_config.json"];
+export const SMALL_FILES: readonly string[] = [
+  "config.json",
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+];
 
 /** Milliseconds between two looks at a lock that another process holds. */
 const LOCK_POLL = 100;

@@ -263,7 +263,8 @@ function transposeBand(
 }
 
 /**
- * Opens the checkpoint in a folder: reads `config.json` and the headers of its weight files, and no tensor. Takes
+ * Opens the checkpoint in a folder: reads `config.json`, of `generation_config.json` the tokens that end a text, and the
+ * headers of its weight files, and no tensor. Takes
  * `model.safetensors`, else `model.safetensors.index.json`, else `model.safetensors.gz`, else `pytorch_model.bin`,
  * else `pytorch_model.bin.index.json`.
  *
@@ -280,7 +281,7 @@ export async function openCheckpoint(folder: string | URL): Promise<Checkpoint> 
   }
   const configPath = join(origin, "config.json");
   if (await kindOf(configPath) !== "file") throw fault(origin, 'it has no file "config.json"');
-  const config = await readJson(configPath);
+  const config = { ...await readJson(configPath), ...await endOfText(origin) };
   const weights = await findWeights(origin);
   if (weights === undefined) {
     throw fault(origin, `it has none of the files ${WEIGHT_FILES.map((name) => `"${name}"`).join(", ")}`);
@@ -295,6 +296,14 @@ export async function openCheckpoint(folder: string | URL): Promise<Checkpoint> 
     for (const file of files) file[Symbol.dispose]();
     throw error;
   }
+}
+
+/** What `generation_config.json` says of the tokens that end a text, which counts before the model's configuration. */
+async function endOfText(folder: string): Promise<{ readonly eos_token_id?: unknown }> {
+  const path = join(folder, "generation_config.json");
+  if (await kindOf(path) !== "file") return {};
+  const { eos_token_id } = await readJson(path);
+  return eos_token_id === undefined || eos_token_id === null ? {} : { eos_token_id };
 }
 
 /** Which of {@linkcode WEIGHT_FILES} a folder's weights are in. */

@@ -9,6 +9,7 @@
 
 import { CheckpointError } from "../model/weights.ts";
 import type { ByteSource } from "./files.ts";
+import { isNatural } from "./json.ts";
 
 /** Bytes per element of the dtypes a file may name; not all of them can be read as f32. */
 export const ELEMENT_BYTES: ReadonlyMap<string, number> = new Map(Object.entries({
@@ -89,6 +90,7 @@ export class TensorFile implements Disposable {
    *
    * @param out receives them
    * @throws {CheckpointError} if the tensor's dtype cannot be read as f32
+   * @throws {RangeError} if the tensor has no such elements
    */
   read(tensor: TensorInfo, first: number, out: Float32Array): Promise<void> {
     const read = this.#lastRead.then(() => this.#read(tensor, first, out));
@@ -102,6 +104,14 @@ export class TensorFile implements Disposable {
   }
 
   async #read(tensor: TensorInfo, first: number, out: Float32Array): Promise<void> {
+    const elements = tensor.shape.reduce((product, n) => product * n, 1);
+    if (!isNatural(first) || first + out.length > elements) {
+      throw new RangeError(
+        `Cannot read tensor "${tensor.name}": elements [${first}, ${
+          first + out.length
+        }) are not within [0, ${elements})`,
+      );
+    }
     const convert = CONVERSIONS.get(tensor.dtype);
     if (convert === undefined) {
       throw fault(

@@ -40,9 +40,9 @@ export async function loadModel(
   const config = Config.of(weights);
   if (config.has("graph")) return { kind: "diffusion", model: await loadSedd(weights, backend, options) };
   const load = config.choice("model_type", ["gpt2", "gpt_neo"]) === "gpt2" ? loadGpt2 : loadGptNeo;
+  const ends = [weights.config.eos_token_id ?? []].flat();
+  if (!ends.every(Number.isInteger)) throw config.fault("eos_token_id", "a token's id, or a list of them");
   const model = await load(weights, backend, options);
-  const ends = [weights.config.eos_token_id].flat();
-  const inVocabulary = (token: unknown): token is number =>
-    Number.isInteger(token) && (token as number) >= 0 && (token as number) < model.shape.vocabSize;
-  return { kind: "causal", model, stopTokens: ends.filter(inVocabulary) };
+  const { vocabSize } = model.shape;
+  return { kind: "causal", model, stopTokens: (ends as number[]).filter((id) => id >= 0 && id < vocabSize) };
 }
