@@ -1,10 +1,9 @@
 /**
- * A device's context as calls into the driver see it: which one this thread's calls go to, what every status is
- * checked with, and what the driver made that has to be given back. A thread has one current context, and with
- * several devices in turn it is {@linkcode Context.enter} ahead of a call that sends it to the right one. Which one is
- * current is remembered, so nothing else on the thread may change it.
+ * The context of a device: making it the current one of this thread, the check of every status, and objects of the
+ * driver that have to be freed. A thread has one current context. {@linkcode Context.enter} ahead of a call makes it
+ * that of the right device. The current one is remembered, so nothing else on the thread may change it.
  *
- * Deliberately absent: what can be made in a context.
+ * Deliberately absent: the kinds of objects that can be made in a context.
  *
  * @module
  */
@@ -13,7 +12,7 @@ import type { Cuda } from "./libcuda.ts";
 
 const NEWER_DRIVER = "the driver can use the kernels in no form that they come in: update NVIDIA's driver";
 
-/** What to do about the errors that have an answer, by `CUresult`. */
+/** Remedies for the errors that have one, by `CUresult`. */
 const HINTS: Readonly<Record<number, string>> = {
   2: "the device's memory is full: hold the weights in a smaller dtype, or end other programs on it",
   3: "the driver is shutting down",
@@ -51,8 +50,8 @@ export class CudaError extends Error {
   readonly code: number;
 
   /**
-   * @param text what the driver says about the code
-   * @param device which one, where it is a matter of one
+   * @param text the driver's description of the code
+   * @param device its number, if the call was for one
    */
   constructor(call: string, code: number, text: string, device?: number) {
     const hint = HINTS[code] ?? (LOST.has(code) ? "the device is lost to this process" : undefined);
@@ -98,7 +97,7 @@ export class Context {
     throw this.#lost;
   }
 
-  /** Waits for the device, and throws if it is lost: for errors of others than the driver, which do not say so. */
+  /** Waits for the device, and throws if it is lost: errors of other libraries than the driver do not tell. */
   expectAlive(): void {
     const status = this.cuda.cuCtxSynchronize();
     if (LOST.has(status)) this.check(status, "cuCtxSynchronize");
@@ -117,7 +116,7 @@ export class Context {
     return status;
   }
 
-  /** Says that it may be gone: it is made the current one anew before it is used again. */
+  /** Notes that it may be gone: the next {@linkcode enter} makes it the current one anew. */
   leave(): void {
     current.delete(this.cuda);
   }
@@ -131,7 +130,7 @@ export function check(cuda: Cuda, status: number, call: string): void {
   if (status !== 0) throw driverError(cuda, status, call);
 }
 
-/** What the driver says about a status. */
+/** The error for a status, with the driver's description of it. */
 function driverError(cuda: Cuda, status: number, call: string, device?: number): CudaError {
   const text = (of: (code: number, out: BigUint64Array<ArrayBuffer>) => number): string | undefined => {
     const out = new BigUint64Array(1);
@@ -145,11 +144,11 @@ function driverError(cuda: Cuda, status: number, call: string, device?: number):
 }
 
 /**
- * Something the driver made. To be freed once: by its own disposal, or by its device's. A failure to free says
- * that earlier work failed, which the next synchronisation reports; so it is no error of its own.
+ * An object that the driver made. It is freed once, by its own disposal or by its device's. A failure to free means
+ * that earlier work failed, which the next synchronisation reports, so it is no error of its own.
  */
 export abstract class DeviceObject implements Disposable {
-  /** The functions, and whose they are. */
+  /** The functions, and the device. */
   protected readonly context: Context;
   readonly #release: Release;
   #freed = false;
@@ -159,7 +158,7 @@ export abstract class DeviceObject implements Disposable {
     this.#release = release;
   }
 
-  /** Gives back to the driver what it made. */
+  /** Frees the object in the driver. */
   protected abstract free(cuda: Cuda): void;
 
   [Symbol.dispose](): void {

@@ -1,7 +1,7 @@
 /**
- * cuBLAS on a device: one product, rows of 16 bits by the transpose of a matrix of 16 bits, into f32. In which order it
- * adds is its own affair, and may be another for another number of rows. It takes its work memory from us, so that a
- * product can be part of a graph.
+ * cuBLAS on a device: one product, rows of 16 bits by the transpose of a matrix of 16 bits, into f32. The order of its
+ * additions is unspecified, and may depend on the number of rows. We give it its work memory, so that a product can be
+ * part of a graph.
  *
  * Deliberately absent: every other function, and cuBLASLt, which cuBLAS calls itself.
  *
@@ -14,10 +14,10 @@ import { libcublas, loadLibrary } from "./libraries.ts";
 import { DeviceMemory } from "./memory.ts";
 import type { CudaStream } from "./stream.ts";
 
-/** Bytes of work memory: what NVIDIA recommends for Hopper, the most of all devices. */
+/** Bytes of work memory: NVIDIA's recommendation for Hopper, the largest of all devices'. */
 const WORKSPACE = 32 << 20;
 
-/** `cublasStatus_t`: the device's architecture, or these arguments, are none that it has a kernel for. */
+/** `cublasStatus_t`: it has no kernel for the device's architecture, or for these arguments. */
 const ARCH_MISMATCH = 8, NOT_SUPPORTED = 15;
 
 const OP_N = 0, OP_T = 1, COMPUTE_32F = 68, GEMM_DEFAULT = -1;
@@ -36,20 +36,20 @@ export class CublasError extends Error {
   /** What it returned, a `cublasStatus_t`. */
   readonly code: number;
 
-  /** @param text what cuBLAS says about the code */
+  /** @param text cuBLAS's description of the code */
   constructor(call: string, code: number, text: string, device: number) {
     super(`cuBLAS failed on CUDA ${device}: ${call} returned ${code} (${text})`);
     this.call = call;
     this.code = code;
   }
 
-  /** Whether it has no kernel for what was asked. Nothing was put into the stream then. */
+  /** Whether it has no kernel for the product. Nothing was put into the stream then. */
   get unsupported(): boolean {
     return this.code === ARCH_MISMATCH || this.code === NOT_SUPPORTED;
   }
 }
 
-/** What {@linkcode Cublas.multiply} multiplies, by its address on the device. */
+/** Operands and sizes of {@linkcode Cublas.multiply}; operands are addresses on the device. */
 export interface Product {
   /** x·Wᵀ, f32 [rows, outputs]. */
   readonly out: bigint;
@@ -94,7 +94,7 @@ export class Cublas extends DeviceObject {
     failed.defer(() => symbols.cublasDestroy_v2(this.#handle));
     this.#check(symbols.cublasGetVersion_v2(this.#handle, out), "cublasGetVersion_v2");
     this.version = [Math.floor(out[0] / 1e4), Math.floor(out[0] / 100) % 100, out[0] % 100].join(".");
-    // in this order: with a stream comes work memory of its own
+    // in this order: setting a stream resets the work memory
     this.#check(symbols.cublasSetStream_v2(this.#handle, stream.handle), "cublasSetStream_v2");
     const { pointer, bytes } = this.#workspace;
     const status = symbols.cublasSetWorkspace_v2(this.#handle, pointer, BigInt(bytes));
@@ -111,7 +111,7 @@ export class Cublas extends DeviceObject {
   multiply({ out, x, matrix, dtype, rows, inputs, outputs }: Product): void {
     this.context.enter();
     this.#stream.otherWork();
-    // what is row-major here is column-major and transposed there: outᵀ = W·xᵀ
+    // a row-major matrix here is a transposed, column-major one there: outᵀ = W·xᵀ
     const status = this.#functions.cublasGemmEx(
       this.#handle,
       ...[OP_T, OP_N] as const,

@@ -1,7 +1,7 @@
 /**
- * The driver and its devices, and what is made on them: memory, modules of kernels, streams, events and cuBLAS, each an
- * object that can be disposed of, over the functions of libcuda. Every call is checked; every call is synchronous and
- * on the thread that made it. What a {@linkcode CudaDevice} made dies with it at the latest.
+ * The driver, its devices, and the objects made on them: memory, modules of kernels, streams, events and cuBLAS. Every
+ * call is checked, is synchronous, and runs on the thread that made it. Objects of a {@linkcode CudaDevice} are freed
+ * with it at the latest.
  *
  * Deliberately absent: default streams, managed memory, several contexts of one device, and anything about models.
  *
@@ -79,7 +79,7 @@ export function formatVersion(version: number): string {
 export class CudaDevice implements Disposable {
   /** Which one, from 0. */
   readonly ordinal: number;
-  /** What it is sold as. */
+  /** Its product name. */
   readonly name: string;
   /** Compute capability: [9, 0] for Hopper. */
   readonly capability: readonly [major: number, minor: number];

@@ -1,6 +1,6 @@
 /**
- * Kernels: found in compiled modules by name, and what one launch hands to the driver. Which queue a launch goes to
- * is the stream's matter (`stream.ts`).
+ * Kernels, found in compiled modules by name, and the buffer that a launch hands to the driver. Deliberately absent:
+ * queues (`stream.ts`).
  *
  * @module
  */
@@ -11,7 +11,7 @@ import type { Cuda } from "./libcuda.ts";
 /** Kinds of a kernel's parameters. */
 export type Parameter = "pointer" | "i32" | "u32" | "f32" | "f64";
 
-/** What is passed for them: addresses are bigint. */
+/** The types of their arguments: addresses are bigint. */
 export type Arguments<P extends readonly Parameter[]> = {
   -readonly [I in keyof P]: P[I] extends "pointer" ? bigint : number;
 };
@@ -88,9 +88,9 @@ export class CudaKernel<P extends readonly Parameter[]> {
 }
 
 /**
- * What a launch passes by address, in one piece of memory that is filled anew for each: the driver copies it
- * before the call returns. It holds, at the byte offsets below, a `CUlaunchConfig`, one `CUlaunchAttribute`, the
- * list `extra` that says where the parameters are, and the parameters, each aligned to its own size.
+ * Everything that a launch passes by address, in one piece of memory. It is refilled for each launch, as the driver copies
+ * it before the call returns. At the byte offsets below it holds a `CUlaunchConfig`, one `CUlaunchAttribute`, the list
+ * `extra` that says where the parameters are, and the parameters, each aligned to its own size.
  */
 export class LaunchBuffer {
   /** The `CUlaunchConfig`. */

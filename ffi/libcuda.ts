@@ -4,8 +4,8 @@
  * an older ABI with 32-bit sizes). All of them are exported by the drivers of CUDA 12 and 13;
  * `ffi/check_headers.ts` compares this table with the header, parameter by parameter.
  *
- * Handles and addresses of the device are `u64`, so bigint in TypeScript: exact, and nothing to wrap. What the
- * driver writes or reads during the call is a `buffer`.
+ * Handles and addresses of the device are `u64`, which is bigint in TypeScript: exact, and nothing to wrap. Memory
+ * that the driver reads or writes during the call is a `buffer`.
  *
  * @module
  */

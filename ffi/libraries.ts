@@ -1,21 +1,20 @@
 /**
- * Where NVIDIA's libraries are: the places tried, in order, and what to say if none serves. A library is found by
- * loading it, which needs `--allow-ffi` and nothing else; the environment and folders are looked at only as far
- * as permissions allow, and nothing here ever prompts. Deliberately without a way to unload: a call into a library
- * that was closed ends the process.
+ * Finds NVIDIA's libraries, by trying to load each candidate in order. That needs `--allow-ffi` and nothing else. The
+ * environment and folders are looked at only as far as permissions allow, and nothing here ever prompts. Deliberately
+ * without a way to unload: a call into a library that was closed ends the process.
  *
  * @module
  */
 
 /** A library: its names as the loader knows them, best first, and the environment variable that overrides them. */
 export interface LibraryName {
-  /** What people call it. */
+  /** Its name in messages. */
   readonly name: string;
   /** Holds the path of the one to use; no other is tried then. */
   readonly variable: string;
   /** File names, best first. */
   readonly files: readonly string[];
-  /** What brings it to a machine. */
+  /** How to install it. */
   readonly remedy: string;
 }
 
@@ -28,8 +27,8 @@ export const LIBCUDA: LibraryName = {
 };
 
 /**
- * cuBLAS, for a driver that serves CUDA `version` (13000 for 13.0): it can use that of the same major version, and of
- * the one before. It comes with the CUDA toolkit and with PyTorch.
+ * cuBLAS, for a driver that serves CUDA `version` (13000 for 13.0). A driver can use the cuBLAS of its own major version
+ * and of the one before. It comes with the CUDA toolkit and with PyTorch.
  */
 export function libcublas(version: number): LibraryName {
   const majors = version < 13000 ? [12] : [13, 12];
@@ -41,7 +40,7 @@ export function libcublas(version: number): LibraryName {
   };
 }
 
-/** A library that cannot be loaded; the message lists what was tried and how to change that. */
+/** A library that cannot be loaded; the message lists the places that were tried, and the remedy. */
 export class LibraryNotFoundError extends Error {
   /** Its name, for callers that catch by name. */
   override readonly name: string = "LibraryNotFoundError";
@@ -54,7 +53,7 @@ export function mayLoadLibraries(): boolean {
   return state === "granted" && partial !== true;
 }
 
-/** What was found, by name. */
+/** Libraries that were loaded, by name. */
 const loaded = new Map<string, { readonly path: string; readonly symbols: unknown }>();
 
 /**

@@ -33,7 +33,7 @@ export class DeviceMemory extends DeviceObject {
 
 /** Memory of the host, locked in place. */
 export class PinnedMemory extends DeviceObject {
-  /** The memory; detached by disposal, so that what still looks at it sees nothing. */
+  /** The memory; detached by disposal, so that views that are left are empty. */
   readonly buffer: ArrayBuffer;
   /** Its address, for the device and the host alike. */
   readonly pointer: bigint;

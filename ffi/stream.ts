@@ -1,5 +1,5 @@
 /**
- * The order of work on a device: streams, marks in them, and graphs recorded from them.
+ * Queues of work on a device: streams, events in them, and graphs recorded from them.
  *
  * Deliberately absent: the default stream, and graphs that are changed once they are made.
  *
@@ -10,19 +10,19 @@ import { type Context, CudaError, DeviceObject, type Own, type Release } from ".
 import { type Arguments, type CudaKernel, LaunchBuffer, type LaunchShape, type Parameter } from "./launch.ts";
 import type { Cuda } from "./libcuda.ts";
 
-/** A queue of work: what is put in runs in order, some time before {@linkcode CudaStream.synchronize} returns. */
+/** A queue of work. It runs in order, and has run when {@linkcode CudaStream.synchronize} returns. */
 export class CudaStream extends DeviceObject {
   /** The driver's handle. */
   readonly handle: bigint;
   readonly #own: Own;
   readonly #launch = new LaunchBuffer();
-  /** Memory of JavaScript that copies under way still use. */
+  /** JavaScript memory that pending copies use, kept from the garbage collector. */
   readonly #inUse: ArrayBufferView[] = [];
-  /** Of what is being recorded: whether a launch in it may begin before the one ahead has ended. */
+  /** While a graph is recorded: whether a launch in it may begin before the one ahead has ended. */
   #recording: { dependent: boolean } | undefined;
   /**
-   * Whether what was put in last is a kernel of ours. Only then may a dependent launch begin early: our kernels read some
-   * of what other kinds of work write, as the length of a cache, before they wait for what is ahead.
+   * Whether the last work in the queue is a kernel of ours. Only then may a dependent launch begin early: before our
+   * kernels wait for the work ahead, they read some data that copies and fills write, such as the length of a cache.
    */
   #afterKernel = false;
   #refuses = false;
@@ -48,7 +48,7 @@ export class CudaStream extends DeviceObject {
     return this.#recorded;
   }
 
-  /** Runs a kernel; not before what is ahead has ended, dependent or not, unless that is a kernel too. */
+  /** Runs a kernel. It begins after the work ahead has ended, unless it is dependent and that work is a kernel too. */
   launch<const P extends readonly Parameter[]>(
     kernel: CudaKernel<P>,
     shape: LaunchShape,
@@ -66,7 +66,7 @@ export class CudaStream extends DeviceObject {
     this.#afterKernel = true;
   }
 
-  /** Says that someone else has put something in, or that this stream itself has put in what is no kernel. */
+  /** Notes that the last work in the queue is not a kernel of ours. */
   otherWork(): void {
     this.#afterKernel = false;
   }
@@ -127,9 +127,9 @@ export class CudaStream extends DeviceObject {
   }
 
   /**
-   * Records what `body` puts into this stream, which does not run, as a graph that can be run many times. It may
-   * not allocate, nor wait. Where the driver does not record dependent launches, `body` is called once more, and those
-   * launches are recorded as plain ones, then and from then on.
+   * Records the work that `body` puts into this stream, without running it, as a graph that can be run many times.
+   * `body` must not allocate or wait. If the driver does not record dependent launches, `body` is called once more, and
+   * from then on those launches are recorded as plain ones.
    */
   capture(body: () => void): CudaGraph {
     const recording = this.#recording = { dependent: false };
@@ -141,12 +141,12 @@ export class CudaStream extends DeviceObject {
       try {
         return this.#record(body);
       } catch (again) {
-        this.#refuses = false; // it was something else
+        this.#refuses = false; // it failed for another reason
         throw again;
       }
     } finally {
       this.#recording = undefined;
-      this.otherWork(); // what was recorded is not in the queue
+      this.otherWork(); // recorded work is not in the queue
     }
   }
 
@@ -178,7 +178,7 @@ export class CudaStream extends DeviceObject {
     context.check(context.cuda.cuGraphLaunch(graph.handle, this.handle), "cuGraphLaunch");
   }
 
-  /** Does not wait: what is under way ends on its own. */
+  /** Does not wait: pending work ends on its own. */
   protected override free(cuda: Cuda): void {
     cuda.cuStreamDestroy_v2(this.handle);
   }
@@ -205,7 +205,7 @@ export class CudaGraph extends DeviceObject {
   }
 }
 
-/** A mark in the queue of a stream. */
+/** A mark in a stream's queue, with the time at which it was reached. */
 export class CudaEvent extends DeviceObject {
   /** The driver's handle. */
   readonly handle: bigint;
