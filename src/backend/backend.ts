@@ -285,7 +285,7 @@ export interface AcceptOptions {
   readonly useQ?: TokenBuffer | undefined;
   /** The drafted tokens; the first n are used. */
   readonly draft: TokenBuffer;
-  /** What the noise is for: of tests, of what replaces a token or follows the draft, of the target's own draws. */
+  /** Purposes of the noise ({@linkcode NoiseKey}): for tests, for replacements and bonus tokens, for the target's draws. */
   readonly purposes: { readonly accept: number; readonly residual: number; readonly token: number };
 }
 
@@ -322,13 +322,13 @@ export interface RepeatedPass {
   readonly uses?: readonly Used[] | undefined;
 }
 
-/** What a device can do. Shapes are checked: a mismatch throws a `RangeError` that names both. */
+/** The operations of a device. Shapes are checked: a mismatch throws a `RangeError` that names both. */
 export interface Backend extends Disposable {
   /** Which implementation this is. */
   readonly name: "reference" | "wasm" | "cuda";
   /** Where it computes, as `createBackend` opens it. */
   readonly device: "reference" | "wasm" | `cuda:${number}`;
-  /** What it runs on, for people: `WebAssembly relaxed SIMD, 2 threads`. */
+  /** A description for people: `WebAssembly relaxed SIMD, 2 threads`. */
   readonly description: string;
   /** Bytes that can still be allocated. A checkpoint that needs more is refused before it is read. Absent: unknown. */
   readonly room?: number | undefined;

@@ -93,7 +93,7 @@ export class Checkpoint implements Weights, Disposable {
     this.#entries = entries;
   }
 
-  /** What the files hold, in their order. */
+  /** The tensors of all files, in their order. */
   tensors(): TensorInfo[] {
     return [...this.#entries.values()].map(({ tensor }) => tensor);
   }

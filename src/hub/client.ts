@@ -32,7 +32,7 @@ export interface RemoteFile {
 export interface RemoteRevision {
   /** The commit, in 40 digits. */
   readonly commit: string;
-  /** What the hub says of the files, by name, not yet looked at. */
+  /** The hub's description of each file, by name, unchecked. */
   readonly files: ReadonlyMap<string, unknown>;
 }
 

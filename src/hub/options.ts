@@ -46,7 +46,7 @@ export interface HubOptions {
   readonly timeout?: number | undefined;
   /** Called for each piece that arrives. */
   readonly onDownload?: ((progress: DownloadProgress) => void) | undefined;
-  /** Ends the download with its reason; what has arrived is kept, and the next download goes on from there. */
+  /** Ends the download with its reason; the next download goes on from what has arrived. */
   readonly signal?: AbortSignal | undefined;
 }
 

@@ -168,7 +168,7 @@ function locate(name: string, { storage, offset, shape, strides }: StoredTensor,
   return { name, dtype: storage.dtype, shape, bytes: elements * size, start };
 }
 
-/** What to do with a file that PyTorch can read and this module does not. */
+/** The remedy for a file that PyTorch can read and this module cannot. */
 function conversion(path: string): string {
   return "convert it once: python3 -c 'import sys, torch; f = sys.argv[1]; torch.save({k: v.contiguous() for k, v in " +
     `torch.load(f, "cpu", weights_only=True).items()}, f)' "${path}"`;

@@ -138,7 +138,7 @@ export class Workspace implements Disposable {
     );
   }
 
-  /** Buffers for R rows; what was in them is undefined. */
+  /** Buffers for R rows; their contents are undefined. */
   pass(rows: number): PassBuffers {
     const [x, qkv, attended, inner] = this.#activations.map((buffer) => buffer.atLeast(rows).slice(0, rows));
     return { tokens: this.#tokens.atLeast(rows), x, qkv, attended, inner };

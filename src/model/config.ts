@@ -14,7 +14,7 @@ type Json = Readonly<Record<string, unknown>>;
 export class Config {
   readonly #origin: string;
   readonly #fields: Json;
-  /** What stands before a field's name in messages: `model.` for a nested object. */
+  /** Prefix of a field's name in messages: `model.` for a nested object. */
   readonly #path: string;
 
   /**

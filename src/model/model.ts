@@ -13,7 +13,7 @@ import type { DeviceTokens } from "./device_tokens.ts";
 export interface ModelShape {
   /** V, number of real tokens (a diffusion model's mask is not one of them). */
   readonly vocabSize: number;
-  /** The most positions it can see (for SEDD, which has no position table: what it was trained at). */
+  /** The most positions it can see (for SEDD, which has no position table, the length that it was trained at). */
   readonly contextLength: number;
   /** Number of blocks. */
   readonly layers: number;

@@ -10,7 +10,7 @@ import type { Backend, Dtype, MatrixOptions } from "../backend/backend.ts";
 import { checkDtype } from "../backend/check.ts";
 import { CheckpointError, type Weights } from "./weights.ts";
 
-/** What a model asks a device to hold. */
+/** The bytes of all uploads of a model. */
 export class Plan {
   readonly #backend: Pick<Backend, "bytesOf">;
   #bytes = 0;

@@ -22,11 +22,11 @@ export const NONE = 0n;
 
 /** One device and its queue of kernels. */
 export class Gpu {
-  /** Where memory comes from. */
+  /** Allocates memory. */
   readonly device: CudaDevice;
   /** Where kernels are enqueued. */
   readonly queue: Queue;
-  /** What can be enqueued. */
+  /** The kernels that can be enqueued. */
   readonly kernels: Kernels;
   /** Whether {@linkcode launch} lets a kernel begin before the one ahead of it has ended. */
   readonly dependent: boolean;
@@ -79,7 +79,7 @@ export class Gpu {
         try {
           this.queue.stream.launch(this.kernels.unpack, { grid, block: 256 }, rows.pointer, pointer, inputs);
         } catch (error) {
-          rows[Symbol.dispose](); // kept, the next product would be with what it happens to hold
+          rows[Symbol.dispose](); // if kept, the next product would use its undefined contents
           throw error;
         }
         matrix.rows = rows;

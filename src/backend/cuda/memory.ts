@@ -32,7 +32,7 @@ export class Queue {
     this.stream = device.stream();
   }
 
-  /** What the device has left, for messages. */
+  /** How much memory is free, for messages. */
   get room(): string {
     const { free, total } = this.device.memory();
     return `${formatBytes(free)} of ${

@@ -16,7 +16,7 @@ const KEPT = 64;
 
 interface Recorded {
   readonly graph: CudaGraph;
-  /** What the host knows of rows once the pass has run. */
+  /** The rows that the pass changes, and which of their groups are known once it has run. */
   readonly known: readonly (readonly [RowBlock, RowBlock["known"]])[];
 }
 

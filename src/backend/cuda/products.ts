@@ -12,7 +12,7 @@ import { dynamicShared, HALF_BLOCKS, type Kernels, MANY_OUTPUTS, MANY_ROWS, PANE
 import { type Gpu, NONE } from "./gpu.ts";
 import { CudaActivation, CudaMatrix, padded, panelOutputs } from "./tensors.ts";
 
-/** What follows a projection, as `project.cuh` numbers it. */
+/** The operation after a projection, as `project.cuh` numbers it. */
 export const STORE = 0, GELU = 1, ADD = 2;
 
 // the sizes of `project.cu` and `project_many.cu`

@@ -302,7 +302,7 @@ export interface HalfLayout {
   readonly heads: number;
   /** Which of {@linkcode HALF_HEADS}. */
   readonly which: number;
-  /** What the entries of a head are padded to. */
+  /** Entries of a head, padding included. */
   readonly size: number;
   /** Chunks of {@linkcode HALF_KEYS} that hold the capacity. */
   readonly chunks: number;

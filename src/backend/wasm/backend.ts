@@ -54,7 +54,7 @@ export interface WasmOptions {
 /** About as many as the largest machines have cores. Each thread takes megabytes, and time to start. */
 const MAX_THREADS = 512;
 
-/** What follows a projection, as the kernel numbers it. */
+/** The operation after a projection, as the kernel numbers it. */
 const STORE = 0, GELU = 1, ADD = 2;
 
 /** With more than this in memory, little of a matrix is left in a cache from one pass to the next. */

@@ -61,7 +61,7 @@ export const kernelNames = [
   "probe_read_places",
 ] as const;
 
-/** What a thread needs to take part. */
+/** The setup of a thread. */
 export interface ThreadSetup {
   /** The compiled kernels. */
   readonly module: WebAssembly.Module;
