@@ -130,13 +130,17 @@ SD_KERNEL(THREADS, accept, int* out, const float* p_rows, const float* q_rows, i
       }
       syncthreads();
       auto passes = [&](int j, double probability) {
-        return j == 0 || chance(accepting, j - 1, round->start) < probability;
+        return chance(accepting, j - 1, round->start) < probability;
       };
       while (kept > 0) {
         if (kept == n && passes(n, product[n])) break;
         kept--;
-        const Pair at = pair(kept);
         scale = product[kept];
+        // A prefix passes with probability r/(r + 1 − scale), which is at most scale, as r, the mass of what is left of
+        // scale·p, is: where the same uniform is not below that, by more than r may be rounded, the vocabulary need not
+        // be walked. Nor where nothing is kept, which passes always: `invert` sums up what is left once more.
+        if (kept == 0 || !passes(kept, scale * (1 + 0x1p-30))) continue;
+        const Pair at = pair(kept);
         double r = 0;
         for (int v = threadIdx.x; v < columns; v += blockDim.x) {
           r += at.left(v, scale / at.p_mass, 1 / at.q_mass);

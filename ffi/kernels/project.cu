@@ -83,9 +83,10 @@ SD_INLINE void project_half(const Finish& f, const float* x, const uint4* weight
   float sums[MATS][TILES][4] = {};
   for (int step = 0; step < steps; step++) {
     load_weights(step + STAGES<TILES> - 1);
+    syncwarp();  // all lanes have read gain and shift of the step before, whose place is free
     load_rows(step + STAGES<TILES> - 1);
     cp_async_wait<STAGES<TILES> - 1>();
-    syncwarp();  // for gain and shift; where they go next is free, as all lanes have met in mma since they were read
+    syncwarp();  // gain and shift, which other lanes have copied, are there
     uint32_t a[MATS][4];
 #pragma unroll
     for (int m = 0; m < MATS; m++) {
