@@ -1,7 +1,7 @@
 /**
  * The functions of libcuda, NVIDIA's driver, that the engine calls: each by the name it is exported under, which
  * for many is not the name in `cuda.h` (the header renames `cuMemAlloc` to `cuMemAlloc_v2`, and the plain name is
- * an older ABI with 32-bit sizes). All of them are exported by the drivers of CUDA 12 and 13;
+ * an older ABI with 32-bit sizes). All that is not optional is exported by the drivers of CUDA 12 and 13;
  * `ffi/check_headers.ts` compares this table with the header, parameter by parameter.
  *
  * Handles and addresses of the device are `u64`, which is bigint in TypeScript: exact, and nothing to wrap. Memory
@@ -158,7 +158,7 @@ export const cudaSymbols = {
     result: "i32",
   },
   cuEventRecord: { parameters: ["u64", /* CUevent hEvent */ "u64" /* CUstream hStream */], result: "i32" },
-  // since CUDA 12.8 the header means another by this name; this one is in all
+  // since CUDA 12.8 the header means the second by the first one's name, and a driver may come to export no other
   cuEventElapsedTime: {
     parameters: [
       "buffer", /* float *pMilliseconds */
@@ -166,6 +166,16 @@ export const cudaSymbols = {
       "u64", /* CUevent hEnd */
     ],
     result: "i32",
+    optional: true,
+  },
+  cuEventElapsedTime_v2: {
+    parameters: [
+      "buffer", /* float *pMilliseconds */
+      "u64", /* CUevent hStart */
+      "u64", /* CUevent hEnd */
+    ],
+    result: "i32",
+    optional: true,
   },
   cuEventDestroy_v2: { parameters: ["u64" /* CUevent hEvent */], result: "i32" },
 } as const satisfies Deno.ForeignLibraryInterface;

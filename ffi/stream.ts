@@ -222,9 +222,14 @@ export class CudaEvent extends DeviceObject {
   since(earlier: CudaEvent): number {
     const { context } = this;
     context.enter();
-    const out = new Float32Array(1);
-    const status = context.cuda.cuEventElapsedTime(out, earlier.handle, this.handle);
-    context.check(status, "cuEventElapsedTime");
+    const out = new Float32Array(1), { cuEventElapsedTime, cuEventElapsedTime_v2 } = context.cuda;
+    const elapsed = cuEventElapsedTime ?? cuEventElapsedTime_v2;
+    if (elapsed === null) {
+      throw new Error(
+        "Cannot measure time: the driver exports no cuEventElapsedTime, expected it or its _v2",
+      );
+    }
+    context.check(elapsed(out, earlier.handle, this.handle), "cuEventElapsedTime");
     return out[0];
   }
 
