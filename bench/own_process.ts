@@ -21,16 +21,37 @@ export async function ownProcess(
   line: (text: string) => void,
 ): Promise<string | undefined> {
   const child = new Deno.Command(program, { args: [...args], stdout: "piped", stderr: "inherit" }).spawn();
+  const end = () => {
+    try {
+      child.kill("SIGKILL"); // who waits for a kernel hears nothing else
+    } catch {
+      // it has ended
+    }
+  };
   let late = false;
   const timer = setTimeout(() => {
     late = true;
-    child.kill("SIGKILL"); // who waits for a kernel hears nothing else
+    end();
   }, 1e3 * seconds);
-  for await (const text of createInterface({ input: Readable.fromWeb(child.stdout) })) line(text);
-  const { success, code, signal } = await child.status;
-  clearTimeout(timer);
-  if (late) return `it was not done after ${seconds} s`;
-  return success ? undefined : `it ended with ${signal ?? code}`;
+  try {
+    for await (const text of createInterface({ input: Readable.fromWeb(child.stdout) })) line(text);
+    const { success, code, signal } = await child.status;
+    if (late) return `it was not done after ${seconds} s`;
+    return success ? undefined : `it ended with ${signal ?? code}`;
+  } finally {
+    clearTimeout(timer);
+    end();
+  }
+}
+
+/** What a line of a process says in JSON; nothing if it is no object, such as what a library prints at times. */
+export function told<T extends object>(line: string): T | undefined {
+  if (!line.startsWith("{")) return undefined;
+  try {
+    return JSON.parse(line);
+  } catch {
+    return undefined;
+  }
 }
 
 /** The same with a script of ours, which is given all permissions, and fetches nothing. */

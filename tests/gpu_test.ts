@@ -9,7 +9,7 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { emptyReport, markdown, merge, summary } from "../bench/gpu/report.ts";
-import { ownProcess } from "../bench/own_process.ts";
+import { ownProcess, told } from "../bench/own_process.ts";
 import { noiseWeights, published } from "../bench/shapes.ts";
 import {
   acceptanceFor,
@@ -58,6 +58,16 @@ Deno.test("what a process of its own says is heard, however it ends", async () =
   const deaf = "trap '' TERM INT; echo a; exec 1>&2; while :; do sleep 1; done";
   assert.deepEqual(await run(deaf, 0.5), ["it was not done after 0.5 s", "a"]);
   await assert.rejects(ownProcess("/there/is/none", [], 60, () => {}), Deno.errors.NotFound);
+  // nor does it outlive who cannot hear it any more
+  const began = performance.now();
+  const failing = ownProcess("sh", ["-c", deaf], 60, () => {
+    throw new Error("a failure");
+  });
+  await assert.rejects(failing, /a failure/);
+  assert.ok(performance.now() - began < 30e3);
+  // what a library prints between is not taken for it
+  const words = ["{}", "a warning", "{a warning}", '{"a": 1}'];
+  assert.deepEqual(words.map((line) => told(line)), [{}, undefined, undefined, { a: 1 }]);
 });
 
 Deno.test("reports of several processes make one, which has what each found", () => {
