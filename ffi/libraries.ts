@@ -130,7 +130,7 @@ function folders(): string[] {
 }
 
 /** An environment variable, if it is set and may be read. */
-function environment(name: string): string | undefined {
+export function environment(name: string): string | undefined {
   if (Deno.permissions.querySync({ name: "env", variable: name }).state !== "granted") return undefined;
   return Deno.env.get(name) || undefined;
 }

@@ -6,29 +6,16 @@
  */
 
 import type { Cache, Matrix } from "../../src/backend/backend.ts";
-import type { CudaBackend } from "../../src/backend/cuda/backend.ts";
 import { noiseActivation, noiseMatrix } from "../kernels.ts";
 import type { Table } from "./report.ts";
 import type { Shapes } from "../shapes.ts";
+import { median, passTime, type WatchedBackend } from "./watched.ts";
 
 /** Bytes of copies of a matrix, beyond every L2; less where shapes are tiny. */
 const COPIES = 256e6;
 
-/** Runs of a pass that count, after those that record it. */
-const RUNS = 11;
-
-/** The median time of the device for a pass over a cache, ms. */
-export function passTime(
-  backend: CudaBackend,
-  body: () => void,
-  runs: number = RUNS,
-): number {
-  for (let warm = 0; warm < 3; warm++) body();
-  return backend.time(body, runs).sort((a, b) => a - b)[runs >> 1];
-}
-
 /** Microseconds per kernel and bytes per second, for 1, 8 and 48 rows. */
-export async function kernels(backend: CudaBackend, shapes: Shapes): Promise<Table[]> {
+export async function kernels(backend: WatchedBackend, shapes: Shapes): Promise<Table[]> {
   const { layers, width, heads, vocabSize } = shapes.xl, { context } = shapes;
   const counts = [1, 8, shapes.verifyRows];
   const rows: (string | number)[][] = [];
@@ -93,12 +80,12 @@ export async function kernels(backend: CudaBackend, shapes: Shapes): Promise<Tab
 
   using law = backend.activation(most, vocabSize), drawn = backend.tokens(most);
   measure(
-    "law of logits",
+    "law of logits, from the device's cache",
     8,
     vocabSize * 4,
     (n) => backend.distribution(law.slice(0, n), logits.slice(0, n), {}),
   );
-  measure("draw from a law", 8, vocabSize * 4, (n) => {
+  measure("draw from a law, from the device's cache", 8, vocabSize * 4, (n) => {
     backend.sample(drawn, law.slice(0, n), { seed: 1n, purpose: 0, position: 0 });
   });
   using from = backend.activation(context, vocabSize), to = backend.activation(context, vocabSize);
@@ -117,7 +104,7 @@ export async function kernels(backend: CudaBackend, shapes: Shapes): Promise<Tab
 }
 
 /** Appends `count` positions of noise. */
-function fill(backend: CudaBackend, cache: Cache, heads: number, count: number): void {
+function fill(backend: WatchedBackend, cache: Cache, heads: number, count: number): void {
   using kv = noiseActivation(backend, Math.min(count, 128), 2 * cache.width);
   for (let left = count; left > 0; left -= kv.rows) {
     const some = kv.slice(0, Math.min(left, kv.rows));
@@ -127,7 +114,7 @@ function fill(backend: CudaBackend, cache: Cache, heads: number, count: number):
 }
 
 /** What a kernel costs that has nothing to do, and what a launch costs the host. */
-async function launches(backend: CudaBackend): Promise<Table> {
+async function launches(backend: WatchedBackend): Promise<Table> {
   const count = 1000;
   using matrix = await noiseMatrix(backend, 16, 16, "f16");
   using x = noiseActivation(backend, 1, 16), out = backend.activation(1, 16);
@@ -138,14 +125,13 @@ async function launches(backend: CudaBackend): Promise<Table> {
   const recorded = () => backend.repeat({ cache, rows: 1, key: "empty" }, all);
   const inGraph = passTime(backend, recorded), apart = passTime(backend, all);
   const hostTime = (body: () => void) => {
-    const times = Array.from({ length: RUNS }, () => {
+    return median(Array.from({ length: 11 }, () => {
       const began = performance.now();
       body();
       const ms = performance.now() - began;
       out.read();
       return ms;
-    }).sort((a, b) => a - b);
-    return times[RUNS >> 1];
+    }));
   };
   const micro = (ms: number) => (1e3 * ms).toFixed(2);
   return {

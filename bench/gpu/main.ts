@@ -4,7 +4,8 @@
  * short leaves what it found. Without a GPU it says so, prints what is predicted, writes nothing, and succeeds unless
  * there has to be one (`--require-gpu`).
  *
- * `--folder` says where else to write; with `--plain-launches` no kernel begins before the one ahead of it has ended.
+ * `--folder` says where else to write; with `--plain-launches` no kernel begins before the one ahead of it has ended, as
+ * where `SPECDIFF_PLAIN_LAUNCHES` is set.
  * `--smoke` runs all of it in tiny shapes on the stand-in for the driver that the tests use, to see that it runs.
  *
  * Parts that have a model in common share a process of their own, so that a device that is lost, or a kernel that never
@@ -14,16 +15,18 @@
  */
 
 import { pathToFileURL } from "node:url";
-import { CudaDriver } from "../../ffi/driver.ts";
+import { PLAIN_LAUNCHES } from "../../src/backend/cuda/backend.ts";
 import { describeFirstGpu } from "../../src/backend/cuda/describe.ts";
+import { CUBLAS_ROWS } from "../../src/backend/cuda/products.ts";
 import { table } from "../../src/cli/terminal.ts";
 import { readOptions } from "../arguments.ts";
-import { ownDeno, ownProcess } from "../own_process.ts";
+import { ownDeno, ownProcess, told } from "../own_process.ts";
 import { kernels } from "./kernels.ts";
 import { prefills, products } from "./products.ts";
-import { draftPass, plainSpeed, rounds, targetPasses, WatchedBackend } from "./models.ts";
+import { draftPass, plainSpeed, rounds, targetPasses } from "./models.ts";
 import { emptyReport, markdown, merge, type Report, summary, type Table } from "./report.ts";
 import { causal, gpt2, loadCausal, loadDiffusion, published, type Shapes, tiny } from "../shapes.ts";
+import { WatchedBackend } from "./watched.ts";
 
 /** Bytes per second of the memory, by what the name of a GPU holds, as its maker states it. */
 const BANDWIDTHS: readonly (readonly [name: string, bandwidth: number])[] = [
@@ -43,15 +46,19 @@ const options = readOptions({
   folder: { type: "string" },
   group: { type: "string" }, // of parts, in this process: what the others start
 });
-const { smoke = false, "plain-launches": plainLaunches = false } = options;
+const { smoke = false } = options;
+if (options["plain-launches"]) Deno.env.set(PLAIN_LAUNCHES, "1"); // which those that are started are told
 const shapes: Shapes = smoke ? tiny : published;
 /** What this process found itself, and those it started. */
 const report = emptyReport(), found = new Map<string, Report>();
 
+/** The group that measures what Hugging Face is compared with. */
+const MODELS = "GPT-2 XL and SEDD-small";
+
 /** Parts that share a process: seconds that they may take together, and how they are done. */
 const groups: ReadonlyMap<string, readonly [limit: number, run: (backend: WatchedBackend) => Promise<void>]> =
   new Map([
-    ["GPT-2 XL and SEDD-small", [120, models]],
+    [MODELS, [120, models]],
     ["kernels", [60, async (backend) => {
       await part("kernels", async () => void report.tables.push(...await kernels(backend, shapes)));
     }]],
@@ -119,21 +126,20 @@ async function models(backend: WatchedBackend): Promise<void> {
   await part("GPT-2 XL, passes", () => {
     const times = targetPasses(backend, xl, shapes);
     oneToken = times.get(1)!;
-    report.environment["dependent launches"] = backend.graphs.dependent ? "recorded" : "not recorded";
+    report.environment["dependent launches"] = backend.graphs.dependent ? "recorded" : "none";
     figures.verify.value = times.get(verifyRows)! / oneToken;
-    const read = bytesOf(size, context + verifyRows);
-    if (bandwidth !== undefined) figures.plain.value = read / bandwidth / (oneToken / 1e3);
-    report.tables.push(passTable("GPT-2 XL, f16", times, read));
+    report.tables.push(passTable("GPT-2 XL, f16", times, bytesOf(size, context + verifyRows)));
   });
   await part("GPT-2 XL, prefill", () => void report.tables.push(prefills(backend, xl, shapes)));
   await part("GPT-2 XL, plain decoding", async () => {
     report.plainSpeed = plain = await plainSpeed(backend, xl, shapes);
     const middle = shapes.prompt + (shapes.text >> 1);
     const limit = bandwidth === undefined ? NaN : bandwidth / bytesOf(size, middle);
-    // whole texts are what counts, not passes alone
     if (bandwidth !== undefined) figures.plain.value = plain / limit;
     report.tables.push({
-      title: `GPT-2 XL, plain decoding of ${shapes.text} tokens after ${shapes.prompt}`,
+      title:
+        `GPT-2 XL, plain decoding of ${shapes.text} tokens after ${shapes.prompt}: whole texts, with law and ` +
+        `draw of each token launched after its pass, and waited for`,
       columns: ["tok/s", "limit of the bandwidth, tok/s"],
       rows: [[plain.toFixed(0), limit.toFixed(0)]],
     });
@@ -146,8 +152,12 @@ async function models(backend: WatchedBackend): Promise<void> {
     const full = draftPass(backend, whole, { cached: 0, fresh: shapes.draftContext, masks });
     figures.draft.value = live / oneToken;
     figures.fullDraft.value = full;
+    const { cublas } = backend;
+    report.environment.cuBLAS = "problem" in cublas ? "none" : cublas.version;
     report.tables.push({
-      title: `SEDD-small, bf16, ${masks} masks`,
+      title: `SEDD-small, bf16, ${masks} masks; products of ${CUBLAS_ROWS} rows or more by ${
+        "problem" in cublas ? "our own kernels" : `cuBLAS ${cublas.version}`
+      }`,
       columns: ["rows", "ms"],
       rows: [
         [`1 of text and the masks after ${context - 1} in the cache`, live.toFixed(3)],
@@ -181,9 +191,11 @@ function passTable(title: string, times: ReadonlyMap<number, number>, bytes: num
   };
 }
 
-/** What `hugging_face.py` prints. */
+/** What `hugging_face.py` prints after each text. */
 interface HuggingFace {
   readonly tokensPerSecond: number;
+  /** How many texts that is of. */
+  readonly texts: number;
   readonly torch: string;
   readonly transformers: string;
   /** Why there is nothing else. */
@@ -199,10 +211,10 @@ async function huggingFace(plain: number): Promise<void> {
   const why = await ownProcess(
     "python3",
     [script, JSON.stringify(asked)],
-    100,
-    (line) => found = JSON.parse(line),
+    80,
+    (line) => found = told<HuggingFace>(line) ?? found,
   );
-  if (why !== undefined || found === undefined) {
+  if (found === undefined) {
     throw new Error(`Cannot compare with Hugging Face: ${why ?? "python3 said nothing"}`);
   }
   if (found.problem !== undefined) {
@@ -212,30 +224,33 @@ async function huggingFace(plain: number): Promise<void> {
   report.figures.huggingFace.value = plain / found.tokensPerSecond;
   report.tables.push({
     title:
-      `Hugging Face generate of the same shape in f16: torch ${found.torch}, transformers ${found.transformers}`,
+      `Hugging Face generate of the same shape in f16: torch ${found.torch}, transformers ${found.transformers}, ` +
+      `the best of ${found.texts} texts`,
     columns: ["tok/s"],
     rows: [[found.tokensPerSecond.toFixed(1)]],
   });
 }
 
-/** Has all groups measured, each in its process, and then Hugging Face. */
+/** Has all groups measured, each in its process, and Hugging Face as soon as there is what it is compared with. */
 async function measure(): Promise<void> {
-  const flags = [...(smoke ? ["--smoke"] : []), ...(plainLaunches ? ["--plain-launches"] : [])];
   for (const [name, [limit]] of groups) {
-    const why = await ownDeno(new URL(import.meta.url), ["--group", name, ...flags], limit, (line) => {
-      found.set(name, JSON.parse(line));
+    const args = ["--group", name, ...(smoke ? ["--smoke"] : [])];
+    const why = await ownDeno(new URL(import.meta.url), args, limit, (line) => {
+      const report = told<Report>(line);
+      if (report === undefined) return;
+      found.set(name, report);
       tell();
     });
     if (why !== undefined) report.failures.push(`${name}: ${why}`);
+    const { plainSpeed } = whole();
+    if (name === MODELS && plainSpeed !== null) await part("Hugging Face", () => huggingFace(plainSpeed));
   }
-  const { plainSpeed } = whole();
-  if (plainSpeed !== null) await part("Hugging Face", () => huggingFace(plainSpeed));
   tell();
 }
 
 if (smoke) await import("../../tests/cuda/standin.ts");
 if (options.group !== undefined) {
-  using backend = new WatchedBackend(new CudaDriver().device(0), { dependent: !plainLaunches });
+  using backend = new WatchedBackend(0, shapes);
   await groups.get(options.group)![1](backend);
   Deno.exit(0);
 }
@@ -248,6 +263,7 @@ if ("problem" in gpu) {
     CUDA: gpu.cuda,
     Deno: Deno.version.deno,
     host: `${navigator.hardwareConcurrency} cores`,
+    ...(Deno.env.get(PLAIN_LAUNCHES) ? { "plain launches": "asked for" } : {}),
   });
   await measure();
   if (smoke) console.log(`${markdown(whole())}\nOn the stand-in: the numbers mean nothing.`);

@@ -7,12 +7,11 @@
  */
 
 import type { Activation } from "../../src/backend/backend.ts";
-import { createCudaBackend, type CudaBackend } from "../../src/backend/cuda/backend.ts";
 import type { CausalModel } from "../../src/model/model.ts";
 import { noiseActivation, noiseMatrix } from "../kernels.ts";
-import { passTime } from "./kernels.ts";
 import type { Table } from "./report.ts";
 import type { Shapes } from "../shapes.ts";
+import { passTime, WatchedBackend } from "./watched.ts";
 
 /** As many rows as the kernel for few takes at once. */
 const FEW = 64;
@@ -24,9 +23,9 @@ const REPEATS = 10;
  * Products without norm, bias or residual, in f16, on a device: microseconds and arithmetic per second. With those of
  * cuBLAS the rounding of rows is counted, as with those of our own kernels.
  */
-export async function products(ordinal: number, { products, productRows }: Shapes): Promise<Table> {
-  const rows: (string | number)[][] = [];
-  using backend = createCudaBackend({ device: ordinal, cublasRows: 1 });
+export async function products(ordinal: number, shapes: Shapes): Promise<Table> {
+  const { products, productRows } = shapes, rows: (string | number)[][] = [];
+  using backend = new WatchedBackend(ordinal, shapes, { cublasRows: 1 });
   const { cublas } = backend;
   using cache = backend.cache({ layers: 1, width: 16, capacity: Math.max(...productRows) });
   for (const [inputs, outputs] of products) {
@@ -77,7 +76,7 @@ export async function products(ordinal: number, { products, productRows }: Shape
 }
 
 /** A prompt of `shapes.prefill` tokens in passes of several sizes; the model must not cut them. */
-export function prefills(backend: CudaBackend, model: CausalModel, { prefill }: Shapes): Table {
+export function prefills(backend: WatchedBackend, model: CausalModel, { prefill }: Shapes): Table {
   using cache = model.newCache(prefill);
   const tokens = Int32Array.from({ length: prefill }, (_, i) => (i * 761 + 13) % model.shape.vocabSize);
   const sizes = [FEW, 128, 256, prefill].filter((size, i, all) => size <= prefill && all.indexOf(size) === i);

@@ -103,7 +103,7 @@ function figures() {
       "0.60–0.65 ms",
     ),
     host: figure(
-      "a round beside the device's time in its passes: host, and waiting for it",
+      "a round beside the device's time in its passes, at most: host, and waiting for it",
       "%",
       "≤ 5 %",
       "≤ 2 %",
@@ -117,7 +117,7 @@ function figures() {
       "none",
     ),
     speculation: figure(
-      "SpecDiff vs plain at τ = 6, T = 1, cached (synthetic acceptance)",
+      "SpecDiff vs plain at τ = 6, T = 1, cached (synthetic acceptance), best of two γ and two rules",
       "×",
       "≥ 4.0 ×",
       "≥ 4.6 ×",

@@ -10,6 +10,7 @@
  */
 
 import { type CudaDevice, CudaDriver, formatVersion } from "../../../ffi/driver.ts";
+import { environment } from "../../../ffi/libraries.ts";
 import type { CudaEvent } from "../../../ffi/stream.ts";
 import type {
   Activation,
@@ -56,12 +57,13 @@ export interface CudaOptions {
    * @default {256}
    */
   readonly cublasRows?: number | undefined;
-  /**
-   * Whether a kernel may begin before the one ahead of it has ended, where the device can do that; for benchmarks.
-   * @default {true}
-   */
-  readonly dependent?: boolean | undefined;
 }
+
+/**
+ * The environment variable with which, if it is set, no kernel begins before the one ahead of it has ended: to tell what
+ * that is worth, and whether a fault comes of it, in whole programs.
+ */
+export const PLAIN_LAUNCHES = "SPECDIFF_PLAIN_LAUNCHES";
 
 /** The first driver that can use the kernels: 525. */
 const OLDEST_CUDA = 12000;
@@ -137,11 +139,8 @@ export class CudaBackend implements Backend {
   readonly #gpu: Gpu;
 
   /** On a device, which it disposes of. */
-  constructor(
-    device: CudaDevice,
-    { cublasRows = CUBLAS_ROWS, dependent = true }: Omit<CudaOptions, "device"> = {},
-  ) {
-    this.#gpu = new Gpu(device, cublasRows, dependent);
+  constructor(device: CudaDevice, { cublasRows = CUBLAS_ROWS }: Omit<CudaOptions, "device"> = {}) {
+    this.#gpu = new Gpu(device, cublasRows, environment(PLAIN_LAUNCHES) === undefined);
     this.decisions = new CudaDecisions(this, this.#gpu);
     this.ordinal = device.ordinal;
     this.device = `cuda:${device.ordinal}`;
@@ -278,8 +277,8 @@ export class CudaBackend implements Backend {
   }
 
   /**
-   * How many passes were recorded as graphs, and whether kernels in them may begin before the one ahead has ended: a
-   * driver may refuse to record that.
+   * How many passes were recorded as graphs, and whether kernels in them may begin before the one ahead has ended: not if
+   * the device cannot, the driver refused, or {@linkcode PLAIN_LAUNCHES} is set.
    */
   get graphs(): { readonly recorded: number; readonly dependent: boolean } {
     const { recorded, refuses } = this.#gpu.queue.stream;
