@@ -158,3 +158,12 @@ onStandIn("the self test runs every kernel there is", async (standIn) => {
   for (const { operation, error, allowed } of await selfTest(backend)) assert.ok(error <= allowed, operation);
   assert.deepEqual(names.filter((name) => standIn.calls(name) === 0), []);
 });
+
+onStandIn("an operation that a device cannot do is named", async (standIn) => {
+  using backend = createCudaBackend();
+  standIn.reset();
+  standIn.fail("cuLaunchKernelEx", 3, 719);
+  await assert.rejects(selfTest(backend), {
+    message: /^Cannot compute "project, f32, 1 row": CUDA 0 failed: cuLaunchKernelEx returned 719 /,
+  });
+});

@@ -97,7 +97,7 @@ Deno.test({
       return new TextDecoder().decode(stdout);
     };
     const packed = new Set((await output("bash", "ffi/bare.sh", "files")).trim().split("\n"));
-    for (const script of ["tests/gpu/main.ts", "tests/gpu/small_pair.ts", "bench/gpu/main.ts", "cli.ts"]) {
+    for (const script of ["tests/gpu/main.ts", "tests/gpu/sanitized.ts", "bench/gpu/main.ts", "cli.ts"]) {
       const { modules } = JSON.parse(await output(Deno.execPath(), "info", "--json", script));
       for (const { specifier } of modules as { specifier: string }[]) {
         if (!specifier.startsWith("file:")) continue;

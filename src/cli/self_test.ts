@@ -33,7 +33,7 @@ export interface OperationCheck {
 }
 
 /** One operation: what it is called, how far it may be off, and how it is done on a device. */
-type Case = readonly [
+export type Case = readonly [
   operation: string,
   allowed: number,
   run: (backend: Backend) => Float32Array | Promise<Float32Array>,
@@ -185,21 +185,43 @@ const DECISIONS: readonly Case[] = [
   }]),
 ];
 
-/** Compares every operation of a device with the oracle. What it allocates there dies with the backend. */
+/** The operations of a device. */
+export function casesOf(backend: Backend): readonly Case[] {
+  return backend.decisions === undefined ? CASES : [...CASES, ...DECISIONS];
+}
+
+/**
+ * Compares an operation of a device with the oracle. What it allocates there dies with the backend.
+ * @throws {Error} if the device cannot do it
+ */
+export async function checkOperation(
+  backend: Backend,
+  [operation, allowed, run]: Case,
+): Promise<OperationCheck> {
+  using oracle = createReferenceBackend();
+  const expected = await run(oracle);
+  let found: Float32Array;
+  try {
+    found = await run(backend);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new Error(`Cannot compute "${operation}": ${reason}`, { cause });
+  }
+  const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const error = expected.reduce((most, value, i) => {
+    const off = Math.abs(found[i] - value) / largest;
+    return off <= most ? most : Number.isNaN(off) ? Infinity : off;
+  }, 0);
+  return { operation, error, allowed };
+}
+
+/** Compares every operation of a device with the oracle, as {@linkcode checkOperation} does. */
 export async function selfTest(backend: Backend): Promise<OperationCheck[]> {
   const checks: OperationCheck[] = [];
-  const cases = backend.decisions === undefined ? CASES : [...CASES, ...DECISIONS];
   let turn = performance.now();
-  for (const [operation, allowed, run] of cases) {
+  for (const operation of casesOf(backend)) {
     turn = await takeTurns(turn); // an interrupt is heard
-    using oracle = createReferenceBackend();
-    const expected = await run(oracle), found = await run(backend);
-    const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-    const error = expected.reduce((most, value, i) => {
-      const off = Math.abs(found[i] - value) / largest;
-      return off <= most ? most : Number.isNaN(off) ? Infinity : off;
-    }, 0);
-    checks.push({ operation, error, allowed });
+    checks.push(await checkOperation(backend, operation));
   }
   return checks;
 }

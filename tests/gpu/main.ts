@@ -1,10 +1,13 @@
 /**
  * What only a GPU can show: that the kernels as they were compiled for it compute what they should, and give the same
  * bits whatever the number of rows. `deno task test:gpu`; without a GPU it says so, and succeeds unless there has to be
- * one (`--require-gpu`). Each check has a process of its own: one that loses the device, or waits for ever, fails alone.
+ * one (`--require-gpu`). Each check has a process of its own: one that loses the device, or waits for ever, fails alone,
+ * and says what it was at; what has steps goes on with the next one in another process. The first checks that fail are
+ * made once more with plain launches, which tells whether the fault is in dependent ones.
  *
- * `--only` and `--skip` choose checks by a part of their names. `--smoke` does a little of it on the stand-in for the
- * driver (`tests/cuda`), to see that it runs.
+ * `--only` and `--skip` choose checks by a part of their names; with `--plain-launches` no kernel begins before the one
+ * ahead of it has ended, as where `SPECDIFF_PLAIN_LAUNCHES` is set. `--smoke` does a little of it on the stand-in for
+ * the driver (`tests/cuda`), to see that it runs.
  *
  * @module
  */
@@ -14,11 +17,11 @@ import { CudaDriver } from "../../ffi/driver.ts";
 import { describeFirstGpu } from "../../src/backend/cuda/describe.ts";
 import { loadEngine } from "../../mod.ts";
 import { readOptions, refuse } from "../../bench/arguments.ts";
-import { ownDeno } from "../../bench/own_process.ts";
+import { ownDeno, told } from "../../bench/own_process.ts";
 import { gpt2, noiseWeights, published, tiny } from "../../bench/shapes.ts";
 import type { Dtype } from "../../src/backend/backend.ts";
-import { createCudaBackend, type CudaBackend } from "../../src/backend/cuda/backend.ts";
-import { selfTest } from "../../src/cli/self_test.ts";
+import { createCudaBackend, type CudaBackend, PLAIN_LAUNCHES } from "../../src/backend/cuda/backend.ts";
+import { casesOf, checkOperation } from "../../src/cli/self_test.ts";
 import { table } from "../../src/cli/terminal.ts";
 import { isExact, rules } from "../../src/decode/acceptance.ts";
 import { loadModel } from "../../src/model/load.ts";
@@ -28,7 +31,8 @@ import { assertClose, assertSame } from "../helpers.ts";
 import { folders, HALF_TOLERANCE, loadGpt, pairChecks, testParity, TOLERANCE } from "../parity.ts";
 import { Choices } from "../stress/choices.ts";
 import { soak } from "../stress/soak.ts";
-import { SMALL_PAIR } from "./small_pair.ts";
+import { compareVerdicts } from "../verdicts.ts";
+import { SMALL_PAIR } from "./sanitized.ts";
 
 /** PyTorch in bf16 is 0.0136 off here, of which its rounded weights alone make 0.0087; 0.0101 is seen on the stand-in. */
 const COARSE = { name: "gpt-neo-tiny", dtype: "bf16", tolerance: 1.5e-2 };
@@ -41,91 +45,120 @@ const options = readOptions({
   "require-gpu": { type: "boolean" },
   only: { type: "string" },
   skip: { type: "string" },
+  "plain-launches": { type: "boolean" },
   check: { type: "string" }, // by its number, in this process: what the others start
+  from: { type: "string" }, // its step to begin with
 });
 const { smoke = false } = options;
+if (options["plain-launches"]) Deno.env.set(PLAIN_LAUNCHES, "1"); // which those that are started are told
 const halves: readonly Dtype[] = smoke ? ["f16"] : ["f16", "bf16"];
 
-/** Seconds that a check may take, unless it says otherwise. */
-const LIMIT = 90;
+/** Seconds that a process of a check may take, unless the check says otherwise. */
+const LIMIT = 45;
 
-/** What is checked: what it is called, and how; it tells what it saw. */
-const checks: readonly (readonly [name: string, run: () => Promise<string>, limit?: number])[] = [
-  ["every operation is that of the oracle", async () => {
+/** Seconds from which on a check with steps is not gone on with in another process. */
+const ENOUGH = 60;
+
+/** As many of the checks that failed are made once more with plain launches; `ffi/bare.sh` looks for what came of it. */
+const TRIED_PLAINLY = 2;
+
+/** What the names of checks begin with that take long, and are not concerned with when kernels begin. */
+const SANITIZER = "compute-sanitizer";
+
+/** What is checked: what it is called, and how, from a step on if it has steps; it tells what it saw. */
+type Check = readonly [name: string, run: (from: number) => Promise<string>, limit?: number];
+
+/** The checks, the most telling first. */
+const checks: readonly Check[] = [
+  ["every operation is that of the oracle", async (from) => {
     using backend = createCudaBackend();
-    const operations = await selfTest(backend);
-    for (const { operation, error, allowed } of operations) {
-      assert.ok(error <= allowed, `${operation}: off by ${error}, allowed ${allowed}`);
+    const operations = casesOf(backend);
+    for (const [step, one] of operations.entries()) {
+      if (step < from) continue;
+      tell({ doing: one[0], step });
+      const { operation, error, allowed } = await checkOperation(backend, one);
+      if (!(error <= allowed)) tell({ wrong: `${operation} is off by ${error}, allowed ${allowed}` });
     }
     return `${operations.length} operations`;
+  }, 25],
+  ...(smoke ? [] : ["f32", ...halves] as const).map((dtype): Check => [
+    `the pair's target: the same bits whatever is appended and taken back, in ${dtype}`,
+    async () => {
+      using backend = createCudaBackend();
+      using model = await loadGpt(backend, "pair/target", { dtype });
+      return `${sameRows(model, [100], 48)}; ${walk(model, 200)}`;
+    },
+  ]),
+  ...(["f32", ...halves] as const).map((dtype): Check => [
+    `greedy and coupled texts are those of plain decoding in ${dtype}`,
+    () => identity(dtype),
+  ]),
+  ["verdicts of drafts in any order are those of the host, for every rule", () => {
+    using backend = createCudaBackend();
+    return Promise.resolve(
+      smoke ? compareVerdicts(backend, 1000) : compareVerdicts(backend, 3000, { every: 600, columns: 50257 }),
+    );
   }],
-  ...halves.map((dtype) =>
-    [`cuBLAS gives what our own kernels give, as graphs too, in ${dtype}`, async () => {
+  ...halves.map((dtype): Check => [
+    `cuBLAS gives what our own kernels give, as graphs too, in ${dtype}`,
+    async (from) => {
       using backend = createCudaBackend({ cublasRows: 1 });
       const { cublas } = backend;
       if ("problem" in cublas) throw new Skipped(cublas.problem);
       const shapes = smoke
         ? [[20, 40, 75]]
         : [[1, 768, 768], [300, 1000, 23], [1064, 3072, 768], [300, 50258, 128]];
-      for (const [rows, outputs, inputs] of shapes) {
+      for (const [step, [rows, outputs, inputs]] of shapes.entries()) {
+        if (step < from) continue;
+        tell({ doing: `${rows} rows, [${outputs}, ${inputs}]`, step });
         await compareCublas(backend, dtype, rows, outputs, inputs);
       }
       return `${shapes.length} shapes, cuBLAS ${cublas.version}`;
-    }] as const
-  ),
-  ...(["f32", ...halves] as const).map((dtype) =>
-    [`parity with the originals in ${dtype}, in passes of all sizes, after rollbacks`, async () => {
+    },
+  ]),
+  ...(["f32", ...halves] as const).map((dtype): Check => [
+    `parity with the originals in ${dtype}, in passes of all sizes, after rollbacks`,
+    async (from) => {
       const names = smoke ? ["gpt2-bare", "sedd-f16"] : folders;
-      for (const name of names) {
+      for (const [step, name] of names.entries()) {
+        if (step < from) continue;
+        tell({ doing: name, step });
         using backend = createCudaBackend();
         const usual = dtype === "f32" ? TOLERANCE : HALF_TOLERANCE;
         const coarse = name === COARSE.name && dtype === COARSE.dtype;
         await testParity(backend, name, { dtype, tolerance: coarse ? COARSE.tolerance : usual });
       }
       return `${names.length} checkpoints`;
-    }] as const
-  ),
-  ...(smoke ? [] : pairChecks).map(([name, check]) =>
-    [`parity: ${name}`, async () => {
+    },
+  ]),
+  ...(smoke ? [] : pairChecks).map(([name, check]): Check => [`parity: ${name}`, async () => {
+    using backend = createCudaBackend();
+    await check(backend);
+    return "f32";
+  }]),
+  ...halves.map((dtype): Check => [
+    `rows of GPT-2 XL's shape have the same bits in passes of 1 … 64 rows and of hundreds in ${dtype}`,
+    async () => {
       using backend = createCudaBackend();
-      await check(backend);
-      return "f32";
-    }] as const
-  ),
-  ...halves.map((dtype) =>
-    [
-      `rows of GPT-2 XL's shape have the same bits in passes of 1 … 64 rows and of hundreds in ${dtype}`,
-      async () => {
-        using backend = createCudaBackend();
-        const size = smoke ? tiny.xl : { ...published.xl, layers: 3 };
-        const loaded = await loadModel(noiseWeights(gpt2(size)), backend, { dtype, chunkRows: 1024 });
-        assert(loaded.kind === "causal");
-        using model = loaded.model;
-        const few = sameRows(model, smoke ? [40] : [1, 200, 960], smoke ? 8 : 64);
-        return `${few}; ${sameInPieces(model, smoke ? [20] : [64, 65, 100, 129, 300, 552, 1024])}`;
-      },
-    ] as const
-  ),
-  ...(smoke ? [] : ["f32", ...halves] as const).map((dtype) =>
-    [`the pair's target: the same bits whatever is appended and taken back, in ${dtype}`, async () => {
-      using backend = createCudaBackend();
-      using model = await loadGpt(backend, "pair/target", { dtype });
-      return `${sameRows(model, [100], 48)}; ${walk(model, 200)}`;
-    }] as const
-  ),
-  ...(["f32", ...halves] as const).map((dtype) =>
-    [`greedy and coupled texts are those of plain decoding in ${dtype}`, () => identity(dtype)] as const
-  ),
+      const size = smoke ? tiny.xl : { ...published.xl, layers: 3 };
+      const loaded = await loadModel(noiseWeights(gpt2(size)), backend, { dtype, chunkRows: 1024 });
+      assert(loaded.kind === "causal");
+      using model = loaded.model;
+      const few = sameRows(model, smoke ? [40] : [1, 200, 960], smoke ? 8 : 64);
+      return `${few}; ${sameInPieces(model, smoke ? [20] : [64, 65, 100, 129, 300, 552, 1024])}`;
+    },
+    60,
+  ]),
   ["texts of every rule have the target's law", async () => {
     if (smoke) throw new Skipped("the stand-in is too slow");
-    const { rounds, tokens, chi, biased } = await soak(1, (rounds) => rounds >= 400, "cuda");
+    const { rounds, tokens, chi, biased } = await soak(1, (rounds) => rounds >= 200, "cuda");
     assert.deepEqual(biased, [], `χ²: ${JSON.stringify([...chi])}`);
     return `${tokens} tokens of ${rounds} texts, χ² of 9 degrees ${
       (chi.get("all that is exact") ?? NaN).toFixed(1)
     }`;
-  }],
+  }, 60],
   ["loading, generating and disposing leaks nothing", async () => {
-    const cycles = smoke ? 2 : 200;
+    const cycles = smoke ? 2 : 60;
     using device = new CudaDriver().device(0);
     let settled = 0;
     for (let cycle = 0; cycle < cycles; cycle++) {
@@ -138,9 +171,9 @@ const checks: readonly (readonly [name: string, run: () => Promise<string>, limi
     assert.ok(lost <= 4 << 20, `${lost} bytes of the device's memory were lost`);
     return `${cycles} cycles`;
   }],
-  sanitizing("compute-sanitizer finds no bad access", "memcheck", 10_000, 40),
-  sanitizing("compute-sanitizer finds no race in shared memory", "racecheck", 500, 25),
-  sanitizing("compute-sanitizer finds no bad barrier", "synccheck", 1_000, 15),
+  sanitizing(`${SANITIZER} finds no bad access`, "memcheck", 1_000, 40),
+  sanitizing(`${SANITIZER} finds no race in shared memory`, "racecheck", 100, 25),
+  sanitizing(`${SANITIZER} finds no bad barrier`, "synccheck", 200, 15),
 ];
 
 /** Products that add in any order beside those that do not: with all that may follow one, thrice as one pass. */
@@ -277,12 +310,10 @@ async function identity(dtype: Dtype): Promise<string> {
       for (const { rule } of runs.filter((run) => run.temperature === temperature)) {
         for (const [i, drafter] of engine.drafters.entries()) {
           const gamma = [1, 3, 5, 15, 40][(i + seed) % 5];
+          const doing = `${drafter}, ${rule}, temperature ${temperature}, γ ${gamma}`;
+          tell({ doing });
           const { tokens } = await engine.generate(prompt, { ...options, drafter, rule, gamma });
-          assert.deepEqual(
-            tokens,
-            plain.tokens,
-            `${drafter}, ${rule}, temperature ${temperature}, γ ${gamma}`,
-          );
+          assert.deepEqual(tokens, plain.tokens, doing);
           compared += tokens.length;
         }
       }
@@ -291,15 +322,15 @@ async function identity(dtype: Dtype): Promise<string> {
   return `${compared} tokens, ${engine.drafters.length} drafters`;
 }
 
-/** The small pair under one of compute-sanitizer's tools, for so many rounds or seconds. */
-function sanitizing(name: string, tool: string, rounds: number, seconds: number): (typeof checks)[number] {
+/** `sanitized.ts` under one of compute-sanitizer's tools, for so many rounds or seconds. */
+function sanitizing(name: string, tool: string, rounds: number, seconds: number): Check {
   const grace = 30; // to begin, and to end a text that is under way
   return [name, () => sanitize(tool, rounds, seconds, seconds + grace), seconds + grace + 15];
 }
 
 async function sanitize(tool: string, rounds: number, seconds: number, limit: number): Promise<string> {
   if (smoke) throw new Skipped("there is no GPU under the stand-in");
-  const script = new URL("./small_pair.ts", import.meta.url).pathname;
+  const script = new URL("./sanitized.ts", import.meta.url).pathname;
   const program = [Deno.execPath(), "run", "--cached-only", "-A", script];
   // it stops for no signal that it could pass on to what it watches
   const command = [
@@ -352,10 +383,21 @@ interface Outcome {
   readonly seen: string;
 }
 
+/**
+ * What the process of a check tells: what it is at, and at which step if it can be gone on with after that; what is
+ * wrong, though it goes on itself; what became of it.
+ */
+type Message = { readonly doing: string; readonly step?: number } | { readonly wrong: string } | Outcome;
+
+/** Tells whoever has started this process. */
+function tell(message: Message): void {
+  console.log(JSON.stringify(message));
+}
+
 /** Does a check in this process. */
-async function outcomeOf(run: () => Promise<string>): Promise<Outcome> {
+async function outcomeOf([, run]: Check, from: number): Promise<Outcome> {
   try {
-    return { verdict: "ok", seen: await run() };
+    return { verdict: "ok", seen: await run(from) };
   } catch (error) {
     if (error instanceof Skipped) return { verdict: "skipped", seen: error.message };
     console.error(error);
@@ -364,18 +406,35 @@ async function outcomeOf(run: () => Promise<string>): Promise<Outcome> {
   }
 }
 
-/** Has a check done in a process of its own. */
-async function startCheck(number: number, limit: number): Promise<Outcome> {
-  let outcome: Outcome | undefined;
-  const args = ["--check", `${number}`, ...(smoke ? ["--smoke"] : [])];
-  const why = await ownDeno(new URL(import.meta.url), args, limit, (line) => outcome = JSON.parse(line));
-  if (why !== undefined) return { verdict: "FAILED", seen: why };
-  return outcome ?? { verdict: "FAILED", seen: "it said nothing" };
+/** Has a check done in a process of its own, or in several, each from the step after that which ended the one before. */
+async function startCheck(number: number, plain: boolean): Promise<Outcome> {
+  const flags = [...(smoke ? ["--smoke"] : []), ...(plain ? ["--plain-launches"] : [])];
+  const [, , limit = LIMIT] = checks[number], began = performance.now(), wrong: string[] = [];
+  for (let from = 0;;) {
+    let outcome: Outcome | undefined, at: { readonly doing: string; readonly step?: number } | undefined;
+    const args = ["--check", `${number}`, "--from", `${from}`, ...flags];
+    const why = await ownDeno(new URL(import.meta.url), args, limit, (line) => {
+      const message = told<Message>(line);
+      if (message === undefined) return;
+      if ("doing" in message) at = message;
+      else if ("wrong" in message) wrong.push(message.wrong);
+      else outcome = message;
+    });
+    if (outcome !== undefined && outcome.verdict !== "FAILED") {
+      return wrong.length === 0 ? outcome : { verdict: "FAILED", seen: wrong.join("; ") };
+    }
+    const where = at === undefined ? "" : `, at "${at.doing}"`;
+    wrong.push(outcome?.seen ?? `${why ?? "it said nothing"}${where}`);
+    if (at?.step === undefined || performance.now() - began > 1e3 * ENOUGH) {
+      return { verdict: "FAILED", seen: wrong.join("; ") };
+    }
+    from = at.step + 1;
+  }
 }
 
 if (smoke) await import("../cuda/standin.ts");
 if (options.check !== undefined) {
-  console.log(JSON.stringify(await outcomeOf(checks[Number(options.check)][1])));
+  tell(await outcomeOf(checks[Number(options.check)], Number(options.from)));
   Deno.exit(0);
 }
 const gpu = describeFirstGpu();
@@ -385,12 +444,17 @@ if ("problem" in gpu) {
 }
 const { only = "", skip } = options;
 const rows: string[][] = [];
-for (const [number, [name, , limit = LIMIT]] of checks.entries()) {
-  if (!name.includes(only) || (skip !== undefined && name.includes(skip))) continue;
-  const began = performance.now();
-  const { verdict, seen } = await startCheck(number, limit);
+async function attempt(number: number, name: string, plain: boolean): Promise<Outcome["verdict"]> {
+  const began = performance.now(), { verdict, seen } = await startCheck(number, plain);
   rows.push([verdict, name, `${((performance.now() - began) / 1e3).toFixed(1)} s`, seen]);
   console.error(rows.at(-1)!.join("  "));
+  return verdict;
+}
+let triedPlainly = Deno.env.get(PLAIN_LAUNCHES) ? TRIED_PLAINLY : 0;
+for (const [number, [name]] of checks.entries()) {
+  if (!name.includes(only) || (skip !== undefined && name.includes(skip))) continue;
+  if (await attempt(number, name, false) !== "FAILED" || name.startsWith(SANITIZER)) continue;
+  if (triedPlainly++ < TRIED_PLAINLY) await attempt(number, `${name}, with plain launches`, true);
 }
 if (rows.length === 0) refuse("no check has such a name");
 console.log(`${gpu.name}, CUDA ${gpu.cuda}, Deno ${Deno.version.deno}`);
