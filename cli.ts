@@ -1,6 +1,6 @@
 /**
- * The command line of specdiff: `deno run --allow-read cli.ts --help` says what it does. A program, not a library:
- * what it does can be had from the package's main module.
+ * The command line of specdiff; `deno run --allow-read cli.ts --help` lists its commands. This is a program, not a
+ * library: import the package's main module instead.
  *
  * ```sh
  * deno run --allow-read cli.ts generate "It was a dark and stormy night" --show-draft

@@ -1,6 +1,6 @@
 /**
- * Lossless speculative decoding with discrete-diffusion drafters: a small diffusion model drafts, an
- * autoregressive target verifies, and the text has exactly the target's law.
+ * Lossless speculative decoding with discrete-diffusion drafters: a small diffusion model drafts, an autoregressive
+ * target verifies, and the text has exactly the target's distribution.
  *
  * @example Generate with the embedded pair, in a checkout; elsewhere, name a `target` and a `drafter`
  * ```ts
@@ -24,13 +24,14 @@ export {
   type Piece,
 } from "./src/engine.ts";
 export type { LoadProgress, WatchOptions } from "./src/watched_weights.ts";
-// what the signatures above mention, and what their errors are
+// types in the signatures above, and their errors
 export type * from "./src/backend/backend.ts";
 export { BackendUnavailableError, type Device } from "./src/backend/create.ts";
 export { LogitsError } from "./src/backend/distribution.ts";
 export { OutOfMemoryError } from "./src/backend/out_of_memory.ts";
 export type { Rule } from "./src/decode/acceptance.ts";
-export type { ContextCache, DiffusionDrafterOptions } from "./src/decode/diffusion_drafter.ts";
+export type { ContextCache } from "./src/decode/context_cache.ts";
+export type { DiffusionDrafterOptions } from "./src/decode/diffusion_drafter.ts";
 export type { FinishReason, Origin } from "./src/decode/loop.ts";
 export type { Statistics } from "./src/decode/metrics.ts";
 export type { RevealOrder } from "./src/decode/reveal.ts";

@@ -1,8 +1,8 @@
 /**
- * What of each method the rows of `compare` do not have: the time to its first token, taking turns with the others; and
- * its peak memory, for which it has a process of its own with the target and no drafter but its own.
+ * Figures of each method that `compare` lacks: the time to the first token, interleaved with the other methods, and the
+ * peak memory, in a separate process that loads only the target and this drafter.
  *
- * Part of `deno task bench`; as a program (`bench/alone.ts plain`, or a drafter) it is that process.
+ * Part of `deno task bench`. Run as a program (`bench/alone.ts plain`, or a drafter's name), it is that process.
  *
  * @module
  */
@@ -10,16 +10,16 @@
 import { type Engine, loadEngine } from "../mod.ts";
 import { PROMPTS } from "../src/cli/compare.ts";
 import { embeddedDrafters } from "../src/pair.ts";
-import { ownDeno } from "./own_process.ts";
+import { ownDeno } from "../tools/own_process.ts";
 import { peakBytes } from "./peak.ts";
 import type { Alone } from "./report.ts";
 import { spreadOf } from "./spread.ts";
 
 const PLAIN = "plain", TOKENS = 16, REPETITIONS = 5;
-/** After which a process counts as lost. */
+/** The time limit of such a process. */
 const SECONDS = 120;
 
-/** Plain decoding, as `plain`, and each embedded drafter with what its configuration asks for. */
+/** Plain decoding (`plain`), and each embedded drafter with its configured options. */
 export async function alone(engine: Engine): Promise<Record<string, Alone>> {
   const methods = [PLAIN, ...embeddedDrafters], first = methods.map((): number[] => []);
   for (let seed = 1; seed <= REPETITIONS; seed++) {
@@ -38,7 +38,7 @@ export async function alone(engine: Engine): Promise<Record<string, Alone>> {
   return found;
 }
 
-/** Null where the system does not tell. */
+/** The peak memory of a method; null if unknown. */
 async function peakOf(method: string): Promise<number | null> {
   let printed = "";
   const reason = await ownDeno(new URL(import.meta.url), [method], SECONDS, (line) => printed += line);

@@ -1,8 +1,8 @@
 /**
- * What a bidirectional drafter loses in acceptance and wins in time when it sees less of the text, keeps some of it
- * from pass to pass, or is held coarser: `deno task bench:drafter`, about three minutes, on the
- * embedded pair (`--generation "Zen 4"` tells processors of one name apart). Writes `bench/reports/drafter.json`, `.md`
- * and `.svg`; nothing else should run meanwhile.
+ * Acceptance lost and time won by a bidirectional drafter that sees less of the text, caches some of it between passes,
+ * or has a lower precision. `deno task bench:drafter` measures it on the embedded pair in about three minutes and
+ * writes `bench/reports/drafter.json`, `.md` and `.svg`; nothing else should run meanwhile. `--generation "Zen 4"`
+ * distinguishes processors with the same name.
  *
  * All settings draft at the same places of the same texts with the same noise, the next place two tokens on, as if one
  * had been accepted each time. A draft's acceptance is what is to be expected of it given its tokens,
@@ -17,7 +17,8 @@ import { PROMPTS } from "../src/cli/compare.ts";
 import { describeMachine, type Machine } from "../src/cli/machine.ts";
 import { quantile } from "../src/cli/measure.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
-import { type ContextCache, DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
+import type { ContextCache } from "../src/decode/context_cache.ts";
+import { DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
 import { ModelTarget } from "../src/decode/model_target.ts";
 import { PhiloxSource } from "../src/decode/random.ts";
 import { logLinearSigma } from "../src/model/sedd_score.ts";
@@ -26,7 +27,7 @@ import { encodeText, loadTokenizer } from "../src/hub/tokenizer.ts";
 import { loadModel } from "../src/model/load.ts";
 import type { DiffusionModel } from "../src/model/model.ts";
 import { embeddedDrafter, embeddedTarget } from "../src/pair.ts";
-import { readOptions } from "./arguments.ts";
+import { readOptions } from "../tools/arguments.ts";
 import { type Paths, svg } from "./charts.ts";
 import { markdownTable } from "./markdown.ts";
 import { drafterWeights, kernelSources, type Measured, refreshReadme, toldClosely, where } from "./report.ts";
@@ -226,27 +227,25 @@ function markdown(
     `${where(date, machine)}.`,
     "Made by `deno task bench:drafter`.",
     "",
-    `The embedded drafter \`sedd\`, γ = ${gamma}, left to right, ${
+    `The embedded drafter \`sedd\`, γ = ${gamma}, left to right, with ${
       rows[0].drafts
     } drafts per row at the same places of`,
     `${texts} texts of ${TEXT_TOKENS} tokens. Accepted: expected tokens per draft. Time won and acceptance lost are`,
-    "shares of what all of the text costs and yields in f32 with nothing kept, with one standard error between texts.",
-    "What is kept, `--context-cache`, changes acceptance alone, never the law of the text.",
+    "relative to the whole text in f32 without a cache, with one standard error between texts. The cache",
+    "(`--context-cache`) changes only acceptance, never the distribution of the text.",
     "",
-    "σ is the same for all passes, so the time conditioning is computed once and kept, in every row here; acceptance does",
-    `not depend on that. A pass over ${
+    "σ is the same in all passes, so the time conditioning is computed only once in every row. This does not affect",
+    `acceptance. A pass over ${
       Math.min(...WINDOWS.filter((w) => w !== "all"))
-    } tokens of text and ${gamma} masked ones in int8 takes ${told(kept, "ms")} so, and`,
-    `${told(anew, "ms")}, ${
-      told(ratio)
-    }, where the conditioning is computed anew, which is done on the host.`,
+    } tokens of text and ${gamma} masked ones in int8 takes ${told(kept, "ms")}, and`,
+    `${told(anew, "ms")}, ${told(ratio)}, if the conditioning is computed again, which is done on the host.`,
     "",
     "![Acceptance lost against time won](drafter.svg)",
     "",
-    "The larger a point, the more of the text the drafter sees; bars are one standard error between texts.",
+    "Larger points: the drafter sees more of the text. Bars: one standard error between texts.",
     "",
     ...markdownTable([
-      ["T", "dtype", "context cache", "window", "a draft", "time won", "accepted", "acceptance lost"],
+      ["T", "dtype", "context cache", "window", "time per draft", "time won", "accepted", "acceptance lost"],
       ...rows.map((row) => [
         row.steps,
         row.dtype,
@@ -264,7 +263,7 @@ function markdown(
 
 function chart({ rows }: Report): string {
   return svg(
-    "sedd: from 8 tokens of the text to all, by what is kept of it",
+    "sedd: from 8 tokens of the text to all, by context cache",
     CACHES.map(([steps, caches]): Paths => ({
       title: `T = ${steps}`,
       xLabel: "time won, %",

@@ -1,19 +1,19 @@
 /**
- * The report of `deno bench`: reads what `deno bench --json` prints from standard input, and writes
- * `bench/reports/groups.json` and `.md`, group by group. `deno task bench:groups:report` runs both; `--generation "Zen 4"`
- * tells processors of one name apart.
+ * The report of `deno bench`: reads the output of `deno bench --json` from standard input, and writes
+ * `bench/reports/groups.json` and `.md`, group by group. `deno task bench:groups:report` runs both. `--generation "Zen
+ * 4"` distinguishes processors with the same name.
  *
- * Deliberately absent: medians, which Deno does not report (what is given is the mean, with the range from the fastest run
- * to the 75th percentile), and ratios, as `deno bench` does not let benchmarks take turns.
+ * Deliberately absent: medians, which Deno does not report (the report has means, and ranges from the fastest run to
+ * the 75th percentile), and ratios, since `deno bench` does not interleave benchmarks.
  *
  * @module
  */
 
-import { readOptions } from "./arguments.ts";
+import { readOptions } from "../tools/arguments.ts";
 import { markdownTable } from "./markdown.ts";
 import { drafterWeights, kernelSources, refreshReadme } from "./report.ts";
 
-/** What of `deno bench --json` is used. Times are nanoseconds. */
+/** The part of `deno bench --json` that is used. Times are in nanoseconds. */
 interface Output {
   /** Deno's version, its target, and the processor. */
   readonly runtime: string;
@@ -30,15 +30,15 @@ interface Output {
   }[];
 }
 
-/** The report as Markdown; a benchmark that failed is a line that says so. */
+/** The report as Markdown, with a line for each failed benchmark. */
 export function markdown({ runtime, cpu, benches }: Output, date: string): string {
   const groups = Map.groupBy(benches, ({ group }) => group ?? "other");
   return [
     "# `deno bench`, group by group",
     "",
-    `${date}, ${cpu}, ${runtime}. Made by \`deno task bench:groups:report\`; means of runs, and from the fastest to the`,
-    "75th percentile. Runs of a group do not take turns, so that their times cannot be compared closely: for ratios there",
-    "are `bench` and `bench:paper`.",
+    `${date}, ${cpu}, ${runtime}. Made by \`deno task bench:groups:report\`: the mean of the runs, and the range from`,
+    "the fastest to the 75th percentile. The benchmarks of a group are not interleaved, so their times are not closely",
+    "comparable; `bench` and `bench:paper` report ratios.",
     "",
     ...[...groups].flatMap(([group, benches]) => {
       return [
@@ -70,7 +70,7 @@ if (import.meta.main) {
   const flags = Deno.env.get("DENO_V8_FLAGS");
   const cpu = [output.cpu, ...generation ? [generation] : [], ...flags ? [`V8 with ${flags}`] : []].join(" ");
   const report = { date, sources: kernelSources, weights: drafterWeights(), ...output, cpu };
-  // without where the files lie on whose machine
+  // without paths of this machine
   const text = JSON.stringify(report, (key, value) => key === "origin" ? undefined : value, 2);
   await Deno.writeTextFile(new URL("groups.json", folder), `${text}\n`);
   await Deno.writeTextFile(new URL("groups.md", folder), markdown(report, date));

@@ -1,6 +1,6 @@
 /**
- * The embedded target held as its checkpoint has it, as f16, beside the same held as f32: both have the same logits, so
- * the texts must be the same, and whoever wants speed alone should know which is faster, drafting or not.
+ * The embedded target in f16, the precision of its checkpoint, compared with f32. Both have the same logits, so the
+ * texts must be equal; only the speed differs, with and without a drafter.
  *
  * Part of `deno task bench`.
  *
@@ -33,7 +33,7 @@ export async function halves(): Promise<Section> {
           engine.generate(prompt, { drafter, gamma, seed, maxTokens: TOKENS, stopTokens: [] });
         const a = await generate(f32), b = await generate(f16);
         deepStrictEqual(b.tokens, a.tokens);
-        // the first are to warm up
+        // the first runs warm up
         if (seed > 0) {
           speeds[method].f32.push(a.stats.tokensPerSecond);
           speeds[method].f16.push(b.stats.tokensPerSecond);

@@ -1,6 +1,6 @@
 /**
- * What γ chosen while decoding costs where drafting is hopeless: the embedded target with a drafter that takes its
- * time as ever and then proposes a token that is never accepted, against plain decoding.
+ * The cost of choosing γ if drafting is hopeless: the embedded target with a drafter that takes its usual time but
+ * proposes a token that is never accepted, against plain decoding.
  *
  * @module
  */
@@ -11,7 +11,8 @@ import { createBackend } from "../src/backend/create.ts";
 import { DEFAULT_RULE } from "../src/decode/acceptance.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { AutoregressiveDrafter } from "../src/decode/autoregressive_drafter.ts";
-import { DraftController, measureCosts } from "../src/decode/controller.ts";
+import { DraftController } from "../src/decode/controller.ts";
+import { measureCosts } from "../src/decode/measure_costs.ts";
 import { DiffusionDrafter } from "../src/decode/diffusion_drafter.ts";
 import type { Drafter } from "../src/decode/drafter.ts";
 import type { Round } from "../src/decode/loop.ts";
@@ -22,15 +23,16 @@ import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { encodeText } from "../src/hub/tokenizer.ts";
 import { loadModel } from "../src/model/load.ts";
 import { embeddedDrafter, embeddedDrafters, embeddedTarget } from "../src/pair.ts";
+import { loadAsCausal } from "../tools/shapes.ts";
 import type { Section } from "./kernels.ts";
 import { spreadOf } from "./spread.ts";
 
 const TOKENS = 128;
 const REPETITIONS = 5;
-/** The last merge of the tokenizer, which the target hardly ever writes. */
+/** The tokenizer's last merge, which the target almost never generates. */
 const UNLIKELY = 2047;
 
-/** The drafter, with its time but without its luck. */
+/** A drafter with the same cost, but without accepted tokens. */
 function unlucky(drafter: Drafter): Drafter {
   return {
     name: drafter.name,
@@ -47,7 +49,7 @@ function unlucky(drafter: Drafter): Drafter {
   };
 }
 
-/** Milliseconds of decoding, the prompt's not counted, and tokens accepted. */
+/** Milliseconds of decoding, without the prompt, and accepted tokens. */
 async function timeOf(rounds: AsyncIterable<Round>): Promise<{ ms: number; accepted: number }> {
   let ms = 0, accepted = 0;
   for await (const round of rounds) {
@@ -57,13 +59,11 @@ async function timeOf(rounds: AsyncIterable<Round>): Promise<{ ms: number; accep
   return { ms, accepted };
 }
 
-/** Chosen γ against plain decoding, taking turns, for each embedded drafter. */
+/** Chosen γ against plain decoding, interleaved, for each embedded drafter. */
 export async function hostile({ tokenizer, target: { embedding: { dtype } } }: Engine): Promise<Section> {
   using backend = await createBackend("auto", { threads: navigator.hardwareConcurrency });
   using checkpoint = await openCheckpoint(embeddedTarget());
-  const loaded = await loadModel(checkpoint, backend, { dtype });
-  if (loaded.kind !== "causal") throw new TypeError("Cannot measure: the embedded target is no causal model");
-  using model = loaded.model;
+  using model = await loadAsCausal(checkpoint, backend, { dtype });
   const figures: Section["figures"][number][] = [];
   for (const name of embeddedDrafters) {
     using draftCheckpoint = await openCheckpoint(embeddedDrafter(name)!);

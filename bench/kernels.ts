@@ -1,6 +1,6 @@
 /**
- * How near the CPU kernels come to what the machine can do, as medians of ratios turn by turn: cores and memory are
- * shared with whatever else runs, so absolute figures vary from minute to minute and ratios much less.
+ * The CPU kernels relative to the limits of the machine, as medians of ratios turn by turn. Cores and memory are shared
+ * with other processes, so absolute figures vary from minute to minute, and ratios much less.
  *
  * Part of `deno task bench`. Needs about 1 GiB of memory.
  *
@@ -13,10 +13,10 @@ import { relaxed, reservedPages } from "../src/backend/wasm/kernels.generated.ts
 import { Heap } from "../src/backend/wasm/memory.ts";
 import { type Pool, startPool } from "../src/backend/wasm/pool.ts";
 import type { CausalModel } from "../src/model/model.ts";
-import { madeUpText } from "./shapes.ts";
+import { madeUpText } from "../tools/shapes.ts";
 import { into, over, perTurn, type Spread, spreadOf } from "./spread.ts";
 
-/** Random numbers for weights; their values do not matter as long as they are no denormals. */
+/** Random weights. Their values do not matter, as long as they are not denormal. */
 const noise = Float32Array.from({ length: 1 << 20 }, () => (Math.random() - 0.5) * 0.2);
 
 /** Rows of noise that fill a matrix. */
@@ -46,9 +46,9 @@ export function noiseActivation(backend: Backend, rows: number, columns: number)
 }
 
 /**
- * Milliseconds of several things done in turn, so that what disturbs one disturbs all: for each, one of every turn.
+ * Milliseconds of several interleaved tasks, one per turn each, so that a disturbance affects all of them.
  *
- * @param before what each must find done, untimed
+ * @param before run before each task, without timing
  */
 export function takeTurns<K extends string>(
   turns: number,
@@ -68,7 +68,7 @@ export function takeTurns<K extends string>(
   return times;
 }
 
-/** A pool of its own, for the probes, with `bytes` of zeros to read. */
+/** A separate pool for the probes, with `bytes` of zeros to read. */
 async function openProbe(threads: number, bytes: number): Promise<{ pool: Pool; data: number } & Disposable> {
   const heap = new Heap(reservedPages);
   const pool = await startPool(heap, await WebAssembly.compile(Uint8Array.fromBase64(relaxed)), threads);
@@ -77,7 +77,7 @@ async function openProbe(threads: number, bytes: number): Promise<{ pool: Pool; 
   return { pool, data, [Symbol.dispose]: () => pool.dispose() };
 }
 
-/** GPT-2 124M: what one pass over `rows` rows runs, with noise for weights. */
+/** The operations of a pass of GPT-2 124M, with random weights. */
 export class Gpt2Shape implements Disposable {
   static readonly layers = 12;
   static readonly width = 768;
@@ -137,14 +137,16 @@ export class Gpt2Shape implements Disposable {
     };
   }
 
-  /** Gives the weights back. */
+  /** Frees the weights. */
   [Symbol.dispose](): void {
     for (const layer of this.#matrices) for (const matrix of Object.values(layer)) matrix[Symbol.dispose]();
     this.#table[Symbol.dispose]();
   }
 }
 
-/** Fills an empty cache with a made-up text of `context` tokens, and makes passes that follow it, heads on all rows. */
+/**
+ * Fills an empty cache with a made-up text of `context` tokens, and returns passes after it, with logits of all rows.
+ */
 export function modelPasses(model: CausalModel, cache: Cache, context: number): (rows: number) => () => void {
   const text = madeUpText(context, model.shape.vocabSize);
   model.forward(text, cache);
@@ -154,32 +156,32 @@ export function modelPasses(model: CausalModel, cache: Cache, context: number): 
   };
 }
 
-/** Something measured. */
+/** A measured figure. */
 export interface Figure extends Spread {
   /** What it is. */
   readonly what: string;
-  /** A ratio, or a share of 1, or a unit. */
+  /** Its unit; of `%`, the value is a share of 1. */
   readonly unit: "×" | "%" | "GFLOPS" | "GB/s" | "ms";
-  /** What was aimed at: then it is among the README's figures. */
+  /** The aim. Figures with an aim are in the README. */
   readonly aim?: string | undefined;
-  /** Whether it is among them without an aim. */
+  /** Whether it is in the README without an aim. */
   readonly told?: boolean | undefined;
 }
 
 /** Figures of one run. */
 export interface Section {
-  /** What they are of. */
+  /** The subject of the figures. */
   readonly title: string;
   readonly figures: readonly Figure[];
 }
 
-/** What passes of GPT-2 124M's shape over several rows are to cost at most, in passes over one, by dtype and rows. */
+/** Aims for passes of GPT-2 124M's shape over several rows, relative to one row, by dtype and rows. */
 export const PASS_AIMS: Partial<Record<Dtype, Record<number, string>>> = {
   f32: { 4: "≤ 1.3 ×", 9: "≤ 2 ×" },
   int8: { 4: "≤ 1.3 ×", 9: "≤ 2 ×" },
 };
 
-/** f32 GEMM against the multiply-add peak, int8 against f32, several threads against one. */
+/** f32 GEMM relative to the multiply-add peak, int8 to f32, several threads to one. */
 export async function gemm(threads: number): Promise<Section> {
   const rows = 60, outputs = 3072, inputs = 768, flops = 2 * rows * outputs * inputs;
   using probe = await openProbe(1, 128);
@@ -192,7 +194,7 @@ export async function gemm(threads: number): Promise<Section> {
   };
   const blocks = 3000, peakFlops = blocks * 1000 * 12 * 8;
   const manyF32 = await task(many, "f32"), manyInt8 = await task(many, "int8");
-  // threads sleep while others have their turn, and the system may take longer to wake one than all of this lasts
+  // threads sleep during the other tasks, and waking one can take longer than the task itself
   const time = takeTurns(41, {
     peak: () => probe.pool.run("probe_madd", [probe.data], blocks, 1e9),
     dots: () => probe.pool.run("probe_dot", [probe.data], blocks, 1e9),
@@ -238,7 +240,7 @@ export async function gemm(threads: number): Promise<Section> {
   };
 }
 
-/** Passes of GPT-2's shape against the memory's bandwidth and against one another. */
+/** Passes of GPT-2's shape relative to memory bandwidth and to one another. */
 export async function gpt2(threads: number, dtype: Dtype): Promise<Section> {
   const bytes = 512 * 2 ** 20, context = 128;
   using probe = await openProbe(threads, bytes);

@@ -1,10 +1,11 @@
 /**
- * What specdiff is worth on this machine: the kernels against what the processor and the memory can do, and the
- * embedded pair, plain against each drafter at several γ. Everything is a ratio of interleaved runs, a median with its quartiles.
+ * The benchmark of specdiff on this machine: the kernels against the limits of processor and memory, and the embedded
+ * pair, plain decoding against each drafter at several γ. Every figure is a ratio of interleaved runs: a median with
+ * its quartiles.
  *
- * `deno task bench` prints it, with `--json` as one object; `deno task bench:report` also writes
- * `bench/reports/cpu-<processor>.json` and `.md`, and the README's figures from them, so that none is typed
- * (`--generation "Zen 4"` tells apart what has one name). About four minutes; nothing else should run meanwhile.
+ * `deno task bench` prints the report, with `--json` as one object. `deno task bench:report` also writes
+ * `bench/reports/cpu-<processor>.json` and `.md`, and updates the README's figures from them. `--generation "Zen 4"`
+ * distinguishes processors with the same name. It takes about four minutes; nothing else should run meanwhile.
  *
  * @module
  */
@@ -15,7 +16,7 @@ import { measure, type Row } from "../src/cli/measure.ts";
 import { embeddedDrafters } from "../src/pair.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import { alone } from "./alone.ts";
-import { readOptions } from "./arguments.ts";
+import { readOptions } from "../tools/arguments.ts";
 import { halves } from "./halves.ts";
 import { hostile } from "./hostile.ts";
 import { gemm, gpt2, modelPasses, type Section, takeTurns } from "./kernels.ts";
@@ -36,19 +37,17 @@ import {
 } from "./report.ts";
 import { perTurn, told } from "./spread.ts";
 
-/** γ that are tried for each drafter. */
+/** The γ to try for each drafter. */
 const GAMMAS = [1, 2, 3, 4, 6, "auto"] as const;
 
-/** Passes of the embedded target over several rows against one: what verifying a draft costs. */
+/** Passes of the embedded target over several rows against one: the cost of verifying a draft. */
 function targetPasses(target: CausalModel): Section {
   const context = 100;
   using cache = target.newCache();
   const pass = modelPasses(target, cache, context);
   const time = takeTurns(101, { 1: pass(1), 2: pass(2), 3: pass(3), 4: pass(4), 8: pass(8) });
   return {
-    title: `embedded target, ${
-      (target.bytes / 1e6).toFixed(0)
-    } MB as ${target.embedding.dtype}, context ${context}`,
+    title: `embedded target, ${megabytes(target.bytes)} as ${target.embedding.dtype}, context ${context}`,
     figures: ([2, 3, 4, 8] as const).map((rows) => ({
       what: `${rows}-row pass / one-token pass`,
       ...perTurn(time[rows], time[1]),
@@ -108,15 +107,15 @@ function markdown({ date, alone = {}, kernels, dtype, pair }: CpuReport): string
   const peak = (method: string) => megabytes(alone[method]?.peakBytes);
   return [
     `${where(date, machine)}.`,
-    "Kernels: medians of ratios turn by turn within one run, quartiles in brackets. The pair: medians of runs that took",
-    "turns over that of plain decoding, with the quartiles of the runs. `deno task bench` repeats it.",
+    "Kernels: medians of ratios turn by turn within one run, with quartiles in brackets. The pair: medians of interleaved",
+    "runs over that of plain decoding, with the quartiles of the runs. Reproduce with `deno task bench`.",
     "",
     ...markdownTable([
       [
-        `embedded pair, temperature 1, target held as ${dtype}`,
+        `embedded pair, temperature 1, target in ${dtype}`,
         "rule",
         "best γ",
-        "against plain",
+        "speed-up",
         "τ",
         "accepted at positions 1, 2, …",
         "first token",
@@ -135,12 +134,12 @@ function markdown({ date, alone = {}, kernels, dtype, pair }: CpuReport): string
       ]),
     ]),
     "",
-    "The first token: from a prompt of a dozen tokens to the end of the first round. Peak memory: of a process that does",
-    "nothing else, Deno's own included.",
+    "First token: the time from a prompt of a dozen tokens to the end of the first round. Peak memory: that of a separate",
+    "process, including Deno itself.",
     "",
     allEqual(pair)
-      ? "Under `coupled`, every text equalled that of plain decoding, token for token."
-      : "**Under `coupled`, a text differed from that of plain decoding.**",
+      ? "Under `coupled`, every text equalled plain decoding, token for token."
+      : "**Under `coupled`, a text differed from plain decoding.**",
     "",
     ...markdownTable([
       ["kernels", "measured", "aim"],
@@ -149,13 +148,13 @@ function markdown({ date, alone = {}, kernels, dtype, pair }: CpuReport): string
       ),
     ]),
     "",
-    "Against plain, each drafter at each γ:",
+    "Speed-up over plain decoding, for each drafter and γ:",
     "",
     ...markdownTable([
       ["γ", ...embeddedDrafters],
       ...GAMMAS.map((gamma) => [String(gamma), ...embeddedDrafters.map((name) => each(gamma, name))]),
       [
-        "auto over the best, plain included (aim: ≥ 0.95)",
+        "auto / the best, plain decoding included (aim: ≥ 0.95)",
         ...embeddedDrafters.map((name) => judged(chosenOverBest(pair, name))),
       ],
     ]),

@@ -7,17 +7,16 @@
 
 import { createWasmBackend } from "../src/backend/wasm/backend.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
-import { loadModel } from "../src/model/load.ts";
 import { embeddedTarget } from "../src/pair.ts";
+import { loadAsCausal } from "../tools/shapes.ts";
 import { Gpt2Shape, modelPasses } from "./kernels.ts";
 
 const context = 100;
 const backend = await createWasmBackend();
 
 using checkpoint = await openCheckpoint(embeddedTarget());
-const loaded = await loadModel(checkpoint, backend, { dtype: "f32" });
-if (loaded.kind !== "causal") throw new TypeError("Cannot measure: the embedded target is no causal model");
-const embedded = modelPasses(loaded.model, loaded.model.newCache(), context);
+const target = await loadAsCausal(checkpoint, backend, { dtype: "f32" });
+const embedded = modelPasses(target, target.newCache(), context);
 for (const rows of [1, 2, 3, 4, 5, 8, 9, 16, 41]) {
   Deno.bench(
     `embedded target, ${rows} rows`,

@@ -1,11 +1,11 @@
 /**
- * Peak memory of a process, which says something only of a process that does one thing.
+ * The peak memory of a process, which is meaningful only if the process does one thing.
  *
  * @module
  */
 
 /**
- * Peak resident size so far, in bytes; null where the system does not tell.
+ * Peak resident size so far, in bytes; null if unknown.
  *
  * @param process its id; absent: this one
  */
@@ -18,7 +18,7 @@ export function peakBytes(process: number | "self" = "self"): number | null {
   }
 }
 
-/** As reports have it. */
+/** Bytes as text for reports. */
 export function megabytes(bytes: number | null | undefined): string {
   return bytes === null || bytes === undefined ? "" : `${Math.round(bytes / 1e6)} MB`;
 }

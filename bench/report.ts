@@ -1,10 +1,11 @@
 /**
- * What `deno task bench` and `deno task bench:peers` find, as text: a report for each processor, and the README's
- * figures, which are made of all of them; and which of the other reports are of the engine as it is. Measuring is not
- * its matter.
+ * Reports of `deno task bench` and `deno task bench:peers` for each processor, and the README's figures, which are
+ * generated from all reports, with a note of which ones are up to date.
  *
- * `deno run --allow-read=bench/reports,README.md,fixtures/pair --allow-write=README.md bench/report.ts` puts the figures
- * into the README anew; with `--check` it writes nothing and fails if they are not those of the reports.
+ * `deno run --allow-read=bench/reports,README.md,fixtures/pair --allow-write=README.md bench/report.ts` updates the
+ * README's figures. With `--check`, it writes nothing and fails if they are outdated.
+ *
+ * Deliberately absent: measuring.
  *
  * @module
  */
@@ -15,38 +16,35 @@ import { sources } from "../src/backend/wasm/kernels.generated.ts";
 import type { Comparison, Row } from "../src/cli/measure.ts";
 import type { Machine } from "../src/cli/machine.ts";
 import { embeddedDrafter, embeddedDrafters } from "../src/pair.ts";
-import { readOptions } from "./arguments.ts";
+import { readOptions } from "../tools/arguments.ts";
 import { type Figure, PASS_AIMS, type Section } from "./kernels.ts";
 import { markdownTable } from "./markdown.ts";
 import { into, over, type Spread, told } from "./spread.ts";
 
-/** What was measured, so that it can be told whether it still is what is here. */
+/** The sources of a measurement, to tell whether it is up to date. */
 export interface Measured {
-  /** What tells the CPU's kernels from those of other times, see {@linkcode kernelSources}; absent: not recorded. */
+  /** The version of the CPU kernels, as {@linkcode kernelSources}; absent: not recorded. */
   readonly sources?: string;
-  /**
-   * What tells the weights of each drafter from those it had at other times, see {@linkcode drafterWeights}; absent: not
-   * recorded.
-   */
+  /** The version of each drafter's weights, as {@linkcode drafterWeights}; absent: not recorded. */
   readonly weights?: Readonly<Record<string, string>>;
 }
 
-/** What of a method only a process of its own can tell, or its first round. */
+/** Figures of a method that need a separate process, or its first round. */
 export interface Alone {
-  /** Milliseconds from the prompt to the first token, or tokens, of a round. */
+  /** Milliseconds from the prompt to the end of the first round. */
   readonly firstMs: Spread;
-  /** Peak memory of a process that does nothing else; null: unknown. */
+  /** Peak memory of a separate process; null: unknown. */
   readonly peakBytes: number | null;
 }
 
-/** What `deno task bench` finds: `bench/reports/cpu-<processor>.json`. */
+/** The report of `deno task bench`: `bench/reports/cpu-<processor>.json`. */
 export interface CpuReport extends Measured {
   /** Day of the run. */
   readonly date: string;
-  /** Plain decoding, as `plain`, and each drafter in a process of its own; absent: not measured. */
+  /** Plain decoding (`plain`) and each drafter in separate processes; absent: not measured. */
   readonly alone?: Readonly<Record<string, Alone>>;
   readonly kernels: readonly Section[];
-  /** How the target of the pair was held. */
+  /** The precision of the target of the pair. */
   readonly dtype: Dtype;
   /** Plain decoding and each drafter at each γ: one run, or one for each γ. */
   readonly pair: readonly Comparison[];
@@ -55,17 +53,17 @@ export interface CpuReport extends Measured {
 /** One engine on one model. */
 export interface PeerRow {
   readonly engine: string;
-  /** Why there is nothing else. */
+  /** Why there are no figures. */
   readonly failure?: string;
-  /** Medians over the turns, in milliseconds, by task; absent: not of this engine. */
+  /** Medians over the turns, in milliseconds, by task; absent: not measured for this engine. */
   readonly ms: Readonly<Record<string, number>>;
   /** Quartiles of the same. */
   readonly quartiles: Readonly<Record<string, readonly [number, number]>>;
-  /** Time to the first token, the median. */
+  /** Median time to the first token. */
   readonly firstMs: number | null;
   /** Quartiles of the same; absent: not recorded. */
   readonly firstQuartiles?: readonly [number, number] | undefined;
-  /** Of a process that does nothing else. */
+  /** Peak memory of a separate process. */
   readonly peakBytes: number | null;
 }
 
@@ -75,7 +73,7 @@ export interface PeerTable {
   readonly rows: readonly PeerRow[];
 }
 
-/** What `deno task bench:peers` finds: `bench/reports/peers-<processor>.json`. */
+/** The report of `deno task bench:peers`: `bench/reports/peers-<processor>.json`. */
 export interface PeerReport extends Measured {
   /** Day of the run. */
   readonly date: string;
@@ -88,14 +86,14 @@ export interface PeerReport extends Measured {
 const folder = new URL("./reports/", import.meta.url);
 const readmePath = new URL("../README.md", import.meta.url);
 
-/** A processor as files and columns are named: `Intel(R) Xeon(R) Processor` is Intel Xeon. */
+/** The short name of a processor in files and columns: Intel Xeon for `Intel(R) Xeon(R) Processor`. */
 function processor({ cpu }: Machine): string {
   return (cpu ?? "unknown").replace(/\((R|TM)\)|\b(Processor|CPU)\b/gi, "").replace(/\s+/g, " ").trim();
 }
 
 /**
- * The machine with its processor told more closely, if whoever runs the bench does: `--generation "Zen 4"`, where one
- * name stands for processors that have little in common.
+ * The machine with a more precise name of its processor, if one is given: `--generation "Zen 4"` distinguishes
+ * generations with the same name.
  */
 export function toldClosely(machine: Machine, generation: string | undefined): Machine {
   return generation === undefined
@@ -103,7 +101,7 @@ export function toldClosely(machine: Machine, generation: string | undefined): M
     : { ...machine, cpu: `${machine.cpu ?? "unknown"} ${generation}` };
 }
 
-/** Writes `<kind>-<processor>.json` and `.md`, and the README's figures anew. */
+/** Writes `<kind>-<processor>.json` and `.md`, and updates the README's figures. */
 export async function writeReport(
   kind: "cpu" | "peers",
   machine: Machine,
@@ -117,12 +115,12 @@ export async function writeReport(
   await refreshReadme();
 }
 
-/** Writes the README's figures anew. */
+/** Updates the README's figures. */
 export async function refreshReadme(): Promise<void> {
   await Deno.writeTextFile(readmePath, withFigures(await Deno.readTextFile(readmePath)));
 }
 
-/** The day, the machine, its runtime and what computes. */
+/** The day, the machine, its runtime and the device. */
 export function where(date: string, { cpu, cores, os, arch, deno, device, v8Flags }: Machine): string {
   const flags = v8Flags === undefined || v8Flags === null
     ? []
@@ -133,14 +131,14 @@ export function where(date: string, { cpu, cores, os, arch, deno, device, v8Flag
   return [date, ...machine, ...device === "" ? [] : [device], ...flags].join(", ");
 }
 
-/** A figure with its unit and its spread, to so many digits more than usual. */
+/** A figure with its unit and spread, with `more` digits than usual. */
 function amount({ value, quartiles, unit }: Figure, more = 0): string {
   const percent = unit === "%";
   const spread = { value, quartiles };
   return told(percent ? over(spread, 1 / 100) : spread, unit, (percent ? 0 : unit === "×" ? 2 : 1) + more);
 }
 
-/** A figure, and a cross where it is not what it was to be: by its value, which is shown as closely as that takes. */
+/** A figure, with a cross if it misses its aim. It has enough digits to show that. */
 export function judged(figure: Figure): string {
   const [, relation, bound] = /^([≥≤]) ([\d.]+)/.exec(figure.aim ?? "") ?? [];
   if (relation === undefined) return amount(figure);
@@ -151,24 +149,24 @@ export function judged(figure: Figure): string {
   return met ? amount(figure, more) : `${amount(figure, more)} ✗`;
 }
 
-/** A row's speed over what decodes so many tokens a second, with the quartiles of its runs. */
+/** A row's speed relative to `tokensPerSecond`, with the quartiles of its runs. */
 export function speedOver(row: Row, tokensPerSecond: number): Spread {
   return over({ value: row.tokensPerSecond, quartiles: row.tokensPerSecondQuartiles }, tokensPerSecond);
 }
 
-/** A row's speed over that of plain decoding in the same run. */
+/** A row's speed relative to plain decoding in the same run. */
 export function speedup(row: Row): Spread {
   return speedOver(row, row.tokensPerSecond / row.speedup);
 }
 
-/** The row of a drafter at the fixed γ where it was fastest. */
+/** The row of a drafter at its fastest fixed γ. */
 export function best(pair: readonly Comparison[], drafter: string): Row {
   return pair.flatMap(({ rows }) => rows)
     .filter((row) => row.drafter === drafter && row.gamma !== "auto")
     .reduce((a, b) => b.speedup > a.speedup ? b : a);
 }
 
-/** The speed of a drafter whose γ is chosen over that of its best fixed one, or of plain decoding if that is faster. */
+/** The speed of a drafter with chosen γ, relative to its best fixed γ, or to plain decoding if that is faster. */
 export function chosenOverBest(pair: readonly Comparison[], drafter: string): Figure {
   const chosen = pair.flatMap(({ rows }) => rows)
     .find((row) => row.drafter === drafter && row.gamma === "auto")!;
@@ -176,12 +174,12 @@ export function chosenOverBest(pair: readonly Comparison[], drafter: string): Fi
   return { what: "", ...ratio, unit: "×", aim: "≥ 0.95 ×" };
 }
 
-/** Whether under `coupled` every text was that of plain decoding. */
+/** Whether every text under `coupled` equalled plain decoding. */
 export function allEqual(pair: readonly Comparison[]): boolean {
   return pair.every(({ rows }) => rows.every((row) => row.equalsPlainUnderCoupled !== false));
 }
 
-/** The reports of one kind that are kept, in the order of their names. */
+/** The stored reports of one kind, ordered by name. */
 function kept<T>(kind: "cpu" | "peers"): { readonly name: string; readonly report: T }[] {
   return [...Deno.readDirSync(folder)].map(({ name }) => name)
     .filter((name) => name.startsWith(`${kind}-`) && name.endsWith(".json")).sort()
@@ -195,14 +193,14 @@ function link(name: string, machine: Machine): string {
   return `[${processor(machine)}](bench/reports/${name}.md)`;
 }
 
-/** What the README calls a figure: less than its report does, which says of what it is. */
+/** The README's label of a figure, shorter than in its report. */
 function label(title: string, what: string): string {
   const titles: readonly (readonly [begins: string, short: string])[] = [
     ["GEMM ", "GEMM of 60 rows"],
     ["GPT-2 124M shape, f32", "GPT-2 124M's shape, f32"],
     ["GPT-2 124M shape, int8", "GPT-2 124M's shape, int8"],
-    ["a drafter of which nothing is accepted", "a drafter of which nothing is accepted"],
-    ["the embedded target held as f16", "the target held as f16"],
+    ["a drafter of which nothing is accepted", "a drafter without accepted tokens"],
+    ["the embedded target held as f16", "the target in f16"],
   ];
   const short = titles.find(([begins]) => title.startsWith(begins))?.[1] ?? title;
   const told = what.replace("that peak", "the core's multiply-add peak, 128 bits").replace(
@@ -212,7 +210,7 @@ function label(title: string, what: string): string {
   return `${short}: ${told}`;
 }
 
-/** A hash of the weights of each embedded drafter as they are now. */
+/** A hash of the current weights of each embedded drafter. */
 export function drafterWeights(): Record<string, string> {
   return Object.fromEntries(embeddedDrafters.map((name) => {
     const file = new URL("model.safetensors.gz", embeddedDrafter(name)!);
@@ -220,18 +218,18 @@ export function drafterWeights(): Record<string, string> {
   }));
 }
 
-/** What tells the CPU's kernels as they are now from those of other times. */
+/** A hash of the sources of the current CPU kernels. */
 export const kernelSources: string = sources.slice(0, 16);
 
-/** Whether a report is of the kernels as they are now, for people. */
+/** Whether a report is of the current kernels, as text. */
 function which({ sources }: Measured): string {
-  return sources === kernelSources ? "these" : "earlier ones";
+  return sources === kernelSources ? "current" : "older";
 }
 
-/** Whether drafters are still what they were in a report: of one whose weights have changed it says nothing any more. */
+/** Whether a drafter's weights are those of a report. If not, its figures there are omitted. */
 type UpToDate = (report: Measured, drafter: string) => boolean;
 
-/** What drafting wins on the embedded pair, then the figures that have an aim; a column for each processor. */
+/** Speed-ups on the embedded pair, then the figures with an aim; a column for each processor. */
 function cpuFigures(upToDate: UpToDate): string {
   const reports = kept<CpuReport>("cpu");
   const machines = reports.map(({ name, report }) => link(name, report.pair[0].machine));
@@ -246,13 +244,13 @@ function cpuFigures(upToDate: UpToDate): string {
     }),
   ]);
   const chosenRows = drafters.map((drafter) => [
-    `γ chosen round by round / the best fixed γ or plain decoding: ${drafter}`,
+    `γ chosen per round / the best fixed γ or plain decoding: ${drafter}`,
     "≥ 0.95 ×",
     ...reports.map(({ report }) =>
       upToDate(report, drafter) ? judged(chosenOverBest(report.pair, drafter)) : ""
     ),
   ]);
-  // of each label: what one report is held to, all are
+  // by label: an aim in one report applies to all
   const aims = new Map<string, string>();
   for (const { title, figures } of reports.flatMap(({ report }) => report.kernels)) {
     for (const { what, aim, told } of figures) {
@@ -278,13 +276,13 @@ function cpuFigures(upToDate: UpToDate): string {
   return [
     ...markdownTable([
       [
-        "each drafter at its best γ / plain decoding",
+        "speed-up over plain decoding, at the best γ",
         ...recent.map(({ name, report }) => link(name, report.pair[0].machine)),
       ],
       [
         "run",
         ...recent.map(({ report: { date, pair, dtype } }) =>
-          `${date}, ${pair[0].machine.cores} cores, target held as ${dtype}`
+          `${date}, ${pair[0].machine.cores} cores, target in ${dtype}`
         ),
       ],
       ["kernels", ...recent.map(({ report }) => which(report))],
@@ -292,8 +290,8 @@ function cpuFigures(upToDate: UpToDate): string {
     ]),
     "",
     reports.every(({ report }) => allEqual(report.pair))
-      ? "Under `coupled`, every text equalled that of plain decoding, token for token."
-      : "**Under `coupled`, a text differed from that of plain decoding.**",
+      ? "Under `coupled`, every text equalled plain decoding, token for token."
+      : "**Under `coupled`, a text differed from plain decoding.**",
     "",
     ...markdownTable([
       ["", "aim", ...machines],
@@ -304,33 +302,33 @@ function cpuFigures(upToDate: UpToDate): string {
   ].join("\n");
 }
 
-/** What specdiff is held to beside its peers, by what {@linkcode againstPeers} says it is. */
+/** Aims of specdiff relative to its peers, by the names that {@linkcode againstPeers} gives. */
 const PEER_AIMS: Readonly<Record<string, string>> = {
   "GPT-2 124M's shape, f32: plain decoding, against onnxruntime-node": "≥ 1.1 ×",
   "GPT-2 124M's shape, f32: plain decoding, against onnxruntime-web": "≥ 1.8 ×",
   "GPT-2 124M's shape, int8 / q8: plain decoding, against llama.cpp": "≥ 0.85 ×",
 };
 
-/** A task's time, with its quartiles; undefined: not of this engine, or it failed. */
+/** A task's time, with its quartiles; undefined if this engine does not have the task, or failed. */
 export function timeOf(row: PeerRow, task: string): Spread | undefined {
   return task in row.ms ? { value: row.ms[task], quartiles: row.quartiles[task] } : undefined;
 }
 
-/** A pass over several rows in passes of the same engine over one; undefined as {@linkcode timeOf}. */
+/** A pass over several rows relative to the engine's pass over one; undefined as {@linkcode timeOf}. */
 export function passCost(row: PeerRow, rows: number): Spread | undefined {
   const pass = timeOf(row, `${rows}-row pass`), one = timeOf(row, "1-row pass");
   return pass && one && over(pass, one.value);
 }
 
-/** One thing in which specdiff was measured beside a peer, or held to an aim. */
+/** A figure of specdiff relative to a peer, or with an aim. */
 export interface Comparable {
   readonly what: string;
   readonly aim: string | undefined;
-  /** Undefined: the peer does not run there. */
+  /** Undefined if the peer does not run there. */
   readonly found: Spread | undefined;
 }
 
-/** Plain decoding against each peer, how many times as fast, and what passes over several rows cost. */
+/** The speed of plain decoding relative to each peer, and the cost of passes over several rows. */
 export function againstPeers({ tables }: PeerReport): Comparable[] {
   return tables.flatMap(({ title, rows }) => {
     const own = rows.find(({ engine }) => engine === "specdiff")!, time = timeOf(own, "one token");
@@ -348,12 +346,12 @@ export function againstPeers({ tables }: PeerReport): Comparable[] {
   });
 }
 
-/** One of them as a cell of a table. */
+/** A figure as a cell of a table. */
 export function compared({ what, aim, found }: Comparable): string {
   return found === undefined ? "does not run there" : judged({ what, ...found, unit: "×", aim });
 }
 
-/** How many times as fast as each peer, a column for each processor. */
+/** Speeds relative to each peer, a column for each processor. */
 function peerFigures(upToDate: UpToDate): string {
   const reports = kept<PeerReport>("peers");
   const found = reports.map(({ report }) => againstPeers(report));
@@ -365,12 +363,12 @@ function peerFigures(upToDate: UpToDate): string {
   ]);
   const pair = (report: PeerReport) => report.tables[0].rows;
   const time = (row: PeerRow | undefined) => row && timeOf(row, "one token");
-  /** The fastest of some rows that ran. */
+  /** The fastest of the matching rows that ran. */
   const fastest = (report: PeerReport, which: RegExp) =>
     pair(report).filter((row) => which.test(row.engine) && row.failure === undefined)
       .toSorted((a, b) => time(a)!.value - time(b)!.value).at(0);
   const named = (report: PeerReport, engine: string) => pair(report).find((row) => row.engine === engine);
-  /** How many times as fast one is as the other. */
+  /** The speed of one row relative to another. */
   const faster = (row: PeerRow | undefined, than: PeerRow | undefined) => {
     const own = time(row), other = time(than);
     return own && other ? told(into(other.value, own)) : "";
@@ -406,7 +404,7 @@ function peerFigures(upToDate: UpToDate): string {
   ]).join("\n");
 }
 
-/** What is known of the reports that are of one machine each; the rest of them is not this module's matter. */
+/** The part of the other reports that is used here; each is of one machine. */
 type OtherReport = Measured & {
   readonly date: string;
   readonly machine?: Machine;
@@ -414,7 +412,7 @@ type OtherReport = Measured & {
   readonly cpu?: string;
 };
 
-/** The other reports, and whether they are of the engine as it is. */
+/** The other reports, and whether they are up to date. */
 function otherReports(upToDate: UpToDate): string {
   const rows = [["paper", "bench:paper"], ["drafter", "bench:drafter"], ["groups", "bench:groups:report"]]
     .map(([name, command]) => {
@@ -428,8 +426,8 @@ function otherReports(upToDate: UpToDate): string {
         report.weights === undefined
           ? "not recorded"
           : trained.length === 0
-          ? "these"
-          : `earlier ones: ${trained.join(", ")}`,
+          ? "current"
+          : `older: ${trained.join(", ")}`,
       ];
     });
   return markdownTable([["report", "run", "kernels", "drafters"], ...rows]).join("\n");
@@ -448,7 +446,9 @@ function withFigures(readme: string): string {
     const begin = `<!-- figures: ${command} -->`, end = "<!-- /figures -->";
     const from = readme.indexOf(begin), to = readme.indexOf(end, from);
     if (from < 0 || to < 0) {
-      throw new Error(`Cannot write the README's figures: it has no "${begin}" … "${end}"`);
+      throw new Error(
+        `Cannot write the README's figures: a marker is missing, expected "${begin}" … "${end}"`,
+      );
     }
     readme = `${readme.slice(0, from)}${begin}\n\n${text}\n\n${readme.slice(to)}`;
   }
@@ -458,11 +458,11 @@ function withFigures(readme: string): string {
 if (import.meta.main) {
   const { check } = readOptions({ check: { type: "boolean" } });
   const readme = await Deno.readTextFile(readmePath), fresh = withFigures(readme);
-  // the formatter sets tables and lines: what counts is the words
+  // compare words only, since the formatter wraps lines and aligns tables
   const words = (text: string) => text.replace(/-{3,}/g, "---").replace(/\s+/g, " ");
   if (!check) await Deno.writeTextFile(readmePath, fresh);
   else if (words(readme) !== words(fresh)) {
-    console.error("README.md has other figures than bench/reports: run bench/report.ts");
+    console.error("Outdated figures in README.md: run bench/report.ts to update them from bench/reports");
     Deno.exit(1);
   }
 }

@@ -1,36 +1,36 @@
 /**
- * Medians with their quartiles, and ratios of what was measured in turn: whatever a report prints as a ratio is made and
- * shown here, so that none stands without its spread where that was measured.
+ * Medians with quartiles, and ratios of interleaved measurements. All ratios in reports are computed and formatted
+ * here, so that each comes with its spread if that was measured.
  *
  * @module
  */
 
 import { quantile } from "../src/cli/measure.ts";
 
-/** A median, and the first and third quartile about it. */
+/** A median with the first and third quartile. */
 export interface Spread {
   readonly value: number;
-  /** Absent: of a time when they were not recorded. */
+  /** Absent in reports that did not record them. */
   readonly quartiles?: readonly [number, number] | undefined;
 }
 
-/** Of some measurements. */
+/** The spread of measurements. */
 export function spreadOf(values: readonly number[]): Spread {
   const sorted = values.toSorted((a, b) => a - b);
   return { value: quantile(sorted, 0.5), quartiles: [quantile(sorted, 0.25), quantile(sorted, 0.75)] };
 }
 
-/** Of the ratios of two things turn by turn, in which they were neighbours: what disturbs one disturbs both. */
+/** The spread of ratios of two interleaved measurements, turn by turn: a disturbance affects both. */
 export function perTurn(above: readonly number[], below: readonly number[]): Spread {
   return spreadOf(above.map((value, turn) => value / below[turn]));
 }
 
-/** How many times `base` it is. */
+/** The spread divided by `base`. */
 export function over({ value, quartiles }: Spread, base: number): Spread {
   return { value: value / base, quartiles: quartiles && [quartiles[0] / base, quartiles[1] / base] };
 }
 
-/** How many times it goes into `base`: a rate, or how many times as fast as what takes `base`. */
+/** `base` divided by the spread: a rate, or a speed relative to `base`. */
 export function into(base: number, { value, quartiles }: Spread): Spread {
   return { value: base / value, quartiles: quartiles && [base / quartiles[1], base / quartiles[0]] };
 }

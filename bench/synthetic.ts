@@ -1,7 +1,7 @@
 /**
- * Synthetic acceptance: what speculation would be worth if drafts were accepted at a given rate. Models of noise agree
- * on nothing, so the outcome of each test of a draft is drawn by lot. Everything else is the shipped code and does all
- * its work. The texts that come out have no meaning and no target's law; nothing but the time of a round is measured.
+ * Synthetic acceptance: the speed of speculation if drafts were accepted at a given rate. Models with random weights
+ * never agree, so the outcome of each acceptance test is drawn at random. Everything else is the shipped code doing its
+ * full work. The texts are meaningless and do not have the target's distribution; only the time of a round is measured.
  *
  * @module
  */
@@ -19,7 +19,7 @@ import type {
 import type { Distributions } from "../src/decode/distributions.ts";
 import { PhiloxSource, Purpose, type RandomSource } from "../src/decode/random.ts";
 
-/** The probability α for which drafts of γ tokens yield τ tokens a round: (1 − α^{γ+1})/(1 − α) = τ. */
+/** The probability α for which drafts of γ tokens yield τ tokens per round: (1 − α^{γ+1})/(1 − α) = τ. */
 export function acceptanceFor(tau: number, gamma: number): number {
   let low = 0, high = 1;
   for (let i = 0; i < 60; i++) {
@@ -33,8 +33,7 @@ export function acceptanceFor(tau: number, gamma: number): number {
 }
 
 /**
- * Where the host decides: a drafter whose tokens are accepted by lot, and the random source that does it; they belong
- * together.
+ * For decisions on the host: a drafter whose tokens are accepted at random, and also the random source that does it.
  */
 export class SyntheticAcceptance implements Drafter, RandomSource {
   readonly name: string;
@@ -58,7 +57,7 @@ export class SyntheticAcceptance implements Drafter, RandomSource {
   }
 
   async draft(request: DraftRequest): Promise<Draft> {
-    this.#draft = undefined; // while it drafts, draws are what they are
+    this.#draft = undefined; // draws of the drafter itself are not changed
     const draft = await this.#drafter.draft(request);
     this.#draft = { tokens: draft.tokens, start: request.tokens.length };
     return draft;
@@ -77,7 +76,9 @@ export class SyntheticAcceptance implements Drafter, RandomSource {
     return this.#random.choose(...request);
   }
 
-  /** Draws; then, of a drafted position, takes the drafted token by lot, as the rules that draw compare the two. */
+  /**
+   * Draws a token. At a drafted position, it returns the drafted token with probability α, for `match` and `coupled`.
+   */
   race(laws: Distributions, row: number, position: number): number {
     const drawn = this.#random.race(laws, row, position);
     const drafted = this.#draft?.tokens[position - this.#draft.start];
@@ -95,10 +96,10 @@ export class SyntheticAcceptance implements Drafter, RandomSource {
   }
 }
 
-/** A target that leaves decisions to its device. */
+/** A target whose device decides. */
 export type DeviceTarget = Target & Required<Pick<Target, "beginOnDevice" | "verifyOnDevice">>;
 
-/** Where a device decides: a target whose verdicts are made as ever, and then overruled by lot. */
+/** For decisions on the device: a target whose real verdicts are replaced by random ones. */
 export class SyntheticVerdicts implements Target {
   readonly vocabSize: number;
   readonly contextLength: number;

@@ -15,7 +15,7 @@ most=$((64 << 20)) # bytes that such machines take
 
 # What is needed of the checkout.
 files() {
-  git ls-files -co --exclude-standard -- mod.ts cli.ts deno.json deno.lock src ffi bench tests fixtures \
+  git ls-files -co --exclude-standard -- mod.ts cli.ts deno.json deno.lock src ffi bench tests tools fixtures \
     ':!bench/peers' ':!bench/reports' ':!tests/*_test.ts'
 }
 

@@ -1,6 +1,6 @@
 /**
- * With what a drafter is fastest: what its `config.json` says of that, for whoever does not say otherwise. The same
- * part stands in the configuration of any kind of drafter, and every field of it may be missing:
+ * A drafter's default drafting options, from its `config.json`. Any kind of drafter may have this section, and every
+ * field is optional:
  *
  *     "specdiff": { "drafting": { "gamma": 2, "draft_context": 32 } }
  *
@@ -10,16 +10,16 @@
 import { Config } from "./model/config.ts";
 import type { Weights } from "./model/weights.ts";
 
-/** With what a drafter is fastest, as far as it is known. */
+/** The options with which a drafter is fastest, as far as they are known. */
 export interface Drafting {
   /** γ (`gamma`). */
   readonly gamma: number | undefined;
-  /** The most tokens of the text a diffusion drafter sees (`draft_context`): more hardly raises acceptance, and costs. */
+  /** The most tokens of the text that a diffusion drafter sees (`draft_context`): more cost time, with little gain. */
   readonly draftContext: number | undefined;
 }
 
 /**
- * What a drafter's configuration says.
+ * Reads a drafter's configuration.
  * @throws {CheckpointError} if a field is not as expected
  */
 export function draftingOf(weights: Weights): Drafting {

@@ -1,8 +1,8 @@
 /**
- * What most people import: models loaded from folders or by name, text out, faster, with the target's law.
+ * The main entry point: loads models from folders or by name, and generates text with the target's distribution.
  *
- * Deliberately thin: it wires hub, models, drafters and the decoding loops together. All but stop strings and what
- * its configuration says suits a drafter can be had from the lower entry points (`./backend`, `./model`, `./decode`,
+ * Deliberately thin: it connects hub, models, drafters and the decoding loops. Everything except stop strings and a
+ * drafter's configured options is also available from the lower entry points (`./backend`, `./model`, `./decode`,
  * `./hub`).
  *
  * @module
@@ -11,17 +11,19 @@
 import type { Backend, Dtype, Sampling } from "./backend/backend.ts";
 import { createBackend, type Device, isOn } from "./backend/create.ts";
 import { DEFAULT_RULE, type Rule } from "./decode/acceptance.ts";
-import { DraftController, measureCosts } from "./decode/controller.ts";
+import { DraftController } from "./decode/controller.ts";
 import { autoregress } from "./decode/autoregressive.ts";
+import { checkDrafting } from "./decode/check.ts";
 import type { DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
 import type { Drafter, Target } from "./decode/drafter.ts";
 import { unlessAborted } from "./decode/event_loop.ts";
 import { checkRequest, type Origin, type Round } from "./decode/loop.ts";
 import { type Statistics, StatisticsCollector } from "./decode/metrics.ts";
+import { measureCosts } from "./decode/measure_costs.ts";
 import { ModelTarget } from "./decode/model_target.ts";
 import { PhiloxSource } from "./decode/random.ts";
 import { type Score, scoreTokens } from "./decode/score.ts";
-import { checkDrafting, speculate } from "./decode/speculative.ts";
+import { speculate } from "./decode/speculative.ts";
 import { openCheckpoint } from "./hub/checkpoint.ts";
 import { locateModel } from "./hub/models.ts";
 import type { HubOptions } from "./hub/options.ts";
@@ -34,94 +36,95 @@ import { embeddedTarget, openEmbedded } from "./pair.ts";
 import { TextStops } from "./text_stops.ts";
 import type { WatchOptions } from "./watched_weights.ts";
 
-/** What {@linkcode loadEngine} loads, where it runs, and what goes on meanwhile. */
+/** What {@linkcode loadEngine} loads, where it runs, and how loading is watched. */
 export interface EngineOptions extends WatchOptions {
   /**
-   * A folder with `config.json` and `model.safetensors`, or the name of a model on a hub: `owner/name[@revision]`,
-   * which is fetched into the cache if it is not there. A folder that exists is meant before a model of that name.
+   * A folder with `config.json` and `model.safetensors`, or the name of a model on a hub, `owner/name[@revision]`.
+   * A named model is downloaded into the cache if it is missing. An existing folder takes precedence over a name.
    * @default the embedded English target
    */
   readonly target?: string | URL | undefined;
   /**
-   * Drafters to load, the first of which {@linkcode Engine.generate} uses unless told otherwise: a folder or a
-   * name as for the target (of a SEDD or of a smaller causal model with the same vocabulary), the name of an
-   * embedded drafter (`sedd-target`, `sedd-causal`, `sedd`, `gpt2`: before a folder of that name, which is `./gpt2`),
-   * or `ngram`. `null`: none. With what one is fastest its `config.json` may say (`specdiff.drafting`: `gamma`,
-   * `draft_context`), and so it drafts unless a text's options say otherwise.
+   * Drafters to load. Each is a folder or name as for the target (a SEDD or a smaller causal model with the same
+   * vocabulary), `ngram`, or an embedded drafter: `sedd-target`, `sedd-causal`, `sedd` or `gpt2`. These names take
+   * precedence over folders; write `./gpt2` for a folder. `null`: none. {@linkcode Engine.generate} uses the first by
+   * default. A drafter's `config.json` may set defaults for drafting (`specdiff.drafting`: `gamma`, `draft_context`).
    * @default `sedd-target` with the embedded target, none with any other
    */
   readonly drafter?: string | URL | readonly (string | URL)[] | null | undefined;
-  /** Used instead of the `tokenizer.json` in or beside the target's folder. */
+  /** Replaces the `tokenizer.json` in or beside the target's folder. */
   readonly tokenizer?: Tokenizer | undefined;
-  /** Where to compute: `cuda:1`, `wasm`, …. @default {"auto"} the fastest that is present */
+  /** Where to compute: `cuda:1`, `wasm`, …. @default {"auto"} the fastest available */
   readonly device?: Device | undefined;
   /**
-   * Where the drafters compute, if not where the target does: another GPU, as in the SpecDiff paper, or the CPU
-   * beside one. Drafts and their laws then pass through the host; for a target-fed drafter the target's hidden states
-   * do too, and what it borrows of the target's matrices is copied once.
-   * @default {"auto"} where the target is
+   * Where the drafters compute: another GPU, as in the SpecDiff paper, or the CPU beside a GPU. On a device of their
+   * own, drafts and their distributions pass through the host. For a target-fed drafter so do the target's hidden
+   * states, and the matrices that it borrows from the target are copied once.
+   * @default {"auto"} the target's device
    */
   readonly draftDevice?: Device | undefined;
   /**
-   * How the target's weights are held. Fewer bits than the checkpoint has make another target of it.
-   * @default as the checkpoint has them: f16 or bf16 where all of its matrices are stored so, else f32
+   * The precision of the target's weights. Fewer bits than in the checkpoint make a different target.
+   * @default the checkpoint's: f16 or bf16 if all of its matrices are stored in it, else f32
    */
   readonly dtype?: Dtype | undefined;
   /**
-   * How a drafter's weights are held: costs acceptance, never exactness. Numbers beyond the range of f16 would end a text
-   * with a {@linkcode LogitsError}; those of published models are far from it.
-   * @default what is fastest: `"int8"` on a CPU, `"f16"` on a GPU, whose tensor cores it is for
+   * The precision of a drafter's weights. It affects acceptance, never exactness. Numbers beyond the range of f16
+   * would end a text with a {@linkcode LogitsError}; those of published models are far from it.
+   * @default the fastest: `"int8"` on a CPU, `"f16"` on a GPU, for its tensor cores
    */
   readonly drafterDtype?: Dtype | undefined;
-  /** Threads of the CPU backend, 512 at most. The text does not depend on it. @default the machine's cores */
+  /** Threads of the CPU backend, at most 512. The text does not depend on it. @default the number of cores */
   readonly threads?: number | undefined;
-  /** For models by name: the cache, the hub, and a look at the download. @default as the environment says */
+  /** For models by name: the cache, the hub, and download progress. @default from the environment */
   readonly hub?: HubOptions | undefined;
 }
 
 /**
- * How a text is generated. Plain decoding takes all of these and drafts nothing, so that the same options give what to
- * compare with; a drafter refuses those it has no use for ({@linkcode Engine.unused}).
+ * How a text is generated. Plain decoding accepts all of these and ignores those of drafting, so the same options give
+ * the baseline. A drafter refuses options that it does not use ({@linkcode Engine.unused}).
  */
 export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
-  /** Which of the engine's drafters, by the name it was loaded under; `null`: plain decoding. @default the first */
+  /** The drafter, by the name it was loaded under; `null`: plain decoding. @default the engine's first */
   readonly drafter?: string | null | undefined;
   /**
-   * The acceptance rule. Only `ratio` asks for drafts made left to right or at once.
-   * @default {"block"} which keeps the most of any draft
+   * The acceptance rule. Only `ratio` requires drafts made left to right or in one step.
+   * @default {"block"} which accepts the most of any draft
    */
   readonly rule?: Rule | undefined;
   /**
-   * γ, tokens drafted per round; `auto`: chosen for each round by the times that rounds take on this machine and
-   * by what was accepted of late, down to none where drafting does not pay, and with it T for a diffusion drafter without
-   * a Markov head, unless `steps`, another `order` or `costs` are given. The text has the target's law either
-   * way, but times differ from run to run: with `auto`, the same seed gives the same text only under `coupled` and
-   * `match`, at temperature 0, or with `costs`. The first text with `auto` waits until rounds have been timed, and so
-   * does the first that drafts otherwise, by another rule, or is the first at temperature 0 or with top-k or top-p.
-   * What was accepted bears on the next texts' γ, so that those of one engine must not share a seed.
-   * @default what the drafter's `config.json` says suits it (`specdiff.drafting.gamma`), else 4
+   * γ, the number of tokens drafted per round.
+   *
+   * `auto` chooses γ for each round from the measured cost of rounds on this machine and from recent acceptance. It
+   * chooses 0 where drafting does not pay. For a diffusion drafter without a Markov head it also chooses T, unless
+   * `steps`, another `order` or `costs` are given. The text always has the target's distribution. But times vary
+   * between runs: with `auto`, the same seed gives the same text only under `coupled` and `match`, at temperature 0, or
+   * with `costs`. The first text with `auto` waits until rounds have been timed. So does the first with another rule,
+   * other drafting options, or another kind of sampling (greedy, or with top-k or top-p). Acceptance in one text
+   * affects γ in later ones, so the texts of one engine need different seeds.
+   * @default the drafter's `config.json` (`specdiff.drafting.gamma`), else 4
    */
   readonly gamma?: number | "auto" | undefined;
   /**
-   * With `gamma: "auto"`: milliseconds of a round for each γ from 0 (a plain step) to the longest draft wanted, in
-   * place of measured ones. Then nothing depends on the clock, and the same seed gives the same text. Refused with any
-   * other γ.
+   * With `gamma: "auto"`: the milliseconds of a round for each γ from 0 (a plain step) to the longest draft allowed,
+   * instead of measured ones. Nothing then depends on the clock, and the same seed gives the same text. Refused with
+   * any other γ.
    */
   readonly costs?: readonly number[] | undefined;
   /**
-   * An integer, also in decimal as the statistics have it, of which the low 64 bits count. The same seed and options
-   * give the same text. In plain decoding and under `coupled` and `match`, a longer `maxTokens` goes on with the same
-   * text; under other rules its end is drafted otherwise, and may read otherwise.
-   * @default a fresh one, reported in the statistics
+   * An integer, or its decimal text as in the statistics; only the low 64 bits count. The same seed and options give
+   * the same text. In plain decoding and under `coupled` and `match`, a larger `maxTokens` continues the same text.
+   * Under other rules the last drafts change, and the end of the text may differ.
+   * @default a random one, reported in the statistics
    */
   readonly seed?: number | bigint | string | undefined;
-  /** The most tokens to generate. @default {128} */
+  /** The maximum number of tokens to generate. @default {128} */
   readonly maxTokens?: number | undefined;
-  /** A string that ends the text, or several; it is not part of it. */
+  /** One or more strings that end the text. They are not part of it. */
   readonly stop?: string | readonly string[] | undefined;
-  /** Tokens that end the text, in place of the target's end-of-text token; `[]`: none. @default that token */
+  /** Tokens that end the text; `[]`: none. @default the target's end-of-text token */
   readonly stopTokens?: readonly number[] | undefined;
-  /** Ends the generation with its reason. */
+  /** Aborts the generation, which then throws the signal's reason. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -130,21 +133,22 @@ export interface Piece {
   /** Its id. */
   readonly token: number;
   /**
-   * Text that became final with it: empty within a character, more than its own after one; always empty if the
-   * target has no tokenizer. Special tokens are there by their names, but for one that ends the text.
+   * Text that became final with this token: empty in the middle of a character, and longer once the character is
+   * complete. Always empty if the target has no tokenizer. Special tokens appear by name, except one that ends the
+   * text.
    */
   readonly text: string;
-  /** Where it came from. */
+  /** Whether it was drafted, or how the target produced it. */
   readonly origin: Origin;
 }
 
 /** What one round added to a stream. */
 export interface Chunk {
-  /** Text that became final, to be appended to what came before. */
+  /** Text that became final, to be appended to the text so far. */
   readonly text: string;
   /** The tokens, one by one. */
   readonly pieces: readonly Piece[];
-  /** What was measured so far. */
+  /** Measurements so far. */
   readonly stats: Statistics;
 }
 
@@ -152,31 +156,31 @@ export interface Chunk {
 export interface Generation {
   /** The generated text, without the prompt. */
   readonly text: string;
-  /** Its tokens; one that ended the text is the last. */
+  /** Its tokens, including a stop token that ended it. */
   readonly tokens: readonly number[];
-  /** What was measured. */
+  /** Measurements. */
   readonly stats: Statistics;
 }
 
-/** In place of a tokenizer that is not there: ids go in, and come out without text. */
+/** Stands in for a missing tokenizer: tokens have no text. */
 const WORDLESS: Pick<Tokenizer, "decode"> = { decode: () => "" };
 
-/** Options of drafting, for which plain decoding has no use. */
+/** Options of drafting, which plain decoding does not use. */
 const DRAFT_OPTIONS: readonly (keyof GenerateOptions)[] = ["rule", "gamma", "costs", ...DIFFUSION_OPTIONS];
 
-/** How many ways of drafting a drafter remembers the times of. */
+/** For how many combinations of options a drafter remembers its measured costs. */
 const MOST_COSTS = 64;
 
-/** Tokens that caches have room for, however short the text. */
+/** The least capacity of a text's caches, in tokens. */
 const LEAST_CAPACITY = 128;
 
-/** Values with which an option asks for nothing, and is welcome everywhere. */
+/** Values that turn an option off, and are therefore accepted everywhere. */
 const OFF: Readonly<Partial<GenerateOptions>> = { hotStart: false, contextCache: "none" };
 
 /**
- * Loads a target, its drafters and a tokenizer. Declare it with `using`, or dispose of it: until then its threads keep
- * the process alive. An engine computes on the thread that loaded it; where that has an event loop to keep free, load
- * it in a worker, where the API is the same.
+ * Loads a target, its drafters and a tokenizer. Declare the engine with `using`, or dispose of it: until then its
+ * threads keep the process alive. An engine computes on the thread that loaded it. If that thread's event loop must
+ * stay responsive, load the engine in a worker, where the API is the same.
  *
  * @example Generate with the embedded pair
  * ```ts
@@ -190,17 +194,17 @@ const OFF: Readonly<Partial<GenerateOptions>> = { hotStart: false, contextCache:
  *
  * @throws {CheckpointError} if a checkpoint cannot be loaded
  * @throws {HubError} if a model by name cannot be fetched
- * @throws {TypeError} if an option is of the wrong kind, a drafter's vocabulary is not the target's, or there is no such
- * device or dtype
- * @throws {BackendUnavailableError} if a device is not there
- * @throws the signal's reason once it is aborted; nothing stays loaded then
+ * @throws {TypeError} if an option has the wrong type, a drafter's vocabulary is not the target's, or a device or dtype
+ * does not exist
+ * @throws {BackendUnavailableError} if a device is not available
+ * @throws the signal's reason once it is aborted; nothing stays loaded
  */
 export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
   checkKinds("load an engine", options, LOADING);
   checkKinds("use the hub", options.hub ?? {}, HUB);
   options.signal?.throwIfAborted();
   const { device = "auto", draftDevice = "auto", threads } = options;
-  using held = new DisposableStack(); // what is freed if loading fails
+  using held = new DisposableStack(); // freed if loading fails
   const backend = held.use(await createBackend(device, { threads }));
   const draftBackend = isOn(draftDevice, backend)
     ? backend
@@ -225,19 +229,22 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
   return engine;
 }
 
-/** Models, loaded, and what can be done with them. Several generations may run at once: each has its own caches. */
+/** A loaded target and its drafters. Several generations may run at once, each with its own caches. */
 export class Engine implements Disposable {
   /** The target model. */
   readonly target: CausalModel;
-  /** How the target's weights are held. */
+  /** The precision of the target's weights. */
   readonly dtype: Dtype;
-  /** Names of the drafters as they were asked for. */
+  /** Names of the drafters, as given in the options. */
   readonly drafters: readonly string[];
-  /** What computes, for people. */
+  /** The target's device, as a description. */
   readonly device: string;
-  /** What computes drafts, for people. */
+  /** The drafters' device, as a description. */
   readonly draftDevice: string;
-  /** Where the target is, for the layers below: `new ModelTarget(engine.target, engine.backend)`. The engine's own. */
+  /**
+   * The target's backend, for use with lower layers: `new ModelTarget(engine.target, engine.backend)`. Owned by the
+   * engine.
+   */
   readonly backend: Backend;
   readonly #draftBackend: Backend;
   readonly #stopTokens: readonly number[];
@@ -267,7 +274,7 @@ export class Engine implements Disposable {
 
   /**
    * The target's tokenizer.
-   * @throws {CheckpointError} if the target came without one, which matters only to those who need words
+   * @throws {CheckpointError} if the target came without one; generating from token ids needs none
    */
   get tokenizer(): Tokenizer {
     if (this.#tokenizer instanceof Error) throw this.#tokenizer;
@@ -275,19 +282,18 @@ export class Engine implements Disposable {
   }
 
   /**
-   * Generates a text as it comes, one chunk per round of speculation. The options are read when the first chunk is asked
-   * for. Its caches are freed where it ends: who takes chunks by hand and wants no more of them calls `return()`, as
-   * leaving a `for await` does.
+   * Streams a text, one chunk per round of speculation. The options are read when the first chunk is requested. The
+   * caches are freed when the stream ends. To stop early, call `return()`, as leaving a `for await` does.
    *
-   * @param prompt text, or its tokens, which need no tokenizer (a `BigInt64Array` of them as well)
+   * @param prompt text, or its tokens, which need no tokenizer and may be a `BigInt64Array`
    * @throws {CheckpointError} if the target came without a tokenizer, and the prompt or a stop string is text
    * @throws {RangeError} if the prompt is empty or fills the context, or an option is out of range
-   * @throws {TypeError} if an option is unknown or of the wrong kind, the rule would not be exact for the drafter, the
-   * drafter was not loaded or has no use for an option, there are costs without `gamma: "auto"`, or the tokenizer's tokens
-   * are not the target's
+   * @throws {TypeError} if an option is unknown or has the wrong type, the rule would not be exact for the drafter, the
+   * drafter was not loaded or does not use an option, there are costs without `gamma: "auto"`, or the tokenizer does
+   * not match the target
    * @throws {OutOfMemoryError} if there is no room for another text's caches
-   * @throws {LogitsError} if a model computes what is no number
-   * @throws the signal's reason once it is aborted; what was yielded until then stands
+   * @throws {LogitsError} if a model computes a logit that is not a number
+   * @throws the signal's reason once it is aborted; chunks yielded before remain valid
    */
   async *stream(
     prompt: string | ArrayLike<number | bigint>,
@@ -331,7 +337,7 @@ export class Engine implements Disposable {
     const all: Piece[] = [];
     let stopped = false;
     for await (const round of rounds) {
-      // token by token, so that where a stop string cuts does not depend on the rounds
+      // token by token, so that the cut at a stop string does not depend on the rounds
       const pieces: Piece[] = [];
       for (let j = 0; j < round.tokens.length && !stopped; j++) {
         const token = round.tokens[j];
@@ -360,7 +366,7 @@ export class Engine implements Disposable {
   /**
    * Generates a text and returns it as a whole.
    *
-   * @throws as {@linkcode Engine.stream}; what was generated is lost, so use that to keep it
+   * @throws as {@linkcode Engine.stream}; the text so far is then lost, so use `stream` to keep it
    */
   async generate(
     prompt: string | ArrayLike<number | bigint>,
@@ -376,9 +382,9 @@ export class Engine implements Disposable {
   /**
    * Log-probabilities of each token of a text, or of token ids, under the target.
    *
-   * @param options.signal ends it with the signal's reason
-   * @throws {TypeError} if the text is neither, or the signal none
-   * @throws {RangeError} if there are none, more than the context holds, or one is outside the vocabulary
+   * @param options.signal aborts it with the signal's reason
+   * @throws {TypeError} if the text or the signal has the wrong type
+   * @throws {RangeError} if there are no tokens, more than the context holds, or one is outside the vocabulary
    */
   async score(
     text: string | ArrayLike<number | bigint>,
@@ -389,8 +395,8 @@ export class Engine implements Disposable {
   }
 
   /**
-   * Names of the options given for which the drafter they name, or plain decoding, has no use; not of those that ask
-   * for nothing (`hotStart: false`, `contextCache: "none"`). For a drafter, {@linkcode Engine.stream} refuses them.
+   * Names of the given options that the chosen drafter, or plain decoding, does not use. Options that are turned off
+   * (`hotStart: false`, `contextCache: "none"`) are not listed. For a drafter, {@linkcode Engine.stream} refuses them.
    *
    * @throws {TypeError} if the drafter was not loaded
    */
@@ -402,12 +408,14 @@ export class Engine implements Disposable {
   #tokensOf(text: string | ArrayLike<number | bigint>): number[] {
     if (typeof text !== "string") {
       if (!Number.isSafeInteger(text?.length)) {
-        throw new TypeError("Cannot use the text: it is neither a string nor a list of token ids");
+        throw new TypeError(
+          `Cannot use the text: it is ${shown(text)}, expected a string or a list of token ids`,
+        );
       }
       return Array.from(text, (id) => typeof id === "bigint" ? Number(id) : id);
     }
     const { contextLength, vocabSize } = this.target.shape;
-    // of a text that is far too long the beginning tells, and millions of characters would keep the event loop waiting
+    // a prefix is enough to refuse a text that is far too long; tokenizing all of it would block the event loop
     for (let length = 16 * contextLength; length < text.length; length *= 2) {
       if (encodeText(this.tokenizer, text.slice(0, length)).length > 2 * contextLength) {
         throw new RangeError(
@@ -422,28 +430,28 @@ export class Engine implements Disposable {
     const foreign = tokens.find((token) => token >= vocabSize);
     if (foreign !== undefined) {
       throw new TypeError(
-        `Cannot use the tokenizer: it made token ${foreign} of the text, expected one below the target's ${vocabSize}; ` +
-          "it is another model's",
+        `Cannot use the tokenizer: it produced token ${foreign}, expected one below the target's ${vocabSize}; ` +
+          "it belongs to another model",
       );
     }
     return tokens;
   }
 
-  /** The drafter asked for, if it can do all that is asked; none for plain decoding. */
+  /** The chosen drafter, or nothing for plain decoding. Throws if it does not use one of the options. */
   #choose(options: GenerateOptions): LoadedDrafter | undefined {
     const { gamma, costs } = options;
     if (costs !== undefined && gamma !== "auto") {
       throw new TypeError(
         `Cannot use costs: gamma is ${
           gamma === undefined ? "the drafter's own" : shown(gamma)
-        }, expected "auto", which they decide`,
+        }, expected "auto"`,
       );
     }
     const loaded = this.#find(options);
     const unused = loaded && this.unused(options);
     if (unused?.length) {
       throw new TypeError(
-        `Cannot draft with "${options.drafter ?? this.drafters[0]}": it has no use for ${unused.join(", ")}`,
+        `Cannot draft with "${options.drafter ?? this.drafters[0]}": it does not use ${unused.join(", ")}`,
       );
     }
     return loaded;
@@ -473,14 +481,14 @@ export class Engine implements Disposable {
 }
 
 /**
- * For how many tokens a text's caches have room. A power of two, so that the caches of one text fit the next, and enough
- * to measure on what rounds cost.
+ * The capacity of a text's caches, in tokens: a power of two, so that the next text finds memory of the same size, and
+ * enough to measure costs in.
  */
 function capacityFor(length: number, contextLength: number): number {
   return Math.min(contextLength, Math.max(LEAST_CAPACITY, 2 ** Math.ceil(Math.log2(length))));
 }
 
-/** γ as asked for, or who decides it. */
+/** γ as given, or the controller that chooses it. */
 async function chooseGamma(
   options: GenerateOptions,
   { gamma, costs }: LoadedDrafter,
@@ -488,23 +496,18 @@ async function chooseGamma(
   drafter: Drafter,
   rule: Rule,
 ): Promise<number | DraftController> {
-  if (typeof options.gamma === "string" && options.gamma !== "auto") {
-    throw new RangeError(
-      `Cannot speculate: gamma is "${options.gamma}", expected a non-negative integer or "auto"`,
-    );
-  }
   if (options.gamma !== "auto") return options.gamma ?? gamma;
   if (options.costs !== undefined) return new DraftController(options.costs);
   const { temperature, topK, topP, signal } = options;
   const drafting = DIFFUSION_OPTIONS.map((name) => options[name]);
-  // laws that are made alike take alike
+  // the same kind of sampling costs the same
   const law = temperature === 0 ? "greedy" : topK || (topP ?? 1) < 1 ? "truncated" : "plain";
   const key = JSON.stringify([rule, law, ...drafting]);
   for (;;) {
-    // measured for one text while the others wait: in the midst of one another the times would be wrong
+    // only one text measures while the others wait: concurrent measurements would be wrong
     const others = costs.get(key);
     if (others === undefined) break;
-    // that one's signal is not this one's
+    // the other text may be aborted; that does not affect this one
     const profile = await unlessAborted(others.catch(() => undefined), signal);
     if (profile !== undefined) return new DraftController(profile);
   }
@@ -524,7 +527,7 @@ function textOf(pieces: readonly Piece[]): string {
   return pieces.map((piece) => piece.text).join("");
 }
 
-/** A round that a stop string ended after its first `count` tokens. */
+/** A round cut by a stop string after its first `count` tokens. */
 function cut(round: Round, count: number): Round {
   return {
     ...round,
@@ -535,7 +538,7 @@ function cut(round: Round, count: number): Round {
   };
 }
 
-/** What is to be drafted with. */
+/** The drafters to load. */
 function choices({ target, drafter }: EngineOptions): readonly (string | URL)[] {
   if (drafter === undefined) return target === undefined ? ["sedd-target"] : [];
   if (drafter === null) return [];

@@ -1,6 +1,6 @@
 /**
- * What callers give, where no compiler has looked at it: that each option is of the kind it must be. Deliberately absent:
- * ranges and names, which those who use an option check themselves.
+ * Run-time type checks of options, for callers without a type checker. Deliberately absent: ranges, which are checked
+ * where an option is used.
  *
  * @module
  */
@@ -8,7 +8,7 @@
 import { dtypes } from "./backend/backend.ts";
 import { shown } from "./shown.ts";
 
-/** A kind of value: what messages call it, and what is one. */
+/** A kind of value: its name in messages, and a test. */
 export interface Kind {
   /** Completes `expected …`. */
   readonly expected: string;
@@ -17,10 +17,10 @@ export interface Kind {
 }
 
 /**
- * Throws unless the options are an object, and each that is given is known and of its kind.
+ * Throws unless the options are an object, and each given one is known and of the right kind.
  * @param doing completes `Cannot …`
  * @param kinds of all options
- * @throws {TypeError} naming the first that is not, what was found and what was expected
+ * @throws {TypeError} naming the first wrong option, what was found and what was expected
  */
 export function checkKinds<Options extends object>(
   doing: string,
@@ -32,7 +32,7 @@ export function checkKinds<Options extends object>(
   }
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined) continue;
-    // a name that was mistyped, or is another library's, would be passed over without a word
+    // otherwise a misspelt option would be ignored silently
     if (!Object.hasOwn(kinds, name)) {
       throw new TypeError(
         `Cannot ${doing}: there is no option ${shown(name)}, expected one of ${
@@ -49,7 +49,7 @@ function isObject(value: unknown): value is object {
   return typeof value === "object" && value !== null;
 }
 
-/** Whether a value can be spread into a list; text could, and is none. */
+/** Whether a value is iterable, and not text. */
 function isList(value: unknown): boolean {
   return isObject(value) && Symbol.iterator in value;
 }
@@ -63,10 +63,14 @@ export function hasMethods(value: unknown, ...names: string[]): boolean {
 const isText = (value: unknown) => typeof value === "string";
 const isPlace = (value: unknown) => isText(value) || value instanceof URL;
 
-/** What is looked at where it is used. */
+/** Checked where it is used. */
 const ANY: Kind = { expected: "", is: () => true };
 const SOMETHING: Kind = { expected: "a value, or undefined for the default", is: (value) => value !== null };
 const NUMBER: Kind = { expected: "a number", is: (value) => typeof value === "number" };
+const GAMMA: Kind = {
+  expected: 'a number or "auto"',
+  is: (value) => typeof value === "number" || value === "auto",
+};
 const NUMBERS: Kind = { expected: "a list of numbers", is: isList };
 const OBJECT: Kind = { expected: "an object", is: isObject };
 const FUNCTION: Kind = { expected: "a function", is: (value) => typeof value === "function" };
@@ -79,10 +83,10 @@ const DTYPE: Kind = {
 };
 const DEVICE: Kind = { expected: "the name of a device", is: isText };
 
-/** Ends what it is given to. */
+/** An abort signal. */
 export const SIGNAL: Kind = { expected: "an AbortSignal", is: (value) => value instanceof AbortSignal };
 
-/** What may be given to load an engine. */
+/** Options of loading an engine. */
 export const LOADING = {
   target: PLACE,
   drafter: {
@@ -103,7 +107,7 @@ export const LOADING = {
   signal: SIGNAL,
 } satisfies Record<string, Kind>;
 
-/** What may be given to use a hub. */
+/** Options of a hub. */
 export const HUB = {
   cacheDir: TEXT,
   endpoint: TEXT,
@@ -114,11 +118,11 @@ export const HUB = {
   signal: SIGNAL,
 } satisfies Record<string, Kind>;
 
-/** What may be given to generate a text. */
+/** Options of generating a text. */
 export const GENERATING = {
   drafter: ANY,
   rule: SOMETHING,
-  gamma: SOMETHING,
+  gamma: GAMMA,
   seed: ANY,
   order: SOMETHING,
   contextCache: SOMETHING,

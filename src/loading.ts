@@ -1,13 +1,13 @@
 /**
- * What the engine loads: a model from a folder or by name, held as its checkpoint has it, and a drafter with what suits
- * it. Deliberately absent: texts. How one is generated, and with which of the drafters, is `engine.ts`'s matter.
+ * Loading for the engine: a model from a folder or by name, in its checkpoint's precision, and a drafter with its
+ * default options. Deliberately absent: generating texts, which is in `engine.ts`.
  *
  * @module
  */
 
 import type { Backend, Dtype } from "./backend/backend.ts";
 import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
-import type { CostProfile } from "./decode/controller.ts";
+import type { CostProfile } from "./decode/cost_profile.ts";
 import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
 import type { Drafter } from "./decode/drafter.ts";
 import { NgramDrafter } from "./decode/ngram_drafter.ts";
@@ -24,7 +24,7 @@ import type { LoadOptions } from "./model/uploads.ts";
 import { embeddedDrafter, embeddedDrafters, openEmbedded } from "./pair.ts";
 import { watchedWeights, type WatchOptions } from "./watched_weights.ts";
 
-/** Options that only a diffusion drafter has a use for: all of them, or this does not compile. */
+/** Options that only diffusion drafters use. It does not compile if one is missing. */
 export const DIFFUSION_OPTIONS = Object.keys(
   {
     steps: true,
@@ -36,26 +36,26 @@ export const DIFFUSION_OPTIONS = Object.keys(
   } satisfies Record<keyof DiffusionDrafterOptions, true>,
 ) as (keyof DiffusionDrafterOptions)[];
 
-/** A drafter as loaded: what is needed to make one for a text. */
+/** A loaded drafter, which can be created for each text. */
 export interface LoadedDrafter {
-  /** Options for which it has no use. */
+  /** Options that it does not use. */
   readonly unused: readonly (keyof DiffusionDrafterOptions)[];
-  /** What rounds cost, by the options that bear on it: measured when first needed. */
+  /** Costs of rounds, by the options that affect them. Measured when first needed. */
   readonly costs: Map<string, Promise<CostProfile>>;
-  /** γ, unless told otherwise. */
+  /** The default γ. */
   readonly gamma: number;
   /** @param capacity the most tokens a text will have; a drafter's own context may be shorter */
   create(options: DiffusionDrafterOptions, capacity: number): Drafter;
   dispose(): void;
 }
 
-/** Options of the hub, where either signal ends a download. */
+/** Options of the hub, with a signal that either caller's signal aborts. */
 export function hubOptions({ hub = {}, signal }: EngineOptions): HubOptions {
   const signals = [signal, hub.signal].filter((signal) => signal !== undefined);
   return { ...hub, signal: signals.length > 1 ? AbortSignal.any(signals) : signals[0] };
 }
 
-/** Loads a model, held as it is stored unless the options say otherwise. */
+/** Loads a model, in its stored precision unless the options name another. */
 export async function load(
   checkpoint: Checkpoint,
   backend: Backend,
@@ -66,7 +66,7 @@ export async function load(
   return await loadModel(watchedWeights(checkpoint, watch), backend, { ...options, dtype });
 }
 
-/** The dtype that holds each matrix of a checkpoint as it is, in no more memory than need be. */
+/** The smallest dtype that holds every matrix of a checkpoint unchanged. */
 function ownDtype(checkpoint: Checkpoint): Dtype {
   const stored = new Set(
     checkpoint.tensors().filter(({ shape }) => shape.length === 2).map(({ dtype }) => dtype),
@@ -129,7 +129,7 @@ export async function loadDrafter(
   };
 }
 
-/** Opens the checkpoint of a drafter, wherever it is. */
+/** Opens the checkpoint of a drafter: embedded, in a folder or by name. */
 async function openDrafter(choice: string | URL, options: EngineOptions): Promise<Checkpoint> {
   const embedded = typeof choice === "string" ? embeddedDrafter(choice) : undefined;
   try {
@@ -137,7 +137,7 @@ async function openDrafter(choice: string | URL, options: EngineOptions): Promis
       ? await openEmbedded(embedded)
       : await openCheckpoint(await locateModel(choice, hubOptions(options)));
   } catch (error) {
-    // a word alone that is no folder is more often a name that was mistyped
+    // a single word that is not a folder is probably a misspelt name
     if (embedded === undefined && /^[\w-]+$/.test(String(choice)) && !await isFolderHere(String(choice))) {
       (error as Error).message += `; embedded drafters are ${embeddedDrafters.join(", ")}`;
     }
@@ -145,7 +145,7 @@ async function openDrafter(choice: string | URL, options: EngineOptions): Promis
   }
 }
 
-/** What a model that drafts has no use for: one that keeps its text's keys and values exactly needs no cache besides. */
+/** Options that a drafting model does not use. One that caches its prefix exactly needs no approximate cache. */
 function unusedBy(loaded: LoadedModel): LoadedDrafter["unused"] {
   if (loaded.kind === "causal") return DIFFUSION_OPTIONS;
   return loaded.model.prefixAttention === "bidirectional" ? [] : ["contextCache"];

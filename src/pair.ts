@@ -1,6 +1,6 @@
 /**
- * The embedded pair: a small English target and its drafters, which every command uses unless told otherwise.
- * What they are, and how they were made, stands in `fixtures/pair/README.md`.
+ * The embedded pair: a small English target and its drafters, the default of every command. Their model card is
+ * `fixtures/pair/README.md`.
  *
  * @module
  */
@@ -13,14 +13,14 @@ export const embeddedDrafters: readonly string[] = ["sedd-target", "sedd-causal"
 
 /**
  * The folder of the embedded target.
- * @throws {Error} from a published package, which has none
+ * @throws {Error} in a published package, which does not contain it
  */
 export function embeddedTarget(): URL {
   return embedded("target/");
 }
 
 /**
- * The folder of an embedded drafter, or nothing if that is not the name of one.
+ * The folder of an embedded drafter, or undefined if there is none of that name.
  * @throws {Error} as {@linkcode embeddedTarget}
  */
 export function embeddedDrafter(name: string): URL | undefined {
@@ -28,8 +28,8 @@ export function embeddedDrafter(name: string): URL | undefined {
 }
 
 /**
- * Opens an embedded model by its folder. A permission that is missing is asked for the whole pair: its tokenizer stands
- * beside the folders, and who loads one model mostly loads another.
+ * Opens an embedded model by its folder. A missing permission is requested for the whole pair, because the tokenizer is
+ * beside the folders and most callers load several models.
  *
  * @throws as {@linkcode openCheckpoint}
  */

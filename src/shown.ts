@@ -1,14 +1,13 @@
 /**
- * How messages show what was found, in a file or in a call. Deliberately absent: what was expected, which those who
- * throw say themselves.
+ * Formats values for error messages.
  *
  * @module
  */
 
-/** The most characters of a value that a message shows. */
+/** The maximum number of characters of a value in a message. */
 const BRIEF = 80;
 
-/** A value of a file: JSON, cut where it is long. */
+/** A value from a file: JSON, truncated if it is long. */
 export function brief(value: unknown): string {
   let json: string;
   try {
@@ -20,7 +19,7 @@ export function brief(value: unknown): string {
   return json.length > BRIEF ? `${json.slice(0, BRIEF)}…` : json;
 }
 
-/** A value that a caller gave: text in quotes, so that `"1"` is not taken for 1. */
+/** An argument: text in quotes, so that `"1"` differs from 1. */
 export function shown(value: unknown): string {
   if (typeof value === "function") return "a function";
   if (typeof value === "bigint") return `${value}n`;

@@ -1,5 +1,5 @@
 /**
- * Stop strings in a stream of text: lets through what can no longer become part of one, and cuts at the first.
+ * Stop strings in a stream of text: releases text that can no longer be part of one, and cuts at the first match.
  *
  * @module
  */
@@ -13,9 +13,9 @@ export class TextStops {
   #held = "";
 
   /**
-   * @param stops strings that end the text; they are not part of it
+   * @param stops strings that end the text and are not part of it
    * @throws {RangeError} if one is empty
-   * @throws {TypeError} if one is no string
+   * @throws {TypeError} if one is not a string
    */
   constructor(stops: readonly string[]) {
     const wrong = stops.find((stop) => typeof stop !== "string");
@@ -29,7 +29,7 @@ export class TextStops {
 
   /**
    * Takes the next piece.
-   * @returns the text that is final by now, and whether a stop string ended it
+   * @returns the text that has become final, and whether a stop string ended it
    */
   push(piece: string): { text: string; stopped: boolean } {
     this.#held += piece;
@@ -46,12 +46,12 @@ export class TextStops {
     return { text: this.#release(this.#held.length - this.#pending()), stopped: false };
   }
 
-  /** The text still held back, once no more will come. */
+  /** The text still held back, at the end of the stream. */
   flush(): string {
     return this.#release(this.#held.length);
   }
 
-  /** Length of the longest end of the held text that begins a stop string. */
+  /** Length of the longest suffix of the held text that is a prefix of a stop string. */
   #pending(): number {
     for (let size = Math.min(this.#longest - 1, this.#held.length); size > 0; size--) {
       const end = this.#held.slice(this.#held.length - size);

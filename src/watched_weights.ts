@@ -1,6 +1,6 @@
 /**
- * Weights whose reading can be watched and interrupted: between two chunks timers, signals and input have their
- * turn, whatever the chunks come from. It changes nothing of what is read.
+ * Weights with progress reports and cancellation: reading yields to timers, signals and input between chunks. The
+ * weights themselves are unchanged.
  *
  * @module
  */
@@ -9,21 +9,21 @@ import { takeTurns } from "./decode/event_loop.ts";
 import type { Checkpoint } from "./hub/checkpoint.ts";
 import type { Weights } from "./model/weights.ts";
 
-/** How far a checkpoint is read. */
+/** Progress of reading a checkpoint. */
 export interface LoadProgress {
   /** The checkpoint's folder. */
   readonly folder: string;
-  /** Parameters read by now. */
+  /** Parameters read so far. */
   readonly loaded: number;
-  /** Parameters in the files; a model may ask for fewer. */
+  /** Parameters in the files; a model may read fewer. */
   readonly total: number;
 }
 
-/** What goes on while a checkpoint is read. */
+/** Progress and cancellation while checkpoints are read. */
 export interface WatchOptions {
-  /** Told how far each checkpoint is read, about once per megabyte. */
+  /** Called with the progress of each checkpoint, about once per megabyte. */
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
-  /** Ends the reading with the signal's reason. */
+  /** Aborts the reading with the signal's reason. */
   readonly signal?: AbortSignal | undefined;
 }
 

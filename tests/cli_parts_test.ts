@@ -204,7 +204,7 @@ Deno.test("standard input is text, whole and not without end", async () => {
     for (;;) yield new Uint8Array(1 << 20).fill(0x61);
   })();
   await assert.rejects(readInput(endless), {
-    message: "it has more than 16777216 bytes, expected at most that",
+    message: "it is too long, expected at most 16777216 bytes",
   });
 });
 

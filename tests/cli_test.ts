@@ -105,21 +105,21 @@ Deno.test("an option that no drafter has a use for is one line and exit code 2",
   const lines: readonly (readonly [line: readonly string[], unused: string])[] = [
     [
       ["generate", "--drafter", "none", "--gamma", "2", "--rule", "block"],
-      "plain decoding, without a --drafter, has no use for --rule, --gamma",
+      "plain decoding, without a --drafter, does not use --rule, --gamma",
     ],
-    [["generate", "--drafter", "ngram", "--hot-start"], "drafting with ngram has no use for --hot-start"],
+    [["generate", "--drafter", "ngram", "--hot-start"], "drafting with ngram does not use --hot-start"],
     [
       ["generate", "--drafter", "gpt2", "--steps", "2", "--order", "random", "--draft-context", "4"],
-      "drafting with gpt2 has no use for --steps, --order, --draft-context",
+      "drafting with gpt2 does not use --steps, --order, --draft-context",
     ],
-    [["generate", "--context-cache", "draft"], "drafting with sedd-target has no use for --context-cache"],
+    [["generate", "--context-cache", "draft"], "drafting with sedd-target does not use --context-cache"],
     [
       ["compare", "--drafter", "gpt2,ngram", "--sigma", "2"],
-      "drafting with gpt2, ngram has no use for --sigma",
+      "drafting with gpt2, ngram does not use --sigma",
     ],
     [
       ["demo", "--drafter", "none", "--steps", "2"],
-      "plain decoding, without a --drafter, has no use for --steps",
+      "plain decoding, without a --drafter, does not use --steps",
     ],
   ];
   for (const [line, unused] of lines) {
@@ -255,7 +255,7 @@ Deno.test("score prints logarithms that the perplexity agrees with", async () =>
     run(["score", "--tokens", "5"]),
     run(["score", "--tokens", "5", "--json"]),
   ]);
-  assert.match(one.out, /\nno perplexity: there is no token but the first\n$/);
+  assert.match(one.out, /\nno perplexity: there is only one token\n$/);
   assert.equal(JSON.parse(oneAsJson.out).perplexity, null);
   assert.deepEqual([ids.code, ids.err, plain.code, bare.code], [0, "", 0, 0]);
   const { tokens, logprobs, perplexity, ...rest } = JSON.parse(ids.out);
@@ -294,7 +294,7 @@ Deno.test("inspect tells what a checkpoint is and needs", async () => {
   assert.equal(unfit.code, 1);
   assert.match(
     unfit.err,
-    /"specdiff\.target_width" of config\.json is 32, expected the width 384 of the target that it is loaded with; it was looked at with the embedded target, --target names another$/m,
+    /"specdiff\.target_width" of config\.json is 32, expected the width 384 of the target that it is loaded with; it was checked against the embedded target, --target names another$/m,
   );
 });
 

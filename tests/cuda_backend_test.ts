@@ -9,7 +9,7 @@
 import assert from "node:assert/strict";
 import type { Activation, Backend, Cache } from "../src/backend/backend.ts";
 import type { CudaBackend } from "../src/backend/cuda/backend.ts";
-import { gpt2, noiseWeights } from "../bench/shapes.ts";
+import { gpt2, noiseWeights } from "../tools/shapes.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { DeviceDistributions } from "../src/decode/device_distributions.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";

@@ -96,7 +96,7 @@ Deno.test(
       const line of [
         "GPU 0    stand-in, compute capability 7.5, 4 multiprocessors, 8.0 GiB of 8.0 GiB free",
         "GPU 2    stand-in, compute capability 9.0, 4 multiprocessors, 1.0 GiB of 1.0 GiB free",
-        "auto     cuda:1: the first GPU that can be used",
+        "auto     cuda:1: the first usable GPU",
         "cuda:2   CUDA 2: stand-in",
         `cuda:0   not used: ${old}`,
       ]
@@ -106,7 +106,7 @@ Deno.test(
     assert.match(several.out, /^ {2}operation +cuda:1 +cuda:2 +wasm +allowed$/m);
 
     const machines = [
-      ["devices=0", /^GPU +none that the driver sees\nauto +wasm: the driver sees no GPU$/m],
+      ["devices=0", /^GPU +the driver sees none\nauto +wasm: the driver sees no GPU$/m],
       ["major=7", /^auto +wasm: Cannot open the device "cuda:0": .* capability is 7\.0, expected 8\.0/m],
       [
         "version=11080",

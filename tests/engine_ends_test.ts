@@ -95,7 +95,7 @@ Deno.test("the text ends where the context does, for every drafter", () =>
         assert.deepEqual(tokens, plain.tokens, `${drafter}, gamma ${gamma}`);
       }
     }
-    await assert.rejects(engine.generate(new Array(contextLength).fill(5)), /fills|has no room/);
+    await assert.rejects(engine.generate(new Array(contextLength).fill(5)), /expected at most 255/);
   }));
 
 Deno.test("a text's cache has room for the text, and not for the whole context", () =>

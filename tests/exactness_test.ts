@@ -10,16 +10,13 @@ import { isExact, type Rule, rules } from "../src/decode/acceptance.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { type Distributions, HostDistributions } from "../src/decode/distributions.ts";
 import type { Draft, Drafter, DraftRequest, Target } from "../src/decode/drafter.ts";
-import { CostProfile, DraftController } from "../src/decode/controller.ts";
+import { DraftController } from "../src/decode/controller.ts";
+import { CostProfile } from "../src/decode/cost_profile.ts";
 import type { Step } from "../src/decode/loop.ts";
 import { NgramDrafter } from "../src/decode/ngram_drafter.ts";
+import type { DraftPlan, DraftPolicy } from "../src/decode/policy.ts";
 import { Purpose, type RandomSource } from "../src/decode/random.ts";
-import {
-  type DraftPlan,
-  type DraftPolicy,
-  speculate,
-  type SpeculateOptions,
-} from "../src/decode/speculative.ts";
+import { speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
 import { enumerate, mean, totalVariation } from "./enumeration.ts";
 import { ToyPair } from "./toy.ts";
 
@@ -115,7 +112,7 @@ Deno.test("every rule that is exact gives the target's law, every other is refus
         } else if (rule !== "paper") {
           assert.throws(() => speculate(pair.target, drafter, PROMPT, { rule }), {
             name: "TypeError",
-            message: /use one of block, ordered, match, coupled$/,
+            message: /expected one of block, ordered, match, coupled$/,
           });
         }
       }

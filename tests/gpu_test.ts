@@ -9,8 +9,8 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { emptyReport, markdown, merge, summary } from "../bench/gpu/report.ts";
-import { ownProcess, told } from "../bench/own_process.ts";
-import { noiseWeights, published } from "../bench/shapes.ts";
+import { ownProcess, told } from "../tools/own_process.ts";
+import { noiseWeights, published } from "../tools/shapes.ts";
 import {
   acceptanceFor,
   type DeviceTarget,

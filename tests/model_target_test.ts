@@ -120,7 +120,7 @@ for (const [name, open] of presentBackends()) {
     assert.equal((await target.hiddenOf(Int32Array.from(PROMPT))).length, 0);
     assert.throws(() => target.keepHidden([2]), {
       name: "RangeError",
-      message: "Cannot keep hidden states: layer 2 is not in [0, 2)",
+      message: "Cannot keep hidden states: a layer is 2, expected an integer in [0, 2)",
     });
   });
 }

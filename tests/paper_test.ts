@@ -12,7 +12,7 @@ import { readTexts, textsFor } from "../bench/paper/prompts.ts";
 import { chartsOf, markdown, type Report } from "../bench/paper/report.ts";
 import { type Effort, embedded, runTarget, tryTarget } from "../bench/paper/run.ts";
 import { paperShapes, runSynthetic } from "../bench/paper/synthetic.ts";
-import { gpt2, tiny } from "../bench/shapes.ts";
+import { gpt2, tiny } from "../tools/shapes.ts";
 import { loadEngine } from "../mod.ts";
 import { toPath } from "../src/hub/files.ts";
 import { fixture } from "./helpers.ts";

@@ -10,6 +10,7 @@
 import assert from "node:assert/strict";
 import type { Activation, Backend, Cache, Dtype } from "../src/backend/backend.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { madeUpText } from "../tools/shapes.ts";
 import { type LoadedModel, loadModel } from "../src/model/load.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import type { SeddModel } from "../src/model/sedd.ts";
@@ -327,7 +328,7 @@ async function testCausalPrefix(backend: Backend): Promise<void> {
   using model = await loadDiffusion(backend, folder);
   using cut = await loadDiffusion(backend, folder, { chunkRows: 5 });
   const mask = model.shape.vocabSize, sigma = logLinearSigma(1);
-  const text = Array.from({ length: 29 }, (_, i) => (i * 761 + 13) % mask);
+  const text = [...madeUpText(29, mask)];
   const masks = new Array(4).fill(mask);
   const denoise = (of: SeddModel, cache: Cache, clean: number[], rest: number[], wanted = 4) => {
     const head = lastRows(wanted, clean.length + rest.length);

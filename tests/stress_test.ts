@@ -99,7 +99,7 @@ Deno.test("engines that come and go leave no worker behind", async () => {
 });
 
 Deno.test("random options neither fail nor bend the law of the text", async () => {
-  const { rounds, refused, tokens, biased } = await soak(1, (rounds) => rounds === 24);
+  const { rounds, refused, tokens, biased } = await soak(2, (rounds) => rounds === 24);
   assert.equal(rounds, 24);
   assert.ok(refused > 0 && refused < 12 && tokens > 50, `${refused} refused, ${tokens} tokens`);
   assert.deepEqual(biased, []);

@@ -232,7 +232,6 @@ Deno.test("a target-fed drafter without hidden states says so, but needs none fo
   assert.throws(() => drafter.draft({ ...request, tokens: Int32Array.of(5, 6, 7) }), {
     name: "TypeError",
     message:
-      'Cannot draft: "diffusion (target-fed, Markov head)" needs the target\'s hidden states of 2 tokens, ' +
-      "and there are none",
+      'Cannot draft: the hidden states for "diffusion (target-fed, Markov head)" are missing, expected those of 2 tokens',
   });
 });

@@ -8,7 +8,7 @@
 import type { Cache, Matrix } from "../../src/backend/backend.ts";
 import { noiseActivation, noiseMatrix } from "../kernels.ts";
 import type { Table } from "./report.ts";
-import type { Shapes } from "../shapes.ts";
+import type { Shapes } from "../../tools/shapes.ts";
 import { median, passTime, type WatchedBackend } from "./watched.ts";
 
 /** Bytes of copies of a matrix, beyond every L2; less where shapes are tiny. */
@@ -92,8 +92,8 @@ export async function kernels(backend: WatchedBackend, shapes: Shapes): Promise<
   const copied = passTime(backend, () => backend.copy(to, from));
   return [{
     title:
-      "Kernels of GPT-2 XL's shape in f16, one after the other in one launch: µs each, and GB/s of what " +
-      "one row has to read",
+      "Kernels of GPT-2 XL's shape in f16, consecutive in one launch: µs each, and GB/s of the bytes that one " +
+      "row reads",
     columns: ["kernel", "MB", ...counts.flatMap((n) => [`${n} row${n > 1 ? "s" : ""}, µs`, "GB/s"])],
     rows,
   }, {

@@ -1,15 +1,14 @@
 /**
- * What the CUDA backend is worth on the GPU of this machine: `deno task bench:gpu`. It prints the figures that the
- * backend is judged by, and writes `bench/reports/<gpu>.json` and `.md`, after each part, so that a run that is cut
- * short leaves what it found. Without a GPU it says so, prints what is predicted, writes nothing, and succeeds unless
- * there has to be one (`--require-gpu`).
+ * The benchmark of the CUDA backend on this machine's GPU: `deno task bench:gpu`. It prints the figures with their
+ * aims, and writes `bench/reports/<gpu>.json` and `.md` after each part, so that an interrupted run keeps its results.
+ * Without a GPU it says so, prints the predictions, writes nothing, and succeeds unless a GPU is required
+ * (`--require-gpu`).
  *
  * `--folder` says where else to write; with `--plain-launches` no kernel begins before the one ahead of it has ended, as
  * where `SPECDIFF_PLAIN_LAUNCHES` is set.
  * `--smoke` runs all of it in tiny shapes on the stand-in for the driver that the tests use, to see that it runs.
  *
- * Parts that have a model in common share a process of their own, so that a device that is lost, or a kernel that never
- * ends, takes no others with it.
+ * Parts that use the same model share a process. A lost device, or a kernel that never ends, affects only that process.
  *
  * @module
  */
@@ -19,13 +18,13 @@ import { PLAIN_LAUNCHES } from "../../src/backend/cuda/backend.ts";
 import { describeFirstGpu } from "../../src/backend/cuda/describe.ts";
 import { CUBLAS_ROWS } from "../../src/backend/cuda/products.ts";
 import { table } from "../../src/cli/terminal.ts";
-import { readOptions } from "../arguments.ts";
-import { ownDeno, ownProcess, told } from "../own_process.ts";
+import { readOptions } from "../../tools/arguments.ts";
+import { ownDeno, ownProcess, told } from "../../tools/own_process.ts";
 import { kernels } from "./kernels.ts";
 import { prefills, products } from "./products.ts";
 import { draftPass, plainSpeed, rounds, targetPasses } from "./models.ts";
 import { emptyReport, markdown, merge, type Report, summary, type Table } from "./report.ts";
-import { causal, gpt2, loadCausal, loadDiffusion, published, type Shapes, tiny } from "../shapes.ts";
+import { causal, gpt2, loadCausal, loadDiffusion, published, type Shapes, tiny } from "../../tools/shapes.ts";
 import { WatchedBackend } from "./watched.ts";
 
 /** Bytes per second of the memory, by what the name of a GPU holds, as its maker states it. */
@@ -49,7 +48,7 @@ const options = readOptions({
 const { smoke = false } = options;
 if (options["plain-launches"]) Deno.env.set(PLAIN_LAUNCHES, "1"); // which those that are started are told
 const shapes: Shapes = smoke ? tiny : published;
-/** What this process found itself, and those it started. */
+/** Results of this process, and of those it started. */
 const report = emptyReport(), found = new Map<string, Report>();
 
 /** The group that measures what Hugging Face is compared with. */
@@ -79,7 +78,7 @@ const groups: ReadonlyMap<string, readonly [limit: number, run: (backend: Watche
     }]],
   ]);
 
-/** Runs one part, and tells of all that was found; if it fails, the others are run all the same. */
+/** Runs one part and reports all results so far. A failure does not stop the other parts. */
 async function part<T>(name: string, run: () => T | Promise<T>): Promise<T | undefined> {
   const began = performance.now();
   try {
@@ -95,13 +94,13 @@ async function part<T>(name: string, run: () => T | Promise<T>): Promise<T | und
   }
 }
 
-/** Tells who started this process, or writes the report. */
+/** Passes the results to the parent process, or writes the report. */
 function tell(): void {
   if (options.group !== undefined) console.log(JSON.stringify(report));
   else if (!smoke || options.folder !== undefined) write();
 }
 
-/** What was found by now, here and by others. */
+/** The results so far, of this process and the others. */
 function whole(): Report {
   return merge([...found.values(), report]);
 }
@@ -172,7 +171,7 @@ async function models(backend: WatchedBackend): Promise<void> {
   });
 }
 
-/** Bytes that a token takes at least: 16-bit weights, and 16-bit keys and values of so many positions. */
+/** Bytes that a token reads at least: 16-bit weights, and 16-bit keys and values of `positions` positions. */
 function bytesOf({ layers, width, vocabSize }: Shapes["xl"], positions: number): number {
   const weights = layers * (12 * width * width + 13 * width) + vocabSize * width;
   return 2 * (weights + 2 * layers * width * positions);
@@ -181,9 +180,9 @@ function bytesOf({ layers, width, vocabSize }: Shapes["xl"], positions: number):
 function passTable(title: string, times: ReadonlyMap<number, number>, bytes: number): Table {
   const one = times.get(1)!;
   return {
-    title: `${title}: passes over some rows that end at the same position, ${
+    title: `${title}: passes by number of rows, up to the same position, reading at least ${
       (bytes / 1e9).toFixed(2)
-    } GB at least`,
+    } GB`,
     columns: ["rows", "ms", "× one row", "GB/s"],
     rows: [...times].map(([rows, ms]) => {
       return [rows, ms.toFixed(3), (ms / one).toFixed(2), (bytes / ms / 1e6).toFixed(0)];
@@ -198,11 +197,11 @@ interface HuggingFace {
   readonly texts: number;
   readonly torch: string;
   readonly transformers: string;
-  /** Why there is nothing else. */
+  /** Why there are no figures. */
   readonly problem?: string;
 }
 
-/** Compares with Hugging Face, which needs a process of its own in any case. */
+/** Compares with Hugging Face, in a separate process. */
 async function huggingFace(plain: number): Promise<void> {
   const { prompt, text } = shapes;
   const asked = { ...shapes.xl, prompt, text, device: smoke ? "cpu" : "cuda" };
@@ -266,7 +265,7 @@ if ("problem" in gpu) {
     ...(Deno.env.get(PLAIN_LAUNCHES) ? { "plain launches": "asked for" } : {}),
   });
   await measure();
-  if (smoke) console.log(`${markdown(whole())}\nOn the stand-in: the numbers mean nothing.`);
+  if (smoke) console.log(`${markdown(whole())}\nOn the stand-in: the numbers are meaningless.`);
 }
 const { failures, environment } = whole();
 console.log(Object.entries(environment).map((entry) => entry.join(": ")).join("\n"));

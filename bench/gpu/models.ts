@@ -1,6 +1,6 @@
 /**
- * Whole models of the published shapes: what passes cost by the device's clock, what texts cost by the wall's, and how
- * much of a round is the host's.
+ * Whole models of the published shapes: the cost of passes by the device's clock, of texts by wall-clock time, and the
+ * host's share of a round.
  *
  * @module
  */
@@ -15,7 +15,7 @@ import type { CausalModel } from "../../src/model/model.ts";
 import type { SeddModel } from "../../src/model/sedd.ts";
 import { logLinearSigma } from "../../src/model/sedd_score.ts";
 import type { Report } from "./report.ts";
-import { madeUpText, type Shapes } from "../shapes.ts";
+import { madeUpText, type Shapes } from "../../tools/shapes.ts";
 import { acceptanceFor, SyntheticVerdicts } from "../synthetic.ts";
 import { median, passTime, type WatchedBackend } from "./watched.ts";
 
@@ -140,7 +140,7 @@ export async function rounds(
       "× plain",
       "round, ms",
       "its passes by the device's clock, ms",
-      "all else beside them, %",
+      "overhead over the passes, %",
       "graphs recorded while timed",
     ],
     rows: [] as (string | number)[][],

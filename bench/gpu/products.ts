@@ -10,18 +10,18 @@ import type { Activation } from "../../src/backend/backend.ts";
 import type { CausalModel } from "../../src/model/model.ts";
 import { noiseActivation, noiseMatrix } from "../kernels.ts";
 import type { Table } from "./report.ts";
-import type { Shapes } from "../shapes.ts";
+import { madeUpText, type Shapes } from "../../tools/shapes.ts";
 import { passTime, WatchedBackend } from "./watched.ts";
 
 /** As many rows as the kernel for few takes at once. */
 const FEW = 64;
 
-/** Products that follow one another in one launch; their weights stay in the cache of the device. */
+/** Consecutive products in one launch, whose weights stay in the device's cache. */
 const REPEATS = 10;
 
 /**
- * Products without norm, bias or residual, in f16, on a device: microseconds and arithmetic per second. With those of
- * cuBLAS the rounding of rows is counted, as with those of our own kernels.
+ * Products without norm, bias or residual, in f16, on a device: microseconds and arithmetic per second. For cuBLAS as
+ * for our own kernels, this includes rounding the rows.
  */
 export async function products(ordinal: number, shapes: Shapes): Promise<Table> {
   const { products, productRows } = shapes, rows: (string | number)[][] = [];
@@ -67,9 +67,9 @@ export async function products(ordinal: number, shapes: Shapes): Promise<Table> 
     }
   }
   return {
-    title: `Products of many rows in f16; in pieces of ${FEW} rows; and by cuBLAS, ${
-      "problem" in cublas ? "which is not there" : cublas.version
-    }`,
+    title: `Products of many rows in f16: as a whole, in pieces of ${FEW} rows, and by cuBLAS (${
+      "problem" in cublas ? "not available" : cublas.version
+    })`,
     columns: ["rows", "shape", "µs", "TFLOP/s", "in pieces, µs", "cuBLAS, µs", "TFLOP/s"],
     rows,
   };
@@ -78,11 +78,11 @@ export async function products(ordinal: number, shapes: Shapes): Promise<Table> 
 /** A prompt of `shapes.prefill` tokens in passes of several sizes; the model must not cut them. */
 export function prefills(backend: WatchedBackend, model: CausalModel, { prefill }: Shapes): Table {
   using cache = model.newCache(prefill);
-  const tokens = Int32Array.from({ length: prefill }, (_, i) => (i * 761 + 13) % model.shape.vocabSize);
+  const tokens = madeUpText(prefill, model.shape.vocabSize);
   const sizes = [FEW, 128, 256, prefill].filter((size, i, all) => size <= prefill && all.indexOf(size) === i);
   return {
-    title: `GPT-2 XL, f16: a prompt of ${prefill} tokens, in passes of so many`,
-    columns: ["rows of a pass", "ms", "tok/s"],
+    title: `GPT-2 XL, f16: reading a prompt of ${prefill} tokens, by rows per pass`,
+    columns: ["rows per pass", "ms", "tok/s"],
     rows: sizes.map((size) => {
       const ms = passTime(backend, () => {
         cache.truncate(0);

@@ -1,23 +1,23 @@
 /**
- * What the GPU benchmark found, next to what is aimed at and what was predicted before there was a GPU to try.
- * A figure that no run has measured says so.
+ * The report of the GPU benchmark: figures beside their aims, and predictions made before a GPU was available. Figures
+ * that were not measured are marked.
  *
  * @module
  */
 
 import { markdownTable } from "../markdown.ts";
 
-/** One of the figures that the backend is judged by. */
+/** One of the figures with aims. */
 export interface Figure {
   /** What it is. */
   readonly what: string;
   readonly unit: "%" | "×" | "ms";
-  /** What has to be reached, and what would lead. */
+  /** The required value, and one that would lead the field. */
   readonly reach: string;
   readonly lead: string;
-  /** What was expected from bytes and launches; a prediction is no measurement. */
+  /** A prediction from bytes and launches, not a measurement. */
   readonly prediction: string;
-  /** As measured; null: by no run. */
+  /** The measurement; null: none yet. */
   value: number | null;
 }
 
@@ -28,11 +28,11 @@ export interface Table {
   readonly rows: (readonly (string | number)[])[];
 }
 
-/** What a run found. */
+/** The results of a run. */
 export interface Report {
   /** Day of the run. */
   readonly date: string;
-  /** As the driver names it; null: there was none. */
+  /** The driver's name of it; null: there was none. */
   gpu: string | null;
   readonly environment: Record<string, string>;
   /** Tokens per second of GPT-2 XL's plain decoding; null: not measured. */
@@ -46,7 +46,7 @@ export interface Report {
 /** Names of the figures. */
 type FigureName = keyof ReturnType<typeof figures>;
 
-/** A report of nothing yet. */
+/** An empty report. */
 export function emptyReport(): Report {
   const date = new Date().toISOString().slice(0, 10);
   return {
@@ -60,7 +60,7 @@ export function emptyReport(): Report {
   };
 }
 
-/** One report of several: of what only one can say, that of the last that does. */
+/** Merges reports. Of single values, the last one given counts. */
 export function merge(reports: readonly Report[]): Report {
   const whole = emptyReport();
   for (const report of reports) {
@@ -76,7 +76,7 @@ export function merge(reports: readonly Report[]): Report {
   return whole;
 }
 
-/** The figures, not measured. Predictions are for an H200 with f16 or bf16 weights at context 1024. */
+/** The figures, unmeasured. Predictions are for an H200 with f16 or bf16 weights at context 1024. */
 function figures() {
   const figure = (
     what: string,
@@ -132,7 +132,7 @@ function amount({ value, unit }: Figure): string {
   return `${value.toFixed(unit === "×" ? 2 : 3)} ${unit}`;
 }
 
-/** Cells of the short table, the heading first. */
+/** Cells of the short table, with a heading row. */
 export function summary({ figures }: Report): string[][] {
   return [
     ["figure", "measured", "reach", "lead", "predicted"],
@@ -148,7 +148,7 @@ export function markdown(report: Report): string {
   return [
     `# ${report.gpu ?? "No GPU"}`,
     `${report.date}. ${Object.entries(report.environment).map((entry) => entry.join(" ")).join(", ")}.`,
-    "Weights are noise in the published shapes, which decides no time. Medians of one run; `deno task bench:gpu` repeats it.",
+    "Weights are random in the published shapes; times do not depend on them. Medians of one run; reproduce with `deno task bench:gpu`.",
     grid(summary(report)),
     ...report.tables.map(({ title, columns, rows }) => `${title}\n\n${grid([columns, ...rows])}`),
     ...(report.failures.length > 0

@@ -8,7 +8,7 @@ import { CudaDriver } from "../../ffi/driver.ts";
 import type { CudaEvent } from "../../ffi/stream.ts";
 import type { Activation } from "../../src/backend/backend.ts";
 import { CudaBackend, type CudaOptions } from "../../src/backend/cuda/backend.ts";
-import type { Shapes } from "../shapes.ts";
+import type { Shapes } from "../../tools/shapes.ts";
 
 /** Runs of a pass that count. */
 const RUNS = 11;

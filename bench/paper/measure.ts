@@ -1,6 +1,6 @@
 /**
- * Runs a target with several methods on the same prompts with the same seeds, each just after plain decoding, and adds
- * up what each was worth: speed, acceptance under both of its definitions, and how probable its texts are under the target.
+ * Runs a target with several methods on the same prompts and seeds, each immediately after plain decoding, and
+ * summarises their speed, acceptance under both definitions, and the probability of their texts under the target.
  *
  * @module
  */
@@ -9,37 +9,37 @@ import type { Statistics } from "../../src/decode/metrics.ts";
 import type { Engine, GenerateOptions } from "../../src/engine.ts";
 import { perTurn, spreadOf } from "../spread.ts";
 
-/** The first seed: what is measured can be repeated. */
+/** The first seed; fixed, so that measurements can be repeated. */
 const SEED = 1;
 
-/** Tokens of the run that warms each method up. */
+/** Tokens of the warm-up run of each method. */
 const WARM_UP_TOKENS = 8;
 
 /** A way to decode. */
 export interface Method {
-  /** What it is, for people. */
+  /** Its name in the report. */
   readonly title: string;
-  /** Which drafter of the engine, γ, T, order and rule; everything else is alike for all. */
+  /** The drafter, γ, T, order and rule; all other options are the same for all methods. */
   readonly options: Pick<GenerateOptions, "drafter" | "gamma" | "steps" | "order" | "rule">;
 }
 
-/** What is decoded. */
+/** The texts to decode. */
 export interface Workload {
   /** Prompts as tokens. */
   readonly prompts: readonly (readonly number[])[];
-  /** Tokens per run, fewer only where the context ends. */
+  /** Tokens per run; fewer only at the end of the context. */
   readonly maxTokens: number;
   /** Runs of each method on each prompt. */
   readonly repetitions: number;
 }
 
-/** A method, measured. */
+/** The measurement of a method. */
 export interface Measurement extends Method {
-  /** What drafted, as it describes itself; `none` in plain decoding. */
+  /** The drafter's own name; `none` in plain decoding. */
   readonly drafterName: string;
-  /** The rule that was in force; `none` in plain decoding. */
+  /** The acceptance rule; `none` in plain decoding. */
   readonly rule: Statistics["rule"];
-  /** Whether the text has the target's law. */
+  /** Whether the text has the target's distribution. */
   readonly exactness: Statistics["exactness"];
   /** Runs, one per prompt and repetition. */
   readonly runs: number;
@@ -48,39 +48,39 @@ export interface Measurement extends Method {
   /** First and third quartile. */
   readonly tokensPerSecondQuartiles: readonly [number, number];
   /**
-   * Over plain decoding of the same prompt with the same seed just before: the median of the turns. In reports without
-   * quartiles it is a ratio of medians.
+   * Relative to plain decoding of the same prompt and seed, run immediately before: the median of the turns. In reports
+   * without quartiles it is a ratio of medians.
    */
   readonly speedup: number;
   readonly speedupQuartiles?: readonly [number, number] | undefined;
   /** Milliseconds from the prompt to the end of the first round: median and quartiles; absent: not recorded. */
   readonly firstMs?: number;
   readonly firstMsQuartiles?: readonly [number, number] | undefined;
-  /** γ on average, a plain step counted as 0. */
+  /** The mean γ, where a plain step counts as 0. */
   readonly meanGamma: number;
-  /** Accepted over drafted tokens: α as the paper's text has it, "the ratio of accepted tokens". */
+  /** Accepted over drafted tokens: α as in the paper's text, "the ratio of accepted tokens". */
   readonly alphaDrafted: number;
   /**
-   * Accepted over tested tokens, those behind a rejection not counted: α as Leviathan et al. 2023 have it, the
-   * chance of a token whose left neighbours were accepted.
+   * Accepted over tested tokens, not counting those after a rejection: α as in Leviathan et al. 2023, the probability
+   * that a token is accepted given that all tokens left of it were.
    */
   readonly alphaTested: number;
-  /** Accepted tokens per draft: what the paper's Table 2 shows. */
+  /** Accepted tokens per draft, as in the paper's Table 2. */
   readonly acceptedPerDraft: number;
-  /** τ, tokens per pass of the target, the corrected or bonus one included. */
+  /** τ, tokens per pass of the target, including the corrected or bonus one. */
   readonly meanAcceptanceLength: number;
   /** Nats per generated token under the target, all texts together; its exp is the perplexity. */
   readonly nats: number;
-  /** Standard error of `nats` by the spread between texts; null of a single text. */
+  /** Standard error of `nats` between texts; null for a single text. */
   readonly natsError: number | null;
 }
 
 /** One run of a method. */
 interface Run {
   readonly stats: Statistics;
-  /** Tokens per second of plain decoding just before; its own, if it is that. */
+  /** Tokens per second of the preceding plain decoding; for plain decoding, its own. */
   readonly plainSpeed: number;
-  /** Drafted tokens that the target corrected: as many rejections. */
+  /** Corrected tokens, which is the number of rejections. */
   readonly rejected: number;
   /** Nats per generated token. */
   readonly nats: number;
@@ -88,7 +88,7 @@ interface Run {
 
 /**
  * Measures methods, the first of which is plain decoding.
- * @param progress told how far it is
+ * @param progress called with the current activity
  */
 export async function measureMethods(
   engine: Engine,
@@ -105,7 +105,7 @@ export async function measureMethods(
     const prompt = prompts[turn % prompts.length], seed = SEED + Math.floor(turn / prompts.length);
     for (const [i, { title, options }] of methods.entries()) {
       progress(`turn ${turn + 1} of ${total}: ${title}`);
-      // a text that stops early would be timed on fewer tokens than the others
+      // no stop tokens: a text that stops early would be timed on fewer tokens than the others
       const common = { seed, maxTokens, stopTokens: [] };
       const before = i === 0
         ? undefined

@@ -1,6 +1,6 @@
 /**
- * The report of `bench:paper` as Markdown, and its pictures. Every figure in it comes from the measurements, or from
- * the paper's printed ones by arithmetic done here.
+ * The report of `bench:paper` as Markdown, and its charts. Every figure comes from the measurements, or is computed
+ * here from the paper's printed figures.
  *
  * @module
  */
@@ -15,17 +15,17 @@ import { bounds, type PaperCell, paperCells, targets, type TaskName, tasks } fro
 import { type FailedTarget, FIGURE_TASK, type Grid, type TargetRun, type TaskRun } from "./run.ts";
 import { RULE, type SyntheticCell, type SyntheticRun, type SyntheticTarget } from "./synthetic.ts";
 
-/** What `bench/reports/paper.json` holds. */
+/** The contents of `bench/reports/paper.json`. */
 export interface Report extends Measured {
   /** Day of the run. */
   readonly date: string;
-  /** A short run, whose figures say nothing but that everything works. */
+  /** A short run, which only shows that everything works. */
   readonly quick: boolean;
   /** Named targets, then the embedded one. */
   readonly targets: readonly TargetRun[];
   /** Named targets that could not be run; absent: none. */
   readonly failed?: readonly FailedTarget[];
-  /** The paper's shapes with its acceptance by lot. */
+  /** The paper's shapes with its acceptance drawn at random. */
   readonly synthetic: SyntheticRun;
 }
 
@@ -36,16 +36,14 @@ export function markdown(report: Report): string {
     "",
     `${where(report.date, report.targets[0].machine)}.`,
     "Made by `deno task bench:paper`.",
-    ...(report.quick
-      ? ["", "**A quick run: too little was measured for any figure to mean something.**"]
-      : []),
+    ...(report.quick ? ["", "**A quick run: too short for any figure to be meaningful.**"] : []),
     "",
-    "Speed-ups are over plain decoding by this engine of the same prompt with the same seed just before: the median of the",
-    "turns, with the quartiles in brackets; the prompt is not timed. The first token comes at the end of the first round,",
-    "the prompt included. Temperature 1. α has two definitions: _drafted_, accepted over drafted tokens, which depends on γ; and",
-    "_tested_, accepted over tested tokens, those behind a rejection not counted (Leviathan et al. 2023). Perplexity is",
-    "that of the generated texts under the target, with the range of one standard error: rows that keep the target's law",
-    "differ by chance only.",
+    "Speed-ups are relative to plain decoding by this engine of the same prompt and seed, run immediately before: the",
+    "median of the turns, with quartiles in brackets, without the time of the prompt. The first token is timed to the end",
+    "of the first round, including the prompt. Temperature 1. α has two definitions: _drafted_ is accepted over drafted",
+    "tokens, and depends on γ; _tested_ is accepted over tested tokens, not counting those after a rejection (Leviathan et",
+    "al. 2023). Perplexity is that of the generated texts under the target, with a range of one standard error: exact rows",
+    "differ only by chance.",
     "",
     "## Tables 1 and 3: the paper's models",
     "",
@@ -64,7 +62,7 @@ export function markdown(report: Report): string {
   ].join("\n");
 }
 
-/** Every cell of the paper, with what ran for it or why nothing did. */
+/** Every cell of the paper, with its run here or the reason why there is none. */
 function paperTable({ targets: runs, failed = [] }: Report): string[] {
   return markdownTable([
     ["task", "target", "drafter", "γ", "paper α", "paper", "α drafted", "α tested", "here", "what ran"],
@@ -99,7 +97,7 @@ function rowOf({ task, method, gamma }: PaperCell, run: TargetRun): Measurement 
   );
 }
 
-/** The speed-up of a row, with its spread where that was recorded. */
+/** The speed-up of a row, with its spread if recorded. */
 function speedupOf({ speedup, speedupQuartiles }: Measurement): string {
   return told({ value: speedup, quartiles: speedupQuartiles });
 }
@@ -117,17 +115,17 @@ function whyNot(
   return `not run: no weights of this shape (${layers} × ${width}) were named`;
 }
 
-/** A message within a table. */
+/** A message in a cell of a table. */
 function inCell(message: string): string {
   return message.replace(/\s+/g, " ").replaceAll("|", "\\|");
 }
 
-/** What the paper's α and γ say under either reading, and what does not fit. */
+/** What the paper's α and γ imply under both definitions, and the contradictions. */
 function inconsistencies(): string[] {
   const rows = paperCells.map((cell) => ({ cell, ...bounds(cell.alpha, cell.gamma) }));
   return [
     ...markdownTable([
-      ["task", "target", "γ", "α", "α·γ", "α + … + α^γ", "most", "reported", ""],
+      ["task", "target", "γ", "α", "α·γ", "α + … + α^γ", "limit", "reported", ""],
       ...rows.map((
         { cell: { task, target, gamma, alpha, speedup }, acceptedIfDrafted, acceptedIfTested, most },
       ) => [
@@ -139,22 +137,22 @@ function inconsistencies(): string[] {
         acceptedIfTested.toFixed(2),
         times(most),
         times(speedup),
-        speedup > most ? "**above the most**" : "",
+        speedup > most ? "**above the limit**" : "",
       ]),
     ]),
     "",
-    "α·γ and α + … + α^γ are the accepted tokens per draft (Table 2) under the two definitions of α; _most_ is the",
-    "speed-up that drafts without cost, and passes as cheap as one over one row, would reach.",
+    "α·γ and α + … + α^γ are the accepted tokens per draft (Table 2) under the two definitions of α. _limit_ is the",
+    "speed-up if drafts cost nothing and a verify pass cost no more than a pass over one row.",
     "",
-    "- The text defines accepted tokens per draft as α·γ, which exceeds the axis of the paper's own Table 2 (it ends at",
-    "  12) in every diffusion row; the expected prefix does not. So α is the chance of each tested token.",
-    "- Then a reported speed-up above _most_ is not possible against plain decoding of the same implementation.",
-    "- Its text says that α decreases with a diffusion drafter; its tables show an increase in every pair of rows.",
-    "- It asks GPT-2 XL for 1024 tokens, which with a prompt do not fit into that model's 1024 positions. Here texts end",
-    "  where the context does.",
-    "- Tables 1 and 3 do not say which T they are for, what the prompts were, or how the baseline was implemented.",
-    "- Its test of drafts in several steps does not keep the target's law when tokens are revealed in any order. The",
-    "  rows below called \"the paper's test\" make it anyway, in SEDD's random order, and are marked as lossy.",
+    "- The text defines accepted tokens per draft as α·γ. In every diffusion row, this exceeds the axis of the paper's own",
+    "  Table 2, which ends at 12; the expected prefix does not. So α must be the acceptance rate of each tested token.",
+    "- A reported speed-up above _limit_ is then impossible relative to plain decoding by the same implementation.",
+    "- The text says that α decreases with a diffusion drafter; the tables show an increase in every pair of rows.",
+    "- GPT-2 XL is to generate 1024 tokens, which with a prompt exceed its 1024 positions. Here, texts end with the",
+    "  context.",
+    "- Tables 1 and 3 do not state T, the prompts, or the implementation of the baseline.",
+    "- The paper's test of drafts in several steps does not preserve the target's distribution if tokens are revealed in",
+    "  any order. The rows below called \"the paper's test\" apply it anyway, in SEDD's random order, and are marked lossy.",
   ];
 }
 
@@ -167,10 +165,10 @@ function targetSection(run: TargetRun): string[] {
     `## ${run.name === "embedded" ? "The embedded pair, scaled" : run.name}`,
     "",
     `Target: ${describeTarget(run)}, ${run.contextLength} positions${
-      run.title === null ? ", none of the paper's" : `, the paper's ${run.title}`
+      run.title === null ? ", not one of the paper's" : `, the paper's ${run.title}`
     }. Drafters: ${
       [...drafters].join("; ")
-    }. The paper's γ stand; lengths are its own as far as the context goes.${memoryOf(run)}`,
+    }. γ are the paper's; so are lengths, as far as the context allows.${memoryOf(run)}`,
     "",
     ...run.tasks.flatMap((taskRun) => taskSection(taskRun)),
     ...(run.grids.length > 0 ? ["### Figure 2", ""] : []),
@@ -178,7 +176,7 @@ function targetSection(run: TargetRun): string[] {
   ];
 }
 
-/** Only a process has a peak, and here all methods share one. */
+/** The peak memory; all methods share one process. */
 function memoryOf({ peakBytes }: TargetRun): string {
   return peakBytes === null || peakBytes === undefined
     ? ""
@@ -248,11 +246,11 @@ function gridSection(run: TargetRun, grid: Grid): string[] {
   return [
     `${grid.drafter} on our stand-in for the task of the paper's figure, ${grid.maxTokens} tokens, \`${best.rule}\`, ` +
     `left to right. Runs per cell: ${best.runs}. The fastest of ${grid.cells.length} cells is ${best.title} with ` +
-    `${speedupOf(best)}, which its being chosen flatters; most accepted at ${most.title} with ` +
+    `${speedupOf(best)} (biased upwards by the selection); the most accepted is ${most.title} with ` +
     `${
       most.acceptedPerDraft.toFixed(2)
-    } per draft. There are no cells with T > γ: no more steps are made than there are ` +
-    `tokens.${drift(run, grid)}`,
+    } per draft. There are no cells with T > γ, since a draft has at most as many steps ` +
+    `as tokens.${drift(run, grid)}`,
     "",
     `![Speed-up and accepted tokens per draft over γ and T, ${grid.drafter}](${map})`,
     "",
@@ -272,10 +270,10 @@ function gridSection(run: TargetRun, grid: Grid): string[] {
   ];
 }
 
-/** Where plain decoding of one report differs more than this, that is said. */
+/** A larger ratio of plain decoding speeds within one report is pointed out. */
 const DRIFT = 1.1;
 
-/** Plain decoding of a grid beside that of the table for the same task, if they are not the same. */
+/** A note if plain decoding differs between a grid and the table of the same task. */
 function drift({ tasks }: TargetRun, { plain }: Grid): string {
   const table = tasks.find(({ task }) => task === FIGURE_TASK)!.rows[0].tokensPerSecond;
   const here = plain.tokensPerSecond;
@@ -283,18 +281,18 @@ function drift({ tasks }: TargetRun, { plain }: Grid): string {
   return ` Plain decoding made ${here.toFixed(0)} tokens a second here and ${
     table.toFixed(0)
   } in the table above: the ` +
-    "machine was not the same for both, so compare speed-ups, not speeds.";
+    "machine's speed changed in between, so compare speed-ups, not speeds.";
 }
 
-/** The paper's shapes: costs by the clock, acceptance by lot. */
+/** The paper's shapes: measured costs, random acceptance. */
 function syntheticSection({ date, machine, shapes, targets }: SyntheticRun): string[] {
   const { dtype, promptTokens, draftContext, smallGamma } = shapes;
   return [
-    "**Synthetic acceptance: not a measurement of these models.** Their weights are not here. Models of their shapes,",
-    `with noise for weights, as ${dtype}, went through the loops that ship under \`${RULE}\`; whether a tested token was`,
-    "accepted was drawn by lot with the paper's α. So what a round costs is measured, and what it yields, τ, is put in:",
-    "1 + α + … + α^γ. Speed-up: τ over the time of a round in plain steps, both taken in the same turn, just after one",
-    `another: the median of the turns, and the least and the most. Texts go on from ${promptTokens} tokens; SEDD (T = 1) sees the last ${draftContext}.`,
+    "**Synthetic acceptance: not a measurement of these models.** Their weights are not available here. Models of these",
+    `shapes with random weights, as ${dtype}, ran through the real decoding loops under \`${RULE}\`. Whether a tested token`,
+    "was accepted was drawn at random with the paper's α. The cost of a round is thus measured, and its yield is assumed:",
+    "τ = 1 + α + … + α^γ. The speed-up is τ over the time of a round in plain steps, both measured in the same turn: the",
+    `median of the turns, with minimum and maximum. Texts start with ${promptTokens} tokens; SEDD (T = 1) sees the last ${draftContext}.`,
     `Each cell of SEDD was run with the paper's γ and with γ = ${smallGamma}, which suits a CPU.`,
     "",
     `${where(date, machine)}.`,
@@ -304,7 +302,6 @@ function syntheticSection({ date, machine, shapes, targets }: SyntheticRun): str
 }
 
 function syntheticTarget({ title, bytes, draftBytes, plain, cells }: SyntheticTarget): string[] {
-  const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
   return [
     `### Shape of ${title}, synthetic acceptance`,
     "",
@@ -348,17 +345,17 @@ function syntheticRow(row: SyntheticCell): string[] {
     draftMs.toFixed(0),
     verifyMs.toFixed(0),
     range(ms, msQuartiles, 0),
-    told({ value: speedup, quartiles: speedupRange }), // the least and the most, as is said above
+    told({ value: speedup, quartiles: speedupRange }), // minimum and maximum, as stated above
     gamma === cell.gamma ? times(cell.speedup) : "",
   ];
 }
 
-/** A value and the quartiles about it. */
+/** A value with its quartiles. */
 function range(value: number, [low, high]: readonly [number, number], digits: number): string {
   return `${value.toFixed(digits)} (${low.toFixed(digits)}–${high.toFixed(digits)})`;
 }
 
-/** The pictures, by the names that the report has for them. */
+/** The charts, by the file names in the report. */
 export function chartsOf(report: Report): { readonly file: string; readonly svg: string }[] {
   return report.targets.flatMap((run) =>
     run.grids.flatMap((grid) => {
@@ -376,7 +373,7 @@ function gridFiles({ name }: TargetRun, { drafter }: Grid): readonly [map: strin
   return [`${base}-map.svg`, `${base}-curves.svg`];
 }
 
-/** What Figure 2 shows: left and right. */
+/** The two panels of Figure 2. */
 const PANELS = [
   { title: "speed-up", of: (cell: Measurement) => cell.speedup, reference: 1 },
   { title: "accepted tokens per draft", of: (cell: Measurement) => cell.acceptedPerDraft },
@@ -417,7 +414,7 @@ function titleOf(name: TaskName): string {
 }
 
 function describeTarget({ name, layers, width, bytes, dtype }: TargetRun): string {
-  return `\`${name}\`, ${layers} × ${width}, ${(bytes / 1e6).toFixed(0)} MB as ${dtype}`;
+  return `\`${name}\`, ${layers} × ${width}, ${megabytes(bytes)} as ${dtype}`;
 }
 
 function describeDrafter({ options, drafterName }: Measurement): string {

@@ -21,7 +21,7 @@ import type { Round } from "../../src/decode/loop.ts";
 import { ModelTarget } from "../../src/decode/model_target.ts";
 import { speculate } from "../../src/decode/speculative.ts";
 import { kernelSources, type Measured, toldClosely } from "../report.ts";
-import { gpt2, loadCausal, loadDiffusion, madeUpText, published } from "../shapes.ts";
+import { gpt2, loadCausal, loadDiffusion, madeUpText, published } from "../../tools/shapes.ts";
 import { SyntheticAcceptance } from "../synthetic.ts";
 import { expectedPrefix, type PaperCell, paperCells, type TargetTitle } from "./paper.ts";
 
@@ -89,13 +89,13 @@ export interface SyntheticCell extends Timing {
   /** Median milliseconds of a round in the drafter; in the target and the test. */
   readonly draftMs: number;
   readonly verifyMs: number;
-  /** Tokens per round as the lots fell. */
+  /** Tokens per round in this run. */
   readonly drawnTau: number;
-  /** 1 + α + … + α^γ, what the lots amount to in the long run. */
+  /** 1 + α + … + α^γ, the expected tokens per round. */
   readonly tau: number;
   /**
-   * τ times a plain step over a round, each by the medians of one turn, in which they are neighbours: the median of
-   * the turns, and the least and the most. What others do on the machine falls on both.
+   * τ times a plain step over a round, by the medians of one turn: the median, minimum and maximum of the turns. Both
+   * are measured next to each other, so that other load of the machine affects both.
    */
   readonly speedup: number;
   readonly speedupRange: readonly [number, number];

@@ -1,11 +1,12 @@
 /**
- * specdiff beside the engines that people would use instead, on the same weights, on this machine, taking turns in
- * one run: onnxruntime-node and onnxruntime-web (what transformers.js runs on), and llama.cpp if `llama-bench` is
- * in the path or named by `LLAMA_BENCH`, with its speculative decoding if `llama-server` is there likewise. Each runs in a
- * process of its own. An engine that does not work here is a line in the table. What each is given: `onnx.ts`, `gguf.ts`.
+ * Compares specdiff with alternative engines on the same weights and machine, interleaved in one run: onnxruntime-node
+ * and onnxruntime-web (used by transformers.js), and llama.cpp if `llama-bench` is in the path or named by
+ * `LLAMA_BENCH`. If there is `llama-server` (or `LLAMA_SERVER`), llama.cpp's speculative decoding is included. Each
+ * engine runs in its own process. An engine that does not work here becomes a line in the table. `onnx.ts` and
+ * `gguf.ts` write their inputs.
  *
- * `deno task bench:peers` prints the tables; `--write` also makes `bench/reports/peers-<processor>.json` and `.md`.
- * About ten minutes and 5 GB of memory; nothing else should run meanwhile.
+ * `deno task bench:peers` prints the tables; `--write` also writes `bench/reports/peers-<processor>.json` and `.md`. It
+ * takes about ten minutes and 5 GB of memory; nothing else should run meanwhile.
  *
  * @module
  */
@@ -13,7 +14,7 @@
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { describeMachine } from "../../src/cli/machine.ts";
 import { embeddedDrafter, embeddedDrafters, embeddedTarget } from "../../src/pair.ts";
-import { readOptions } from "../arguments.ts";
+import { readOptions } from "../../tools/arguments.ts";
 import { megabytes } from "../peak.ts";
 import {
   againstPeers,
@@ -29,10 +30,10 @@ import {
   where,
   writeReport,
 } from "../report.ts";
+import { linesOf } from "../../tools/own_process.ts";
 import { markdownTable } from "../markdown.ts";
 import { into, over, spreadOf, told } from "../spread.ts";
 import { vocabularyIn, writeGguf } from "./gguf.ts";
-import { lines } from "./lines.ts";
 import { llamaBench, LlamaServer } from "./llama.ts";
 import { onnxOf, ONNXRUNTIME } from "./onnx.ts";
 import type { Answer, Order } from "./peer.ts";
@@ -108,7 +109,7 @@ async function start(engine: string, model: Model, dtype: string, ...file: strin
   })
     .spawn();
   const errors = new Response(child.stderr).text();
-  const answers = lines(child.stdout), orders = child.stdin.getWriter();
+  const answers = linesOf(child.stdout)[Symbol.asyncIterator](), orders = child.stdin.getWriter();
   const next = async () => {
     const { value } = await answers.next();
     if (value !== undefined) return JSON.parse(value);
@@ -264,24 +265,24 @@ async function measure(model: Model, dtype: "f32" | "int8"): Promise<PeerTable> 
 
 const HEAD = ["engine", "speed", "4-row pass", "9-row pass", "first token", "peak memory"];
 
-/** Ratios to specdiff's one-token pass: the time is its own business, the ratio everybody's. */
+/** The report: ratios to specdiff's one-token pass, which depend less on the machine than times do. */
 function markdown(report: PeerReport): string {
   const { date, machine, versions = {}, tables } = report;
   return [
     `${where(date, machine)}, ${THREADS} threads each; ${
       Object.entries(versions).map((named) => named.join(" ")).join(", ")
     }.`,
-    `Medians of ${ROUNDS} turns in one run over the median of what they are compared with, quartiles in brackets;`,
-    "`deno task bench:peers` repeats it.",
+    `Medians of ${ROUNDS} turns in one run, relative to the median of the baseline, with quartiles in brackets. Reproduce`,
+    "with `deno task bench:peers`.",
     "",
-    "Speed is that of plain decoding, token by token, against specdiff's (more is faster): the likeliest token is",
-    "taken (llama.cpp chooses none). The rows with a drafter decode at temperature 1, sampling included, with exactly",
-    "the target's law; llama.cpp's is its own speculative decoding, drafter as Q8_0, at most as many tokens as it drafts",
-    "unless told otherwise. Passes come after 16 tokens, against the same engine's over one row: what verifying a draft",
-    "costs it. They are with logits of each row, but for llama.cpp's, whose benchmark asks for those of the last row alone:",
-    "its passes over several rows do less. The first token comes after a prompt of 16 tokens, of the rows with a drafter",
-    "after one of a dozen and with the rest of its round. Memory is the peak of a process that does nothing else, the",
-    "runtime and the file of the model, where it is read as a whole, included.",
+    "Speed is plain decoding token by token, relative to specdiff (larger is faster); the likeliest token is taken",
+    "(llama.cpp takes none). Rows with a drafter decode at temperature 1, sampling included, with exactly the target's",
+    "distribution. llama.cpp's is its own speculative decoding with the drafter in Q8_0 and its default draft length.",
+    "Passes follow 16 tokens, and are relative to the same engine's pass over one row: the cost of verifying a draft.",
+    "They compute logits of every row, except in llama.cpp, whose benchmark requests only those of the last row, so its",
+    "passes over several rows do less work. The first token follows a prompt of 16 tokens; with a drafter, one of a dozen,",
+    "and it includes the rest of its round. Memory is the peak of a separate process, including the runtime, and the",
+    "model's file if that is read as a whole.",
     ...tables.flatMap(({ title, rows }) => {
       const base = timeOf(rows.find(({ engine }) => engine === "specdiff")!, "one token");
       return [
@@ -313,7 +314,7 @@ function markdown(report: PeerReport): string {
     "### Aims",
     "",
     ...markdownTable([
-      ["how many times as fast as the peer; what a pass costs", "measured", "aim"],
+      ["speed relative to the peer; cost of a pass", "measured", "aim"],
       ...againstPeers(report).filter(({ aim }) => aim !== undefined)
         .map((one) => [one.what, compared(one), one.aim!]),
     ]),

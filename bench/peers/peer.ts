@@ -15,11 +15,11 @@ import type { Dtype } from "../../src/backend/backend.ts";
 import { PROMPTS } from "../../src/cli/compare.ts";
 import { quantile } from "../../src/cli/measure.ts";
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
-import { loadModel } from "../../src/model/load.ts";
 import type { Weights } from "../../src/model/weights.ts";
 import { embeddedTarget } from "../../src/pair.ts";
+import { linesOf } from "../../tools/own_process.ts";
+import { loadAsCausal, madeUpText } from "../../tools/shapes.ts";
 import { peakBytes } from "../peak.ts";
-import { lines } from "./lines.ts";
 import { ONNXRUNTIME } from "./onnx.ts";
 import { type Gpt2Sizes, noiseGpt2, sizesIn } from "./weights.ts";
 
@@ -108,9 +108,8 @@ async function onnxRunner(
 }
 
 async function ownRunner(weights: Weights, dtype: Dtype, threads: number): Promise<Runner> {
-  const loaded = await loadModel(weights, await createWasmBackend({ threads }), { dtype });
-  if (loaded.kind !== "causal") throw new Error("Cannot measure: the target is not a causal model");
-  const { model } = loaded, cache = model.newCache();
+  const model = await loadAsCausal(weights, await createWasmBackend({ threads }), { dtype });
+  const cache = model.newCache();
   return {
     append: (tokens, headRows) => model.forward(tokens, cache, { headRows }).read(),
     truncate: (length) => cache.truncate(length),
@@ -145,8 +144,7 @@ function likeliest(logits: Float32Array): number {
 }
 
 async function obey(order: Order, runner: Runner, vocabSize: number): Promise<Omit<Answer, "peakBytes">> {
-  const text = (count: number) =>
-    Array.from({ length: count }, (_, i) => (i * 761 + 13) % Math.min(vocabSize, 2048));
+  const text = (count: number) => [...madeUpText(count, Math.min(vocabSize, 2048))];
   const times: number[] = [];
   const timed = async <T>(work: () => T | Promise<T>): Promise<T> => {
     const start = performance.now(), result = await work();
@@ -202,7 +200,7 @@ if (import.meta.main) {
     : await openOnnx(engine, config, file, Number(threads));
   const say = (line: unknown) => console.log(JSON.stringify(line));
   say({ ready: true });
-  for await (const line of lines(Deno.stdin.readable)) {
+  for await (const line of linesOf(Deno.stdin.readable)) {
     const answer = await obey(JSON.parse(line), runner, Number(config.vocab_size));
     say({ ...answer, peakBytes: peakBytes() });
   }

@@ -1,7 +1,6 @@
 /**
- * The options of the command line: what each is called, what it takes, and how its text becomes a value. The
- * help is made from the same table. It deliberately knows nothing of what the commands do with them, and sets no
- * defaults: those are the library's and the commands'.
+ * The options of the command line: their names, their values and how these are parsed. The help is generated from the
+ * same table. Deliberately absent: defaults, which are set by the library and the commands.
  *
  * @module
  */
@@ -10,25 +9,25 @@ import { parseArgs } from "node:util";
 import { dtypes } from "../backend/backend.ts";
 import { type Device, devices, isDevice } from "../backend/create.ts";
 import { DEFAULT_RULE, type Rule, rules } from "../decode/acceptance.ts";
-import { contextCaches } from "../decode/diffusion_drafter.ts";
+import { contextCaches } from "../decode/context_cache.ts";
 import { revealOrders } from "../decode/reveal.ts";
 import { embeddedDrafters } from "../pair.ts";
 
-/** A command line that cannot be carried out as written. */
+/** An invalid command line. */
 export class UsageError extends Error {
-  /** Its name, for callers that catch by name. */
+  /** For callers that catch by name. */
   override readonly name: string = "UsageError";
 }
 
 /** One option. */
 interface Option<T> {
-  /** What stands for its value in the help; absent: it takes none. */
+  /** The placeholder of its value in the help; absent: it takes none. */
   readonly value?: string;
   /** One line of help. */
   readonly help: string;
-  /** What a value must be, for messages. */
+  /** What a value must be: completes `expected …`. */
   readonly expected: string;
-  /** The value of a text, given that of an earlier occurrence; `undefined` if the text is not what is expected. */
+  /** Parses a text, given the value of an earlier occurrence; `undefined` if the text is invalid. */
   parse(text: string, previous: T | undefined): T | undefined;
 }
 
@@ -67,7 +66,7 @@ function count(help: string): Option<number> {
 
 const SEED: Option<bigint> = {
   value: "N",
-  help: "the same seed gives the same text (default: a fresh one; compare: 1 and on)",
+  help: "the same seed gives the same text (default: random; compare: 1, 2, …)",
   expected: "an integer in [0, 2^64)",
   parse(text) {
     if (!/^(\d+|0x[\da-f]+)$/i.test(text)) return undefined;
@@ -78,7 +77,7 @@ const SEED: Option<bigint> = {
 
 const SIGMA: Option<number | "schedule"> = {
   value: "X|schedule",
-  help: "noise level the diffusion drafter is told (default: that of a text all masked)",
+  help: "noise level given to the diffusion drafter (default: that of a fully masked text)",
   expected: "a positive number, or schedule",
   parse(text) {
     if (text === "schedule") return text;
@@ -90,7 +89,7 @@ const SIGMA: Option<number | "schedule"> = {
 const GAMMA: Option<number | "auto"> = {
   value: "N|auto",
   help:
-    "γ, tokens drafted per round; auto: by what pays (default: what suits the drafter by its config.json, else 4)",
+    "γ, tokens drafted per round; auto: chosen by cost and acceptance (default: from the drafter's config.json, else 4)",
   expected: "an integer of at least 1, or auto",
   parse(text) {
     if (text === "auto") return text;
@@ -101,7 +100,7 @@ const GAMMA: Option<number | "auto"> = {
 
 const TOKENS: Option<number[]> = {
   value: "N,N,…",
-  help: "token ids in place of a text",
+  help: "token ids instead of a text",
   expected: "token ids, as in 1,2,3",
   parse: (text) => /^\s*\d+(\s*,\s*\d+)*\s*$/.test(text) ? text.split(",").map(Number) : undefined,
 };
@@ -116,7 +115,7 @@ function deviceOption(help: string): Option<Device> {
 }
 
 const ruleOption: Option<Rule> = choice(
-  `acceptance rule (default: ${DEFAULT_RULE}; ratio takes drafts made left to right or at once, paper is lossy)`,
+  `acceptance rule (default: ${DEFAULT_RULE}; ratio needs drafts made left to right or in one step; paper is lossy)`,
   rules,
 );
 
@@ -129,34 +128,34 @@ const OPTIONS = {
     value: "NAME",
     help:
       `a folder, owner/name, ${embeddedDrafters.join(", ")}, ngram, or none; compare takes several, as in ` +
-      `sedd,ngram (default: none with a --target, else ${
+      `sedd,ngram (default: ${
         embeddedDrafters[0]
-      }; compare and demo: all of those named)`,
+      }, or none with --target; compare and demo: all embedded ones)`,
     expected: "a folder, a name, or none",
     parse: (text: string, previous: string[] = []) =>
       text.split(",").every((name) => name !== "") ? [...previous, ...text.split(",")] : undefined,
   },
-  device: deviceOption("where to compute (default: auto, the fastest present)"),
-  "draft-device": deviceOption("where the drafters compute (default: auto, where the target does)"),
-  dtype: choice("how the target's weights are held (default: as its checkpoint has them)", dtypes),
-  "drafter-dtype": choice("how the drafters' weights are held (default: int8; on a GPU f16)", dtypes),
-  threads: count("threads of the CPU (default: its cores); the text does not depend on it"),
+  device: deviceOption("where to compute (default: auto, the fastest available)"),
+  "draft-device": deviceOption("where the drafters compute (default: auto, the target's device)"),
+  dtype: choice("precision of the target's weights (default: that of its checkpoint)", dtypes),
+  "drafter-dtype": choice("precision of the drafters' weights (default: int8; on a GPU f16)", dtypes),
+  threads: count("CPU threads (default: all cores); the text does not depend on it"),
   rule: ruleOption,
   gamma: GAMMA,
   steps: count(
-    "T, denoising steps per draft of a diffusion drafter, γ at most (default: 1; where γ is auto, what pays)",
+    "T, denoising steps per draft of a diffusion drafter, at most γ (default: 1; with --gamma auto, chosen too)",
   ),
   order: choice(
-    "which masks a denoising step opens, where there are several (default: left-to-right)",
+    "which masks each of several denoising steps reveals (default: left-to-right)",
     revealOrders,
   ),
   "draft-context": count(
-    "the most tokens of the text a diffusion drafter sees (default: what suits it by its config.json, else all)",
+    "the most tokens of the text that a diffusion drafter sees (default: from its config.json, else all)",
   ),
-  "context-cache": choice("what a bidirectional drafter keeps of the text (default: none)", contextCaches),
+  "context-cache": choice("what a bidirectional drafter caches of the text (default: none)", contextCaches),
   sigma: SIGMA,
   "hot-start": flag(
-    "a diffusion drafter begins a draft with what was left of the one before, from --gamma 3 on",
+    "a diffusion drafter starts from the rest of the previous draft; needs --gamma 3 or more",
   ),
   temperature: number(
     "0 takes the likeliest token (default: 1)",
@@ -164,17 +163,17 @@ const OPTIONS = {
     (x) => x >= 0 && x < Infinity,
   ),
   "top-k": number(
-    "keep the k likeliest tokens; 0 keeps all (default: 0)",
+    "keep the k likeliest tokens; 0: all (default: 0)",
     "an integer of at least 0",
     (n) => Number.isSafeInteger(n) && n >= 0,
   ),
   "top-p": number(
-    "keep the likeliest tokens that make up this share (default: 1)",
+    "keep the likeliest tokens that make up this probability (default: 1)",
     "a number in (0, 1]",
     (x) => x > 0 && x <= 1,
   ),
   seed: SEED,
-  "max-tokens": count("the most tokens to generate (default: 128; compare: 96 per run)"),
+  "max-tokens": count("maximum number of tokens to generate (default: 128; compare: 96 per run)"),
   stop: {
     value: "TEXT",
     help: "a text that ends the generation and is not part of it; may be repeated",
@@ -183,8 +182,8 @@ const OPTIONS = {
   },
   repetitions: count("runs of each method on each prompt (default: 3)"),
   tokens: TOKENS,
-  "show-draft": flag("colour the tokens by where they came from, with statistics on standard error"),
-  color: flag("colour even where NO_COLOR is set or the output is no terminal"),
+  "show-draft": flag("colour the tokens by origin, and print statistics to standard error"),
+  color: flag("use colours even if NO_COLOR is set or the output is not a terminal"),
   json: flag("print one JSON object and nothing else"),
   help: flag("print this help"),
   version: flag("print the version"),
@@ -193,15 +192,15 @@ const OPTIONS = {
 /** Name of an option, without the dashes. */
 export type OptionName = keyof typeof OPTIONS;
 
-/** Values of the options that were given. */
+/** Values of the given options. */
 export type Values = {
   [Name in OptionName]?: typeof OPTIONS[Name] extends Option<infer T> ? T
     : NonNullable<ReturnType<typeof OPTIONS[Name]["parse"]>>;
 };
 
-/** A command line, taken apart. */
+/** A parsed command line. */
 export interface CommandLine {
-  /** The first word that is no option: the command. */
+  /** The first word that is not an option: the command. */
   readonly command: string | undefined;
   /** The other words. */
   readonly words: readonly string[];
@@ -213,15 +212,15 @@ export interface CommandLine {
 const SHORT: Readonly<Record<string, OptionName>> = { h: "help", V: "version" };
 
 /**
- * Takes a command line apart. Options may stand anywhere; after `--` everything is a word.
+ * Parses a command line. Options may be anywhere; after `--` everything is a word.
  *
- * @throws {UsageError} if an option is unknown, lacks its value, or its value is not what it must be
+ * @throws {UsageError} if an option is unknown, lacks its value, or has an invalid one
  */
 export function parseCommandLine(args: readonly string[]): CommandLine {
   const entries = Object.entries(OPTIONS) as [OptionName, Option<unknown>][];
   const { tokens, positionals } = parseArgs({
     args: [...args],
-    // this module says itself what is wrong, in its own words
+    // this module reports errors itself
     strict: false,
     tokens: true,
     allowPositionals: true,
@@ -243,7 +242,7 @@ export function parseCommandLine(args: readonly string[]): CommandLine {
       values[name] = true;
       continue;
     }
-    // "--gamma --json" forgot a value; "--gamma -1" did not
+    // "--gamma --json" lacks a value; "--gamma -1" has one
     if (value === undefined || !inlineValue && value.startsWith("--")) {
       throw new UsageError(`--${name} has no value, expected ${option.expected}`);
     }
@@ -261,7 +260,7 @@ function isOption(name: string | undefined): name is OptionName {
   return name !== undefined && Object.hasOwn(OPTIONS, name);
 }
 
-/** An option as the help shows it: `--gamma N` and what it does. */
+/** An option for the help: `--gamma N`, and its description. */
 export function describeOption(name: OptionName): { readonly usage: string; readonly help: string } {
   const { value, help }: Option<unknown> = OPTIONS[name];
   return { usage: value === undefined ? `--${name}` : `--${name} ${value}`, help };

@@ -1,7 +1,7 @@
 /**
- * What a command is, its help, and what several of them do alike with their options and words.
+ * The interface of commands, their help, and what several of them share.
  *
- * Deliberately absent: the commands, each in its file, and the parsing of options (`args.ts`).
+ * Deliberately absent: the commands, each in its own file, and parsing options (`args.ts`).
  *
  * @module
  */
@@ -13,23 +13,23 @@ import { printable, type Terminal } from "./terminal.ts";
 
 /** A command of the command line. */
 export interface Command {
-  /** What it is called. */
+  /** Its name. */
   readonly name: string;
   /** The words it takes, for the help: `[PROMPT]`. */
   readonly words: string;
   /** What it does, in one line. */
   readonly summary: string;
-  /** More about it, in lines of at most 100 columns. */
+  /** A description, in lines of at most 100 columns. */
   readonly details: readonly string[];
-  /** The options it takes, besides `--help`. */
+  /** Its options, besides `--help`. */
   readonly options: readonly OptionName[];
-  /** What to write after `specdiff`. */
+  /** Examples, without the leading `specdiff`. */
   readonly examples: readonly string[];
-  /** Does it. */
+  /** Runs it. */
   run(line: CommandLine, terminal: Terminal): Promise<void>;
 }
 
-/** Options that say what is loaded, and where it runs. */
+/** Options of what is loaded and where it runs. */
 export const MODEL_OPTIONS: readonly OptionName[] = [
   "target",
   "drafter",
@@ -40,7 +40,7 @@ export const MODEL_OPTIONS: readonly OptionName[] = [
   "threads",
 ];
 
-/** Options that say how a text is generated. */
+/** Options of generating a text. */
 export const DECODE_OPTIONS: readonly OptionName[] = [
   "rule",
   "gamma",
@@ -57,25 +57,25 @@ export const DECODE_OPTIONS: readonly OptionName[] = [
   "max-tokens",
 ];
 
-/** How to run the program, for the help. */
+/** The permissions, for the help. */
 const PERMISSIONS = [
   "Permissions:",
-  "  deno run --allow-read=FOLDERS cli.ts   where FOLDERS are fixtures/pair (the embedded models) and those you name;",
-  '  --allow-env="HF_*,XDG_CACHE_HOME,HOME" to find models by name, in a cache that may be read (--allow-read=CACHE);',
+  "  deno run --allow-read=FOLDERS cli.ts   FOLDERS are fixtures/pair (the embedded models) and those you name",
+  '  --allow-env="HF_*,XDG_CACHE_HOME,HOME" for models by name; the cache must be readable (--allow-read=CACHE)',
   '  --allow-net="huggingface.co,*.huggingface.co,*.hf.co" --allow-write=CACHE',
-  "                                         to fetch those that are not there;",
-  "  --allow-sys=cpus,osRelease             only lets compare, demo and doctor name the machine",
-  "  --allow-ffi                            lets the program use an NVIDIA GPU; it loads the driver's library, and cuBLAS",
+  "                                         to download models that are missing",
+  "  --allow-sys=cpus,osRelease             optional: lets compare, demo and doctor name the machine",
+  "  --allow-ffi                            to use an NVIDIA GPU; loads the driver's library, and cuBLAS",
 ];
 
-/** What the exit codes mean, for the help. */
+/** The exit codes, for the help. */
 const EXIT_CODES = [
   "Exit codes:",
-  "    0  done",
-  "    1  failed; one line on standard error says why",
-  "    2  the command line was not understood, or has an option that nothing would use; nothing was generated",
+  "    0  success",
+  "    1  failure; one line on standard error gives the reason",
+  "    2  invalid command line, or an option that would have no effect; nothing was generated",
   "  130  interrupted by Ctrl-C (SIGINT)",
-  "  141  whoever read the output closed it, as head does",
+  "  141  the reader closed the output, as head does",
   "  143  terminated (SIGTERM)",
 ];
 
@@ -89,7 +89,7 @@ export function commandHelp(command: Command): string {
     ...[command.summary, ...command.details].map((line) => `  ${line}`),
     "",
     "Options:",
-    // a long list of values has a line of its own
+    // a long list of values gets its own line
     ...options.flatMap(({ usage, help }) =>
       usage.length > width
         ? [`  ${usage}`, `  ${" ".repeat(width)}  ${help}`]
@@ -116,7 +116,7 @@ export function programHelp(commands: readonly Command[]): string {
     "Commands:",
     ...commands.map(({ name, words, summary }) => `  ${`${name} ${words}`.padEnd(width)}  ${summary}`),
     "",
-    "  specdiff help COMMAND, or COMMAND --help, says more; specdiff --version prints the version",
+    "  specdiff help COMMAND, or COMMAND --help, describes a command; specdiff --version prints the version",
     "",
     ...PERMISSIONS,
     "",
@@ -124,10 +124,10 @@ export function programHelp(commands: readonly Command[]): string {
   ].join("\n");
 }
 
-/** Milliseconds of loading that need no word. */
+/** Milliseconds of loading without progress. */
 const PATIENCE_MS = 1000;
 
-/** Loads, and shows to a person who has waited for a while how far it is. */
+/** Loads an engine, and shows progress if that takes long. */
 export async function load(options: EngineOptions, { err }: Terminal): Promise<Engine> {
   const began = performance.now();
   try {
@@ -144,25 +144,25 @@ export async function load(options: EngineOptions, { err }: Terminal): Promise<E
 }
 
 /**
- * What to load, and that downloads are shown. No drafter named: the library's default.
- * @throws {UsageError} if `none` is one of several drafters, there is said how to load drafters and there are none, or
- * how many threads and nothing uses them
+ * The engine's options, with downloads shown. Without `--drafter`, the library's default applies.
+ * @throws {UsageError} if `none` is combined with other drafters, there are drafter options without a drafter that has
+ * weights, or `--threads` without a CPU device
  */
 export function engineOptions(values: Values, { err }: Terminal): EngineOptions {
   const { drafter } = values;
   const none = drafter?.includes("none") ?? false;
   if (none && drafter!.length > 1) {
-    throw new UsageError("--drafter is none and others, expected one or the other");
+    throw new UsageError("--drafter is none and other names, expected one or the other");
   }
   const weightless = drafter?.every((name) => name === "none" || name === "ngram") ??
     values.target !== undefined;
   const unused = (["draft-device", "drafter-dtype"] as const).find((name) => values[name] !== undefined);
   if (weightless && unused !== undefined) {
-    throw new UsageError(`--${unused} is given, and there is no drafter that is a model`);
+    throw new UsageError(`--${unused} is given without a drafter that is a model`);
   }
   const { device = "auto", "draft-device": draftDevice } = values;
   if (values.threads !== undefined && device !== "auto" && device !== "wasm" && draftDevice !== "wasm") {
-    throw new UsageError("--threads is given, and nothing computes on them: they are the device wasm's");
+    throw new UsageError("--threads is given without the device wasm, which they belong to");
   }
   return {
     target: values.target,
@@ -176,7 +176,7 @@ export function engineOptions(values: Values, { err }: Terminal): EngineOptions 
   };
 }
 
-/** How to generate. */
+/** The options of generating a text. */
 export function generateOptions(values: Values): GenerateOptions {
   return {
     rule: values.rule,
@@ -197,8 +197,8 @@ export function generateOptions(values: Values): GenerateOptions {
 }
 
 /**
- * Throws if an option is given that none of the engine's drafters, or plain decoding if there are none, has a use for.
- * @throws {UsageError} naming such options
+ * Throws if a given option is used by none of the engine's drafters (or by plain decoding, if there are none).
+ * @throws {UsageError} naming these options
  */
 export function requireUse(engine: Engine, options: GenerateOptions): void {
   const { drafters } = engine;
@@ -211,14 +211,13 @@ export function requireUse(engine: Engine, options: GenerateOptions): void {
   const whose = drafters.length > 0
     ? `drafting with ${drafters.join(", ")}`
     : "plain decoding, without a --drafter,";
-  throw new UsageError(`${whose} has no use for ${flags.join(", ")}`);
+  throw new UsageError(`${whose} does not use ${flags.join(", ")}`);
 }
 
 /**
- * The one text a command takes: its word, or standard input without the newline at its end if there is no word
- * or it is `-`.
+ * The text that a command takes: its word, or, without a word or for `-`, standard input less a final newline.
  *
- * @param what what the text is called, for messages
+ * @param what the name of the text, for messages
  * @throws {UsageError} if there are several words, or the text is empty
  */
 export async function readText(words: readonly string[], what: string, terminal: Terminal): Promise<string> {
@@ -233,7 +232,7 @@ export async function readText(words: readonly string[], what: string, terminal:
 }
 
 /**
- * What a command works on: the ids of `--tokens`, else a text as {@linkcode readText} finds it.
+ * The input of a command: the ids of `--tokens`, or a text by {@linkcode readText}.
  * @throws {UsageError} if both are given, and as {@linkcode readText}
  */
 export async function readTokensOrText(

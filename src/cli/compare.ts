@@ -1,6 +1,5 @@
 /**
- * `compare`: plain decoding and each drafter, measured in one run; `demo`: the same after a text in
- * colours.
+ * `compare`: plain decoding and each drafter, measured in one run. `demo`: the same, after a text in colours.
  *
  * @module
  */
@@ -22,16 +21,16 @@ import { positions, show } from "./generate.ts";
 import { type Comparison, measure, type Row, usable } from "./measure.ts";
 import { table, type Terminal } from "./terminal.ts";
 
-/** Texts to continue when none is given: the kind of prose that the embedded pair knows. */
+/** Default prompts: the kind of prose that the embedded pair was trained on. */
 export const PROMPTS: readonly string[] = [
   "It was a dark and stormy night, and the old house",
   "“My dear,” said Mr. Bennet to his wife one day, “have you",
   "The captain looked at the sea for a long time before he",
 ];
 
-/** What `compare` and `demo` generate per run, unless told otherwise. */
+/** Default tokens per run of `compare` and `demo`. */
 const MAX_TOKENS = 96;
-/** How often, unless told otherwise. */
+/** Default number of runs. */
 const REPETITIONS = 3;
 
 /** The command `compare`. */
@@ -40,12 +39,12 @@ export const compare: Command = {
   words: "[PROMPT…]",
   summary: "Measure plain decoding and each drafter, taking turns in one run.",
   details: [
-    'A PROMPT that is "-" is read from standard input; without any, there are three built-in ones.',
-    "Every method continues the same prompts with the same seeds, one for each run. tokens/s are of decoding,",
+    'A PROMPT of "-" is read from standard input. The default is three built-in prompts.',
+    "Every method continues the same prompts with the same seeds, one per run. tokens/s is the speed of decoding",
     "without the prompt: the median over all runs, and the quartiles. τ is the mean number of tokens per round,",
-    "the corrected or bonus one included; milliseconds are per round. Under the rule coupled the text must be that",
-    "of plain decoding, token for token: whatever the rule of a row, each prompt is continued once so and compared,",
-    "and a difference is a failure. Each drafter is given the options that it has a use for.",
+    "including the corrected or bonus token. Milliseconds are per round. Under the rule coupled, the text must equal",
+    "plain decoding token for token. Whatever the rule of a row, each prompt is also continued under coupled and",
+    "compared; a difference is a failure. Each drafter gets only the options that it uses.",
     "--json prints {machine, settings, rows: [{method, tokensPerSecond, meanAcceptanceLength, …}]}.",
   ],
   options: [...MODEL_OPTIONS, ...DECODE_OPTIONS, "repetitions", "json"],
@@ -75,7 +74,7 @@ export const compare: Command = {
 export const demo: Command = {
   name: "demo",
   words: "[PROMPT]",
-  summary: "Watch a text being speculated, then see what it is worth.",
+  summary: "Watch a text being speculated, then measure the speed-up.",
   details: [
     "Continues PROMPT, or a built-in one, in the colours of generate --show-draft, then prints the table of compare",
     "on PROMPT and the built-in ones.",
@@ -93,7 +92,7 @@ export const demo: Command = {
   },
 };
 
-/** An engine with all the embedded drafters, unless told otherwise. */
+/** An engine, by default with all embedded drafters. */
 function loadAll(values: Values, terminal: Terminal): Promise<Engine> {
   const options = engineOptions(values, terminal);
   const embedded = values.target === undefined && values.drafter === undefined;
@@ -101,8 +100,8 @@ function loadAll(values: Values, terminal: Terminal): Promise<Engine> {
 }
 
 /**
- * Compares, and prints what was found.
- * @throws {Error} if under `coupled` a text was not that of plain decoding
+ * Measures, and prints the comparison.
+ * @throws {Error} if a text under `coupled` differs from plain decoding
  */
 async function report(
   engine: Engine,
@@ -127,20 +126,20 @@ async function report(
     throw new Error(
       `Cannot vouch for ${
         wrong.join(", ")
-      }: under coupled the text is not that of plain decoding, expected the ` +
-        "same; please report it with the machine named above",
+      }: the text under coupled differs from plain decoding, expected the same; please report this with the ` +
+        "machine named above",
     );
   }
 }
 
-/** What was found of the text under coupled; nothing is said of it beside texts that do not have the target's law. */
+/** Whether the text under coupled equals plain decoding; not stated as a success for lossy texts. */
 function comparedWithPlain({ equalsPlainUnderCoupled, exactness }: Row): string {
   if (equalsPlainUnderCoupled === null) return "";
   if (!equalsPlainUnderCoupled) return "NO";
   return exactness === "lossy" ? "–" : "yes";
 }
 
-/** The comparison as a table, with what it was measured on. */
+/** The comparison as a table, and the machine. */
 function render({ machine, settings, rows }: Comparison): string[] {
   const lossy = rows.some((row) => row.exactness === "lossy");
   return [
@@ -177,16 +176,16 @@ function render({ machine, settings, rows }: Comparison): string[] {
     "",
     ...(rows.some(({ gamma }) => gamma === "auto")
       ? [
-        "auto: γ was chosen for each round, and T where a drafter offers several; the number is γ's mean, 0 without a draft",
+        "auto: γ was chosen for each round, and T if a drafter offers several; the number is the mean γ, 0 without a draft",
       ]
       : []),
-    "τ: tokens per round; accepted: share of the tokens drafted at positions 1, 2, …;",
-    "ms/round: in the drafter + in the target;",
-    "coupled = plain: whether under the rule coupled, which is tried besides, the text is that of plain decoding",
-    `Prompts: ${settings.prompts.length}; runs on each: ${settings.repetitions}; seeds: one a run, from ${settings.seed}; ` +
+    "τ: tokens per round; accepted: acceptance rates at positions 1, 2, …;",
+    "ms/round: drafter + target;",
+    "coupled = plain: whether the text under the rule coupled, in an extra run, equals plain decoding",
+    `Prompts: ${settings.prompts.length}; runs on each: ${settings.repetitions}; seeds: one per run, from ${settings.seed}; ` +
     `tokens: at most ${settings.maxTokens} each; ${
       lossy ? "a lossy text does not have" : "every text has"
-    } the target's law`,
+    } the target's distribution`,
     ...(Object.keys(settings.options).length > 0
       ? [
         `Options: ${JSON.stringify(settings.options).slice(1, -1).replaceAll('"', "").replaceAll(",", ", ")}`,

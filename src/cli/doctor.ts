@@ -1,5 +1,5 @@
 /**
- * `doctor`: what there is to compute on, which of it is chosen, and whether it computes what it should.
+ * `doctor`: which devices there are, which one is chosen, and whether they compute correctly.
  *
  * @module
  */
@@ -16,11 +16,11 @@ import { table } from "./terminal.ts";
 
 /** What a device was found to compute. */
 interface Tested {
-  /** As `--device` takes it. */
+  /** Its name, for `--device`. */
   readonly device: Device;
   readonly description: string;
   readonly operations: readonly OperationCheck[];
-  /** Of a GPU: cuBLAS there, or why there is none. */
+  /** On a GPU: its cuBLAS, or why there is none. */
   readonly cublas?: CudaBackend["cublas"];
 }
 
@@ -40,10 +40,10 @@ interface Diagnosis {
 export const doctor: Command = {
   name: "doctor",
   words: "",
-  summary: "What there is to compute on, which of it is chosen, and whether it computes right.",
+  summary: "List the devices, say which one is chosen, and check that they compute correctly.",
   details: [
-    "Every operation of every device is compared with the oracle. A GPU is found with --allow-ffi only.",
-    "Fails if an operation is further off than rounding explains; having no GPU is no failure.",
+    "Compares every operation of every device with the float64 reference. Finding a GPU needs --allow-ffi.",
+    "Fails if an operation is off by more than rounding explains. It is not a failure to have no GPU.",
   ],
   options: ["json"],
   examples: ["doctor", "doctor --json"],
@@ -55,7 +55,9 @@ export const doctor: Command = {
     const wrong = diagnosis.tests.flatMap(({ device, operations }) =>
       operations.filter((check) => !isRight(check)).map(({ operation }) => `${device}: ${operation}`)
     );
-    if (wrong.length > 0) throw new Error(`Cannot rely on what is computed here: ${wrong.join("; ")}`);
+    if (wrong.length > 0) {
+      throw new Error(`Cannot rely on this machine: wrong results in ${wrong.join("; ")}`);
+    }
   },
 };
 
@@ -79,7 +81,7 @@ async function diagnose(): Promise<Diagnosis> {
     machine,
     driver,
     auto,
-    why: auto === "wasm" ? none : "the first GPU that can be used",
+    why: auto === "wasm" ? none : "the first usable GPU",
     tests,
     unusable,
   };
@@ -111,14 +113,14 @@ function render({ machine, driver, auto, why, tests, unusable }: Diagnosis): str
         : `${gpu.name}, compute capability ${gpu.capability}, ${gpu.multiprocessors} multiprocessors, ` +
           `${gibibytes(gpu.freeBytes)} of ${gibibytes(gpu.totalBytes)} free`,
     ]),
-    ...(driver.devices.length === 0 ? [["GPU", "none that the driver sees"]] : []),
+    ...(driver.devices.length === 0 ? [["GPU", "the driver sees none"]] : []),
   ];
   const operations = [
     ...new Set(tests.flatMap((tested) => tested.operations.map((check) => check.operation))),
   ];
   const cell = (tested: Tested, operation: string): string => {
     const check = tested.operations.find((check) => check.operation === operation);
-    if (check === undefined) return "the host's"; // decisions that a device leaves to the host
+    if (check === undefined) return "on the host"; // decisions that a device leaves to the host
     return isRight(check) ? check.error.toExponential(1) : `${check.error.toExponential(1)} WRONG`;
   };
   return [
@@ -131,14 +133,14 @@ function render({ machine, driver, auto, why, tests, unusable }: Diagnosis): str
         ...(cublas === undefined ? [] : [[
           "cuBLAS",
           "problem" in cublas
-            ? `none, its products are our own kernels': ${cublas.problem}`
+            ? `none, so our own kernels are used: ${cublas.problem}`
             : `${cublas.version}, ${cublas.path}`,
         ]]),
       ]),
       ...unusable.map(({ device, problem }) => [device, `not used: ${problem}`]),
     ], 2),
     "",
-    "Self test: the largest difference from the oracle, as a share of the largest value",
+    "Self test: the largest difference from the reference, relative to the largest value",
     ...table([
       ["operation", ...tests.map(({ device }) => device), "allowed"],
       ...operations.map((operation) => [

@@ -1,5 +1,5 @@
 /**
- * What a download looks like to a person: one line on standard error, with rate and time left. A pipe sees nothing.
+ * Shows the progress of downloads: one line on standard error, with rate and time left, only in a terminal.
  *
  * @module
  */
@@ -7,17 +7,17 @@
 import type { DownloadProgress } from "../hub/options.ts";
 import { megabytes, type Output } from "./terminal.ts";
 
-/** Milliseconds between two changes of the line. */
+/** Milliseconds between updates of the line. */
 const REFRESH = 100;
 
-/** Milliseconds that the rate is taken over, so that it follows the connection and does not jump. */
+/** Milliseconds over which the rate is averaged. */
 const WINDOW = 5000;
 
-/** Shows downloads on a line that goes when they are done. */
+/** Shows downloads on a line that is removed when they are done. */
 export function showDownloads(err: Output, now: () => number = () => performance.now()): (
   progress: DownloadProgress,
 ) => void {
-  /** When how many bytes were here, the oldest a window ago. */
+  /** Bytes loaded at recent times, the oldest one window ago. */
   let samples: { readonly at: number; readonly loaded: number }[] = [];
   return ({ model, file, loaded, total }) => {
     const at = now(), last = samples.at(-1);
@@ -26,7 +26,7 @@ export function showDownloads(err: Output, now: () => number = () => performance
       err.progress("");
       return;
     }
-    // another model, or a download that begins anew
+    // another model, or a restarted download
     if (last !== undefined && loaded < last.loaded) samples = [];
     else if (last !== undefined && at - last.at < REFRESH) return;
     samples.push({ at, loaded });

@@ -1,5 +1,5 @@
 /**
- * `generate`: a text, as it comes. The text alone goes to standard output; what is said about it does not.
+ * `generate`: streams a text. Only the text goes to standard output; everything about it goes to standard error.
  *
  * @module
  */
@@ -23,13 +23,13 @@ import { type Output, printable, type Terminal } from "./terminal.ts";
 export const generate: Command = {
   name: "generate",
   words: "[PROMPT]",
-  summary: "Continue a text, as fast as the drafter allows and with the law of the target alone.",
+  summary: "Continue a text with speculative decoding, from exactly the target's distribution.",
   details: [
-    'Without PROMPT, or with "-", the text is read from standard input, and a newline at its end is dropped.',
-    "With --tokens, token ids go in and token ids come out, and the target needs no tokenizer.",
-    "--show-draft tells accepted tokens (drafted, and kept by the target) from corrected ones (the target's own,",
-    "in place of a rejected one) and bonus ones (the target's own, after a draft that was kept as a whole).",
-    "--json prints {text, tokens, stats}; stats.dtype is how the target's weights are held.",
+    'Without PROMPT, or with "-", the text is read from standard input without its final newline.',
+    "With --tokens, input and output are token ids, and the target needs no tokenizer.",
+    "--show-draft distinguishes accepted tokens (drafted, and accepted by the target) from corrected ones (the",
+    "target's own, replacing a rejected token) and bonus ones (the target's own, after a fully accepted draft).",
+    "--json prints {text, tokens, stats}; stats.dtype is the precision of the target's weights.",
   ],
   options: [...MODEL_OPTIONS, ...DECODE_OPTIONS, "stop", "tokens", "show-draft", "color", "json"],
   examples: [
@@ -63,8 +63,8 @@ export const generate: Command = {
 };
 
 /**
- * Streams a text to standard output, or token ids if that is what the prompt is.
- * @param draft whether to tell the tokens' origins by colour, between a legend and statistics on standard error
+ * Streams a text to standard output, or token ids if the prompt is token ids.
+ * @param draft whether to colour tokens by origin, with a legend and statistics on standard error
  */
 export async function show(
   engine: Engine,
@@ -73,7 +73,7 @@ export async function show(
   { out, err }: Terminal,
   draft: boolean,
 ): Promise<Generation> {
-  // what a terminal would take for a command, a model may well say
+  // a model may generate control sequences
   const safe = (text: string) => out.isTerminal ? printable(text) : text;
   let separator = "";
   const shown = ({ token, text }: Piece) => {
@@ -84,7 +84,7 @@ export async function show(
   };
   if (draft) {
     if (options.drafter !== null && engine.drafters.length > 0) err.line(legend(err));
-    // to a person the text continues the prompt; elsewhere it stands alone
+    // only in a terminal is the prompt repeated before the text
     if (out.isTerminal) {
       out.write(out.styled("dim", typeof prompt === "string" ? safe(prompt) : `${prompt.join(",")},`));
     }
@@ -108,11 +108,11 @@ export async function show(
   }
 }
 
-/** What the colours mean. */
+/** The legend of the colours. */
 function legend(output: Output): string {
   return output.color
     ? (["accepted", "corrected", "bonus"] as const).map((origin) => output.styled(origin, origin)).join("  ")
-    : "Colours are off: the output is no terminal, or NO_COLOR is set; --color turns them on";
+    : "Colours are off: the output is not a terminal, or NO_COLOR is set; --color turns them on";
 }
 
 /** Statistics in one line. */
@@ -135,7 +135,7 @@ export function describe(stats: Statistics): string {
   ].join(", ");
 }
 
-/** Rates of acceptance, one per position: `.61 .54 .50`. */
+/** Acceptance rates, one per position: `.61 .54 .50`. */
 export function positions(rates: readonly number[]): string {
   return rates.map((rate) => rate.toFixed(2).replace(/^0/, "")).join(" ");
 }

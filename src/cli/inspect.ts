@@ -1,7 +1,7 @@
 /**
- * `inspect`: what a checkpoint is, and what it needs. It loads the model as the engine does, every name and shape
- * checked, onto a device that holds nothing; so what it says is what the loaders ask for, and not another account
- * of the architectures.
+ * `inspect`: what a checkpoint is, and what it needs. It loads the model as the engine does, checking every name and
+ * shape, onto a device that stores nothing. Its output thus reflects what the loaders request, without a second
+ * description of the architectures.
  *
  * @module
  */
@@ -29,19 +29,19 @@ const UNPADDED = createReferenceBackend();
 interface Inspection extends ModelShape {
   readonly folder: string;
   readonly architecture: string;
-  /** What it can be: the target, or a drafter, or both. */
+  /** Whether it can be a target, a drafter, or both. */
   readonly use: string;
-  /** Elements of all tensors in the files. */
+  /** Number of elements of all tensors in the files. */
   readonly parameters: number;
-  /** Bytes of them in the files. */
+  /** Their bytes in the files. */
   readonly storedBytes: number;
   /** Whether there is a tokenizer in the folder or beside it. */
   readonly tokenizer: boolean;
-  /** Why there is none, or none that can be used; null if there is. */
+  /** Why there is no usable one; null if there is. */
   readonly tokenizerProblem: string | null;
-  /** Bytes of weights on the device, by how they are held. */
+  /** Bytes of weights on the device, by dtype. */
   readonly weightBytes: Readonly<Record<Dtype, number>>;
-  /** Bytes of keys and values of a text that fills the context. */
+  /** Bytes of the keys and values of a text that fills the context. */
   readonly cacheBytes: number;
   readonly tensors: readonly Pick<TensorInfo, "name" | "dtype" | "shape">[];
 }
@@ -53,9 +53,9 @@ export const inspect: Command = {
   summary: "What a checkpoint is, and what it needs.",
   details: [
     `FOLDER may be the name of an embedded drafter (${embeddedDrafters.join(", ")}) or of a model on a hub`,
-    "(owner/name); without it, the embedded target's.",
-    "Checks its configuration and the name, shape and dtype of every tensor the model asks for, and that a drafter",
-    "made of a target's parts fits --target.",
+    "(owner/name). The default is the embedded target.",
+    "Checks its configuration, and the name, shape and dtype of every tensor that the model reads. A drafter that",
+    "shares parts of a target is checked against --target.",
     "--json prints one object, with all tensors.",
   ],
   options: ["target", "json"],
@@ -71,7 +71,7 @@ export const inspect: Command = {
       : await openCheckpoint(await locate(word));
     const partial = needsTarget(checkpoint);
     if (values.target !== undefined && !partial) {
-      throw new UsageError("--target is given, and the checkpoint is made of no target's parts");
+      throw new UsageError("--target is given, but the checkpoint shares no parts of a target");
     }
     const target = !partial
       ? undefined
@@ -80,7 +80,7 @@ export const inspect: Command = {
       : await locate(values.target);
     const inspection = await examine(checkpoint, target).catch((error: Error) => {
       if (partial && values.target === undefined) {
-        error.message += "; it was looked at with the embedded target, --target names another";
+        error.message += "; it was checked against the embedded target, --target names another";
       }
       throw error;
     });
@@ -99,7 +99,7 @@ async function examine(checkpoint: Checkpoint, target: string | URL | undefined)
   }
   const { shape } = loaded.model;
   const tensors = checkpoint.tensors();
-  // a model does without one: whatever is wrong with it, the rest can be told
+  // a model needs no tokenizer, so its problems do not prevent the rest
   const problem = await loadTokenizer(checkpoint.origin).then(() => null, (error: Error) => error.message);
   return {
     folder: checkpoint.origin,
@@ -117,7 +117,7 @@ async function examine(checkpoint: Checkpoint, target: string | URL | undefined)
   };
 }
 
-/** A checkpoint on a device that holds nothing, but notes what it is asked for. */
+/** Loads a checkpoint onto a device that only records what is requested. */
 function loadUnread(
   checkpoint: Checkpoint,
   plan: Plan,
@@ -128,7 +128,7 @@ function loadUnread(
   return loadModel(headers, plan.device, { dtype, target });
 }
 
-/** What a drafter's parts come from, held alike; what it needs itself is not the drafter's to tell. */
+/** The target that a drafter shares parts of, in the same precision. Its own needs do not count. */
 async function loadTarget(folder: string | URL, dtype: Dtype): Promise<CausalModel> {
   using checkpoint = await openCheckpoint(folder);
   const loaded = await loadUnread(checkpoint, new Plan(UNPADDED), dtype);
@@ -161,6 +161,6 @@ function render(found: Inspection): string[] {
     ["parameters", `${found.parameters} in ${found.tensors.length} tensors`],
     ["stored", `${megabytes(found.storedBytes)} as ${dtypes.join(", ")}`],
     ["weights need", weights.join(", ")],
-    ["a text needs", `${megabytes(found.cacheBytes)} of keys and values where it fills the context`],
+    ["a text needs", `${megabytes(found.cacheBytes)} of keys and values if it fills the context`],
   ], 2);
 }

@@ -1,16 +1,15 @@
 /**
- * What a measurement was made on. It asks only for what it may know: a missing permission leaves a field
- * empty and never prompts.
+ * A description of the machine of a measurement. A missing permission leaves a field empty and never prompts.
  *
  * @module
  */
 
 import { cpus } from "node:os";
 
-/** Where Deno takes flags of V8 from, its command line apart. */
+/** The variable with V8 flags, apart from Deno's command line. */
 const V8_FLAGS = "DENO_V8_FLAGS";
 
-/** A machine, as far as permissions let it be known. */
+/** A machine, as far as permissions allow. */
 export interface Machine {
   /** Model of the processor; null without `--allow-sys=cpus`. */
   readonly cpu: string | null;
@@ -22,18 +21,18 @@ export interface Machine {
   readonly arch: string;
   /** Version of Deno. */
   readonly deno: string;
-  /** What computes. */
+  /** The device that computes. */
   readonly device: string;
   /**
-   * Flags of V8 in `DENO_V8_FLAGS`, such as `--no-wasm-bounds-checks`, which make kernels faster or slower; empty if there
-   * are none, null without `--allow-env=DENO_V8_FLAGS`, absent in reports of other times.
+   * The V8 flags in `DENO_V8_FLAGS`, such as `--no-wasm-bounds-checks`, which affect the speed of kernels. Empty if
+   * there are none, null without `--allow-env=DENO_V8_FLAGS`, absent in older reports.
    */
   readonly v8Flags?: string | null;
 }
 
 /**
  * Describes this machine.
- * @param device what computes, as the engine says
+ * @param device the engine's description of what computes
  */
 export function describeMachine(device: string): Machine {
   return {

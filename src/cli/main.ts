@@ -1,7 +1,7 @@
 /**
- * The program: finds the command, runs it, and turns whatever happens into an exit code and at most one line.
+ * The program: finds the command, runs it, and turns errors into an exit code and one line.
  *
- * Deliberately absent: what any command does.
+ * Deliberately absent: the commands.
  *
  * @module
  */
@@ -19,15 +19,15 @@ import { printable, systemTerminal, type Terminal } from "./terminal.ts";
 
 const COMMANDS: readonly Command[] = [generate, compare, score, inspect, models, doctor, demo];
 
-/** The longest message: one that quotes a file need not quote all of it. */
+/** The maximum length of a message, which may quote a file. */
 const MESSAGE_LENGTH = 1000;
 
-/** Exit codes: those of shells and of the tools around them; `command.ts` explains them. */
+/** Exit codes as usual in shells; explained in `command.ts`. */
 const Exit = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143, closedPipe: 141 } as const;
 
 /**
  * Runs the command line and returns its exit code.
- * @param args what stands after the program's name
+ * @param args the arguments after the program's name
  */
 export async function main(args: readonly string[]): Promise<number> {
   let terminal = systemTerminal();
@@ -61,7 +61,7 @@ export async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-/** `help` and `help generate` for `--help` and `generate --help`, as many programs have it. */
+/** Turns `help` and `help generate` into `--help` and `generate --help`. */
 function helpWanted(line: CommandLine): CommandLine {
   if (line.command !== "help") return line;
   const [command, ...words] = line.words;
@@ -73,9 +73,9 @@ function names(commands: readonly Command[]): string {
   return commands.map(({ name }) => name).join(", ");
 }
 
-/** Says what went wrong, in one line, and returns the exit code of it. */
+/** Reports an error in one line, and returns its exit code. */
 function fail(error: unknown, { err }: Terminal): number {
-  // whoever read the output has had enough, which is not worth a word
+  // the reader of the output has closed it: not an error
   if (error instanceof Deno.errors.BrokenPipe) return Exit.closedPipe;
   const message = error instanceof Error ? error.message : String(error);
   const line = printable(message.replace(/\s*[\r\n]\s*/g, " "));
@@ -83,12 +83,12 @@ function fail(error: unknown, { err }: Terminal): number {
     err.endLine();
     err.line(`error: ${line.length > MESSAGE_LENGTH ? `${line.slice(0, MESSAGE_LENGTH)}…` : line}`);
   } catch {
-    // nobody can be told; the exit code still says it
+    // standard error is closed; the exit code remains
   }
   return error instanceof UsageError ? Exit.usage : Exit.failed;
 }
 
-/** Ctrl-C and a request to terminate end the open lines and the process, whatever is under way. */
+/** On Ctrl-C and SIGTERM, ends open lines and the process at once. */
 function endOnSignals({ out, err }: Terminal): void {
   const end = (code: number) => () => {
     try {

@@ -1,6 +1,6 @@
 /**
- * What `compare` measures: plain decoding, and each drafter, on the same prompts with the same seeds, in one run,
- * taking turns so that whatever else the machine does falls on all of them alike. How it is shown is not its matter.
+ * The measurement of `compare`: plain decoding and each drafter, on the same prompts with the same seeds, in one run.
+ * They take turns, so that other load of the machine affects all of them equally. Deliberately absent: output.
  *
  * @module
  */
@@ -11,50 +11,50 @@ import type { Statistics } from "../decode/metrics.ts";
 import type { Engine, GenerateOptions, Generation } from "../engine.ts";
 import { describeMachine, type Machine } from "./machine.ts";
 
-/** Tokens of the run that warms each method up. */
+/** Tokens of the warm-up run of each method. */
 const WARM_UP_TOKENS = 128;
 
-/** The first seed, unless one is given: what is compared can be repeated. */
+/** The default first seed; fixed, so that comparisons can be repeated. */
 const SEED = 1n;
 
-/** What is compared. */
+/** Settings of a comparison. */
 export interface CompareSettings {
   /** Texts to continue. */
   readonly prompts: readonly string[];
   /**
-   * Runs of each method on each prompt. Each run has a seed of its own, which the methods share: from `seed` on, prompt by
+   * Runs of each method on each prompt. Each run has its own seed, shared by all methods: from `seed` on, prompt by
    * prompt, then run by run.
    */
   readonly repetitions: number;
-  /** Tokens per run, fewer only where the context ends. */
+  /** Tokens per run; fewer only at the end of the context. */
   readonly maxTokens: number;
   /**
-   * How to generate; each drafter is given what it has a use for. Without a γ, each has its own; `auto` is timed in the
-   * warm-up.
+   * Options of generating. Each drafter gets those that it uses. Without γ, each uses its default; `auto` measures
+   * costs in the warm-up.
    */
   readonly options: GenerateOptions;
-  /** Several γ, each of which makes a method of each drafter, instead of that of `options`. */
+  /** Several γ instead of the one in `options`: each makes a method of each drafter. */
   readonly gammas?: readonly (number | "auto")[] | undefined;
 }
 
-/** One method, measured. */
+/** The measurement of one method. */
 export interface Row {
   /** `plain`, `autoregressive`, `diffusion sedd-causal`, … */
   readonly method: string;
   /** The drafter as it was named; null for plain decoding. */
   readonly drafter: string | null;
   /**
-   * γ as asked for, or the longest draft where each drafter has its own; 0 for plain decoding; `auto` where it was
-   * chosen for each round.
+   * γ as given, or the longest draft if each drafter used its default; 0 for plain decoding; `auto` if it was chosen
+   * for each round.
    */
   readonly gamma: number | "auto";
-  /** γ on average, a plain step counted as 0. */
+  /** The mean γ, where a plain step counts as 0. */
   readonly meanGamma: number;
   /** The share of rounds without a draft. */
   readonly plainShare: number;
   /** The acceptance rule. */
   readonly rule: Rule | "none";
-  /** Whether the text has the target's law. */
+  /** Whether the text has the target's distribution. */
   readonly exactness: Statistics["exactness"];
   /** Runs, one per prompt and repetition. */
   readonly runs: number;
@@ -62,7 +62,7 @@ export interface Row {
   readonly tokensPerSecond: number;
   /** First and third quartile. */
   readonly tokensPerSecondQuartiles: readonly [number, number];
-  /** tokensPerSecond over that of plain decoding. */
+  /** tokensPerSecond relative to plain decoding. */
   readonly speedup: number;
   /** τ, tokens per round, over all runs. */
   readonly meanAcceptanceLength: number;
@@ -73,19 +73,19 @@ export interface Row {
   /** Milliseconds per round in the drafter, in the target and the test of the draft, and elsewhere. */
   readonly msPerRound: { readonly draft: number; readonly verify: number; readonly other: number };
   /**
-   * Whether under `coupled` the text was that of plain decoding, token for token, on every prompt; null for
-   * plain decoding itself.
+   * Whether the text under `coupled` equalled plain decoding, token for token, on every prompt; null for plain decoding
+   * itself.
    */
   readonly equalsPlainUnderCoupled: boolean | null;
 }
 
 /** What `compare --json` prints. */
 export interface Comparison {
-  /** Where it was measured. */
+  /** The machine. */
   readonly machine: Machine;
-  /** How. */
+  /** The settings. */
   readonly settings: {
-    /** Texts that were continued. */
+    /** The prompts. */
     readonly prompts: readonly string[];
     /** Runs of each method on each prompt. */
     readonly repetitions: number;
@@ -93,27 +93,27 @@ export interface Comparison {
     readonly maxTokens: number;
     /** The first seed, in decimal. */
     readonly seed: string;
-    /** How the target's weights were held. */
+    /** The precision of the target's weights. */
     readonly dtype: Dtype;
-    /** How else to generate, as asked for; the rest were defaults. */
+    /** The other given options; the rest were defaults. */
     readonly options: Omit<GenerateOptions, "seed" | "maxTokens">;
   };
-  /** What: plain decoding first. */
+  /** The methods, plain decoding first. */
   readonly rows: readonly Row[];
 }
 
-/** One of the things compared. */
+/** A method to compare. */
 interface Method {
   readonly drafter: string | null;
   readonly options: GenerateOptions;
   readonly runs: Statistics[];
-  /** Under `coupled`, which is checked after the measurement. */
+  /** Whether `coupled` equals plain decoding, checked after the measurement. */
   equalsPlain: boolean | null;
 }
 
 /**
  * Measures plain decoding and all of the engine's drafters.
- * @param progress told what is being done
+ * @param progress called with the current activity
  */
 export async function measure(
   engine: Engine,
@@ -124,7 +124,7 @@ export async function measure(
   const seed = BigInt(first);
   const method = (drafter: string | null, gamma = options.gamma): Method => ({
     drafter,
-    // a text that stops early would be timed on fewer tokens than the others
+    // no stop tokens: a text that stops early would be timed on fewer tokens than the others
     options: usable(engine, { ...options, drafter, gamma, maxTokens, stopTokens: [] }),
     runs: [],
     equalsPlain: null,
@@ -134,7 +134,7 @@ export async function measure(
   );
   const methods = [method(null), ...drafting];
   const texts = prompts.length * repetitions; // of each method
-  // one for each text: where γ is chosen, what was accepted in one bears on how the next is drafted
+  // one for each text: if γ is chosen, acceptance in one text affects drafting in the next
   const seedOf = (text: number) => seed + BigInt(text);
   progress("warming up");
   for (const method of methods) {
@@ -178,12 +178,12 @@ export async function measure(
   };
 }
 
-/** Options without those that are not given. */
+/** Options without undefined ones. */
 function given<T extends object>(options: T): T {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
 }
 
-/** Options without those that the drafter they name has no use for. */
+/** Options without those that the chosen drafter does not use. */
 export function usable(engine: Pick<Engine, "unused">, options: GenerateOptions): GenerateOptions {
   const unused = engine.unused(options);
   return Object.fromEntries(
@@ -191,7 +191,7 @@ export function usable(engine: Pick<Engine, "unused">, options: GenerateOptions)
   );
 }
 
-/** Kind of drafting and, where the kind does not tell drafters apart, the drafter. */
+/** The kind of drafting, with the drafter's name where the kind is ambiguous. */
 function methodLabels(methods: readonly Method[]): string[] {
   const kinds = methods.map(({ drafter, runs }) =>
     drafter === null ? "plain" : runs[0].drafter.split(" ")[0]

@@ -1,5 +1,5 @@
 /**
- * `models`: what is in the cache of models, and how it gets there and goes.
+ * `models`: lists, downloads and removes models in the cache.
  *
  * @module
  */
@@ -15,13 +15,13 @@ import { megabytes, table, type Terminal } from "./terminal.ts";
 export const models: Command = {
   name: "models",
   words: "list|pull|rm [NAME…]",
-  summary: "List, fetch and remove models by name, in the cache that Hugging Face's tools share.",
+  summary: "List, download and remove models by name, in the cache shared with Hugging Face's tools.",
   details: [
-    "NAME is owner/name, or owner/name@revision for a branch, a tag or a commit; without it, main.",
-    "pull fetches the configuration, tokenizer and weights, goes on where an interrupted one ended, and moves a branch",
-    "to what it is now; everything else takes a branch as it was when it was fetched. pull prints the folder.",
+    "NAME is owner/name, or owner/name@revision for a branch, a tag or a commit (default: main).",
+    "pull downloads the configuration, tokenizer and weights, and prints the folder. It resumes an interrupted",
+    "download, and updates a branch; other commands use a branch as it was when it was downloaded.",
     "rm removes a model, or one revision of it, for all tools that share the cache.",
-    "The environment is that of Hugging Face's tools: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.",
+    "Uses the variables of Hugging Face's tools: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.",
     "list --json prints {models: [{model, commit, revisions, bytes, complete}, …]}.",
   ],
   options: ["json"],
@@ -43,7 +43,7 @@ export const models: Command = {
         });
       default:
         throw new UsageError(
-          `models ${action === undefined ? "has no word after it" : `has "${action}" after it`}, ` +
+          `models ${action === undefined ? "has no action" : `has the action "${action}"`}, ` +
             "expected list, pull or rm",
         );
     }
@@ -53,7 +53,7 @@ export const models: Command = {
 async function list(json: boolean, { out, err }: Terminal): Promise<void> {
   const found = await listModels();
   if (json) return out.line(JSON.stringify({ models: found }, null, 2));
-  if (found.length === 0) return err.line("There is no model in the cache");
+  if (found.length === 0) return err.line("There are no models in the cache");
   const rows = found.map(({ model, commit, revisions, bytes, complete }) => [
     model,
     revisions.join(", "),
@@ -64,7 +64,7 @@ async function list(json: boolean, { out, err }: Terminal): Promise<void> {
   for (const line of table([["model", "revision", "commit", "", "size"], ...rows], 4)) out.line(line);
 }
 
-/** Does something to each name, and prints what came of it. */
+/** Runs an action for each name and prints its result. */
 async function each(
   names: readonly string[],
   { out }: Terminal,
@@ -73,7 +73,7 @@ async function each(
   if (names.length === 0) throw new UsageError("no name is given, expected owner/name[@revision]");
   const wrong = names.find((name) => parseModelName(name) === undefined);
   if (wrong !== undefined) {
-    throw new UsageError(`"${wrong}" is no model's name, expected owner/name[@revision]`);
+    throw new UsageError(`"${wrong}" is not a model's name, expected owner/name[@revision]`);
   }
   for (const name of names) out.line(await act(name));
 }

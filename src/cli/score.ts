@@ -1,5 +1,5 @@
 /**
- * `score`: how probable a text is under the target.
+ * `score`: the log-probability of a text under the target.
  *
  * @module
  */
@@ -14,9 +14,9 @@ export const score: Command = {
   words: "[TEXT]",
   summary: "Log-probability of each token of a text under the target, and the perplexity.",
   details: [
-    "Logarithms are natural, at temperature 1; the first token has none, since nothing is left of it.",
-    'Without TEXT, or with "-", it is read from standard input, and a newline at its end is dropped.',
-    "--json prints {tokens, logprobs, perplexity}, where logprobs[0] is null, and so is the perplexity of one token.",
+    "Logarithms are natural, at temperature 1. The first token has none, because nothing precedes it.",
+    'Without TEXT, or with "-", the text is read from standard input without its final newline.',
+    "--json prints {tokens, logprobs, perplexity}. logprobs[0] is null, as is the perplexity of a single token.",
   ],
   options: ["tokens", "target", "device", "dtype", "threads", "json"],
   examples: ['score "It was a dark and stormy night"', "score --target ./gpt2 --tokens 464,3290,318 --json"],
@@ -38,7 +38,7 @@ export const score: Command = {
     const scored = result.tokens.length - 1; // all but the first
     terminal.out.line(
       scored === 0
-        ? "no perplexity: there is no token but the first"
+        ? "no perplexity: there is only one token"
         : `perplexity ${result.perplexity.toPrecision(5)} over ${scored} tokens`,
     );
   },

@@ -1,7 +1,7 @@
 /**
- * Whether a device computes what it should: every operation, on a few numbers, against the oracle. Numbers of rows are
- * such that each kernel of each device has its turn. It takes about a second, and finds a broken driver or kernel;
- * rare shapes and whole models are the matter of `tests/`.
+ * The self test of a device: every operation, on a few numbers, against the reference backend. The numbers of rows are
+ * chosen so that every kernel of every device runs. It takes about a second and detects a broken driver or kernel; rare
+ * shapes and whole models are tested in `tests/`.
  *
  * @module
  */
@@ -22,13 +22,13 @@ import { HostDistributions } from "../decode/distributions.ts";
 import { takeTurns } from "../decode/event_loop.ts";
 import { PhiloxSource, Purpose } from "../decode/random.ts";
 
-/** What was found about one operation. */
+/** The result for one operation. */
 export interface OperationCheck {
-  /** The operation, and on what. */
+  /** The operation and its input. */
   readonly operation: string;
-  /** The largest difference from the oracle, as a share of the largest value; 0 where both must be the same. */
+  /** The largest difference from the reference, relative to the largest value. */
   readonly error: number;
-  /** The most that the rounding of its numbers explains. */
+  /** The largest error that rounding explains; 0 if both must be equal. */
   readonly allowed: number;
 }
 
@@ -41,13 +41,13 @@ export type Case = readonly [
 
 const WIDTH = 96, OUTPUTS = 200, HEADS = 3, LAYERS = 1;
 
-/** Rows that a GPU leaves to cuBLAS, if it may and can. */
+/** Rows that a GPU passes to cuBLAS, if it is allowed and available. */
 const MANY = 300;
 
-/** Rounding of the inputs where a device multiplies 16-bit numbers, and of rows that are quantised. */
+/** Errors from rounding inputs to 16 bits, or from quantising rows. */
 const ALLOWED: Readonly<Record<Dtype, number>> = { f32: 1e-5, f16: 2e-3, bf16: 1e-2, int8: 5e-3 };
 
-/** Numbers of rows, and of inputs, that a GPU has kernels of their own for. */
+/** Numbers of rows and inputs for which a GPU has separate kernels. */
 const HALF_ROWS = [[1, WIDTH], [12, WIDTH], [24, WIDTH], [48, WIDTH], [64, WIDTH], [1024, WIDTH], [
   8448,
   16,
@@ -64,41 +64,27 @@ const CASES: readonly Case[] = [
     ROWS[dtype].map(([rows, inputs]): Case => [
       `project, ${dtype}, ${rows === 1 ? "1 row" : `${rows} rows`}`,
       ALLOWED[dtype],
-      async (backend) => {
-        const matrix = await weights(backend, dtype, inputs), out = backend.activation(rows, OUTPUTS);
-        const norm = { gain: backend.vector(numbers(inputs, 5)), epsilon: 1e-5 };
-        const bias = backend.vector(numbers(OUTPUTS, 6));
-        backend.project(out, filled(backend, rows, inputs), { matrix, norm, bias, activation: "gelu" });
-        return out.read();
-      },
+      (backend) => projected(backend, dtype, rows, inputs, false),
     ])
   ),
   ...(["f16", "bf16"] as const).flatMap((dtype): Case[] => [
-    [`project in any order, ${dtype}, ${MANY} rows`, ALLOWED[dtype], async (backend) => {
-      const matrix = await weights(backend, dtype, WIDTH, true), out = backend.activation(MANY, OUTPUTS);
-      const norm = { gain: backend.vector(numbers(WIDTH, 5)), epsilon: 1e-5 };
-      const bias = backend.vector(numbers(OUTPUTS, 6));
-      backend.project(out, filled(backend, MANY, WIDTH), { matrix, norm, bias, activation: "gelu" });
-      return out.read();
-    }],
-    [`projectResidual in any order, ${dtype}, ${MANY} rows`, ALLOWED[dtype], async (backend) => {
-      const matrix = await weights(backend, dtype, WIDTH, true), x = filled(backend, MANY, OUTPUTS);
-      const gate = backend.vector(numbers(OUTPUTS, 7));
-      backend.projectResidual(x, filled(backend, MANY, WIDTH, 2), { matrix, gate });
-      return x.read();
-    }],
+    [
+      `project in any order, ${dtype}, ${MANY} rows`,
+      ALLOWED[dtype],
+      (backend) => projected(backend, dtype, MANY, WIDTH, true),
+    ],
+    [
+      `projectResidual in any order, ${dtype}, ${MANY} rows`,
+      ALLOWED[dtype],
+      (backend) => added(backend, dtype, MANY, true),
+    ],
   ]),
   ...dtypes.map((dtype): Case => [`embed, ${dtype}`, 0, async (backend) => {
     const table = await weights(backend, dtype), out = backend.activation(3, WIDTH);
     backend.embed(out, { table, tokens: tokens(backend, [199, 0, 7]), cache: cache(backend) });
     return out.read();
   }]),
-  ["projectResidual", ALLOWED.f32, async (backend) => {
-    const matrix = await weights(backend, "f32"), x = filled(backend, 3, OUTPUTS);
-    const gate = backend.vector(numbers(OUTPUTS, 7));
-    backend.projectResidual(x, filled(backend, 3, WIDTH), { matrix, gate });
-    return x.read();
-  }],
+  ["projectResidual", ALLOWED.f32, (backend) => added(backend, "f32", 3, false)],
   ...([[true, 5], [false, 5], [true, 70]] as const).map(([causal, rows]): Case => [
     `attention, ${causal ? "causal" : "bidirectional, rotary"}, ${rows} rows`,
     ALLOWED.f32,
@@ -141,10 +127,10 @@ const CASES: readonly Case[] = [
   }],
 ];
 
-/** Where the text of the decisions below ends. */
+/** Length of the text before the decisions below. */
 const START = 4;
 
-/** The decisions of a device that makes them; the oracle's are the host's. */
+/** Decisions of a device; on the reference backend, the host makes them. */
 const DECISIONS: readonly Case[] = [
   ["draw", 0, (backend) => {
     const laws = weighed(3, 11), random = new PhiloxSource(5);
@@ -226,7 +212,7 @@ export async function selfTest(backend: Backend): Promise<OperationCheck[]> {
   return checks;
 }
 
-/** Laws as they are before they are normalised, which is all the same to decisions. */
+/** Unnormalised distributions, which give the same decisions. */
 function weighed(rows: number, seed: number): Float32Array[] {
   return Array.from({ length: rows }, (_, r) => numbers(WIDTH, seed + r).map((x) => x + 1.001));
 }
@@ -237,7 +223,7 @@ function uploaded(backend: Backend, rows: readonly Float32Array[]): Activation {
   return activation;
 }
 
-/** Numbers in (−1, 1), the same each time. */
+/** Reproducible numbers in (−1, 1). */
 function numbers(count: number, seed: number): Float32Array {
   return Float32Array.from({ length: count }, (_, i) => Math.sin((i + 1) * (i + 1) + seed));
 }
@@ -271,7 +257,30 @@ function rotation(backend: Backend): Vector {
   return backend.vector(numbers(WIDTH / HEADS / 2, 8));
 }
 
-/** A pass of `rows` rows, which are committed. [rows, WIDTH] */
+/** A projection with all of its options. */
+async function projected(
+  backend: Backend,
+  dtype: Dtype,
+  rows: number,
+  inputs: number,
+  anyOrder: boolean,
+): Promise<Float32Array> {
+  const matrix = await weights(backend, dtype, inputs, anyOrder), out = backend.activation(rows, OUTPUTS);
+  const norm = { gain: backend.vector(numbers(inputs, 5)), epsilon: 1e-5 };
+  const bias = backend.vector(numbers(OUTPUTS, 6));
+  backend.project(out, filled(backend, rows, inputs), { matrix, norm, bias, activation: "gelu" });
+  return out.read();
+}
+
+/** A residual projection with a gate. */
+async function added(backend: Backend, dtype: Dtype, rows: number, anyOrder: boolean): Promise<Float32Array> {
+  const matrix = await weights(backend, dtype, WIDTH, anyOrder), x = filled(backend, rows, OUTPUTS);
+  const gate = backend.vector(numbers(OUTPUTS, 7));
+  backend.projectResidual(x, filled(backend, rows, WIDTH, 2), { matrix, gate });
+  return x.read();
+}
+
+/** A pass of `rows` rows, which it commits. [rows, WIDTH] */
 function attend(
   backend: Backend,
   rows: number,

@@ -1,28 +1,28 @@
 /**
- * Standard input, output and error as a person or a pipe sees them: whole writes, colour only where it is
- * wanted, and a last line that is never left half-written. No cursor is moved but for the progress line.
+ * Standard input, output and error, for terminals and pipes: complete writes, colour only if wanted, and no unfinished
+ * last line. The cursor moves only for the progress line.
  *
  * @module
  */
 
-/** What {@linkcode Output} writes to: `Deno.stdout`, `Deno.stderr`, or a test's memory. */
+/** The destination of an {@linkcode Output}: `Deno.stdout`, `Deno.stderr`, or memory in a test. */
 export interface Sink {
-  /** Writes some of the bytes and returns how many. */
+  /** Writes some of the bytes and returns their number. */
   writeSync(bytes: Uint8Array): number;
-  /** Whether a person is looking. */
+  /** Whether it is a terminal. */
   isTerminal(): boolean;
 }
 
-/** The most bytes of standard input: no context holds as much, and what never ends should end some time. */
+/** The maximum size of standard input: more than any context holds, and a limit for endless input. */
 const MAX_INPUT = 16 << 20;
 
-/** How a piece of text is set. */
+/** The style of a piece of text. */
 export type Style = "accepted" | "corrected" | "bonus" | "dim";
 
 /**
- * Codes of the styles. The colours are green 28, magenta 164 and blue 32 of the 256-colour palette: each has a
- * contrast of about 4 or more against black and against white. To an eye that does not tell green from red, green is
- * yellowish and the other two are blue, of which bold sets bonus apart.
+ * Codes of the styles. The colours are green 28, magenta 164 and blue 32 of the 256-colour palette. Each has a contrast
+ * of about 4 or more against both black and white. With red-green colour blindness, green looks yellowish and the other
+ * two blue; bold then distinguishes bonus.
  */
 const CODES: Readonly<Record<Style, string>> = {
   accepted: "38;5;28",
@@ -31,9 +31,9 @@ const CODES: Readonly<Record<Style, string>> = {
   dim: "2",
 };
 
-/** A stream of text that knows whether it may be coloured and whether its last line is open. */
+/** A stream of text that tracks whether colours are allowed and whether its last line is open. */
 export class Output {
-  /** Whether a person is looking. */
+  /** Whether it is a terminal. */
   readonly isTerminal: boolean;
   /** Whether {@linkcode Output.styled} has any effect. */
   readonly color: boolean;
@@ -41,12 +41,12 @@ export class Output {
   readonly #encoder: TextEncoder = new TextEncoder();
   readonly #columns: () => number;
   #open = false;
-  /** What {@linkcode Output.progress} shows. */
+  /** The current text of {@linkcode Output.progress}. */
   #progress = "";
 
   /**
-   * @param color whether to colour; absent: if a person is looking and `NO_COLOR` is not set
-   * @param columns how wide the terminal is
+   * @param color whether to use colours; absent: in a terminal, unless `NO_COLOR` is set
+   * @param columns the width of the terminal
    */
   constructor(sink: Sink, color?: boolean, columns: () => number = consoleColumns) {
     this.#sink = sink;
@@ -56,9 +56,9 @@ export class Output {
   }
 
   /**
-   * Writes a text as it is.
-   * @throws {Deno.errors.BrokenPipe} if whoever read it is gone
-   * @throws {Error} if it cannot be written, as to a full disk
+   * Writes a text unchanged.
+   * @throws {Deno.errors.BrokenPipe} if the reader has closed it
+   * @throws {Error} if it cannot be written, for example to a full disk
    */
   write(text: string): void {
     if (text === "") return;
@@ -73,7 +73,7 @@ export class Output {
     this.#open = !text.endsWith("\n");
   }
 
-  /** Writes some of the bytes and returns how many: none while whoever shares the stream has it not wait, and it is full. */
+  /** Writes some of the bytes and returns their number: 0 while the stream is non-blocking and full. */
   #writeSome(bytes: Uint8Array): number {
     try {
       return this.#sink.writeSync(bytes);
@@ -94,14 +94,14 @@ export class Output {
     if (this.#open) this.line();
   }
 
-  /** A text in a style, which ends with it: whatever is written is a whole, and no interrupt leaves a colour on. */
+  /** A text in a style that ends with it, so that no interrupt leaves a colour on. */
   styled(style: Style, text: string): string {
     return this.color && text !== "" ? `\x1b[${CODES[style]}m${text}\x1b[0m` : text;
   }
 
   /**
-   * Shows a line that the next one replaces, and an empty one removes; only to a person. Of one that is wider than the
-   * terminal the end is shown: a line that wraps cannot be replaced.
+   * Shows a line, only in a terminal. The next call replaces it, and an empty text removes it. If it is wider than the
+   * terminal, only its end is shown, because a wrapped line cannot be replaced.
    */
   progress(text: string): void {
     if (!this.isTerminal) return;
@@ -113,7 +113,7 @@ export class Output {
   }
 }
 
-/** Columns of the terminal; those of old where it does not tell. */
+/** Columns of the terminal, or 80 if unknown. */
 function consoleColumns(): number {
   try {
     return Deno.consoleSize().columns || 80;
@@ -126,7 +126,7 @@ function consoleColumns(): number {
 export interface Terminal {
   /** Results, and nothing else. */
   readonly out: Output;
-  /** What is said about them. */
+  /** Messages about them. */
   readonly err: Output;
   /**
    * All of standard input.
@@ -137,7 +137,7 @@ export interface Terminal {
 
 /**
  * The process's own streams.
- * @param color colour both, whatever they are; absent: as {@linkcode Output} decides
+ * @param color whether to use colours; absent: as {@linkcode Output} decides
  */
 export function systemTerminal(color?: boolean): Terminal {
   const err = new Output(Deno.stderr, color);
@@ -172,13 +172,13 @@ export async function readInput(input: AsyncIterable<Uint8Array>): Promise<strin
   };
   for await (const bytes of input) {
     size += bytes.length;
-    if (size > MAX_INPUT) throw new RangeError(`it has more than ${MAX_INPUT} bytes, expected at most that`);
+    if (size > MAX_INPUT) throw new RangeError(`it is too long, expected at most ${MAX_INPUT} bytes`);
     text += decode(bytes);
   }
   return text + decode();
 }
 
-/** A text without what a terminal takes for a command: control characters in sight, but for tabs and newlines. */
+/** A text with control characters made visible, except tabs and newlines, so that a terminal obeys none of them. */
 export function printable(text: string): string {
   return text.replace(
     // deno-lint-ignore no-control-regex
@@ -188,11 +188,11 @@ export function printable(text: string): string {
 }
 
 /**
- * Columns set side by side, two spaces between.
+ * Aligns the cells of rows in columns, two spaces apart.
  *
- * @param rows each with as many cells
- * @param left how many columns, from the left, are set to the left; the others to the right
- * @returns lines without spaces at their ends
+ * @param rows all with the same number of cells
+ * @param left the number of left-aligned columns; the others are right-aligned
+ * @returns lines without trailing spaces
  */
 export function table(rows: readonly (readonly string[])[], left: number): string[] {
   const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));
@@ -202,7 +202,7 @@ export function table(rows: readonly (readonly string[])[], left: number): strin
   );
 }
 
-/** Bytes as a person reads them: `548.1 MB`. */
+/** Bytes for people: `548.1 MB`. */
 export function megabytes(bytes: number): string {
   return `${(bytes / 1e6).toFixed(1)} MB`;
 }

@@ -1,8 +1,8 @@
 /**
- * Plain autoregressive decoding: the baseline that speculative decoding is compared with, and whose law
- * (under `match` and `coupled` also whose text) it has.
+ * Plain autoregressive decoding: the baseline for speculative decoding, which has the same distribution (under `match`
+ * and `coupled`, also the same text).
  *
- * Deliberately absent: everything but the choice of a token, which `loop.ts` shares with speculative decoding.
+ * Deliberately absent: everything except the choice of a token, which is shared with speculative decoding in `loop.ts`.
  *
  * @module
  */
@@ -15,10 +15,10 @@ import { decode, type DecodeOptions, type Round } from "./loop.ts";
  * one token each.
  *
  * @param prompt token ids, at least one
- * @throws {RangeError} if the prompt is empty, fills the context or holds a token outside the vocabulary, as may no
- * stop token be, or `maxTokens` is not a positive integer
- * @throws {Error} if the target is in the middle of a round of another text
- * @throws {LogitsError} if a model computes what is no number; the message says which, and after how many tokens
+ * @throws {RangeError} if the prompt is empty or fills the context, a prompt or stop token is outside the vocabulary,
+ * or `maxTokens` is not a positive integer
+ * @throws {Error} if the target is in the middle of another text's round
+ * @throws {LogitsError} if a model computes a logit that is not a number; the message names the model and the position
  */
 export function autoregress(
   target: Target,

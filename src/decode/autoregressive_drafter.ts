@@ -1,8 +1,8 @@
 /**
  * The classical drafter (Leviathan et al. 2023; Chen et al. 2023): a smaller autoregressive model with the
- * target's vocabulary that drafts token by token, γ passes to a draft.
+ * target's vocabulary that drafts token by token, in γ passes per draft.
  *
- * Deliberately absent: a choice of γ, which is the loop's, and of the model.
+ * Deliberately absent: choosing γ, which is up to the loop.
  *
  * @module
  */
@@ -28,7 +28,7 @@ export class AutoregressiveDrafter implements Drafter {
   readonly #backend: Backend;
   readonly #text: CachedText;
   readonly #q: DeviceDistributions;
-  /** What the device drew. */
+  /** Tokens drawn by the device. */
   readonly #drafted: Growing<TokenBuffer>;
 
   /**
@@ -44,7 +44,7 @@ export class AutoregressiveDrafter implements Drafter {
     this.#q = new DeviceDistributions(backend, this.vocabSize, `the drafter (${this.name})`);
   }
 
-  /** Reads what is new of the text, but for a last piece. */
+  /** Reads the new part of the text, except the last piece. */
   async prepare(request: DraftRequest): Promise<void> {
     if (this.#length(request) === 0) return;
     await this.#text.catchUp(request.tokens, {
@@ -58,7 +58,7 @@ export class AutoregressiveDrafter implements Drafter {
     });
   }
 
-  /** Drafts up to γ tokens, fewer at the end of its context and none beyond it. */
+  /** Drafts up to γ tokens; fewer near the end of its context, and none beyond it. */
   draft(request: DraftRequest): Draft {
     const tokens = new Int32Array(this.#length(request));
     if (tokens.length === 0) return NO_DRAFT;
@@ -66,7 +66,7 @@ export class AutoregressiveDrafter implements Drafter {
     return { tokens, q: this.#q, steps: tokens.map((_, j) => j), passes: tokens.length };
   }
 
-  /** The same without waiting for any of the tokens. */
+  /** The same on the device, without waiting for the tokens. */
   draftOnDevice(request: DraftRequest, round: DeviceRound): DeviceDraft | undefined {
     const gamma = this.#length(request);
     if (round.backend !== this.#backend || gamma === 0) return undefined;
@@ -81,12 +81,12 @@ export class AutoregressiveDrafter implements Drafter {
     };
   }
 
-  /** The last drafted token is never read by the drafter, so it may stand one past what the cache holds. */
+  /** The drafter never reads its last token, which may therefore be one past what the cache holds. */
   #length({ gamma, tokens }: DraftRequest): number {
     return Math.max(0, Math.min(gamma, this.#text.cache.capacity - tokens.length + 1));
   }
 
-  /** Draws the tokens; given a device, it does, and they are left as they are. */
+  /** Draws the tokens. Given a device, the device draws them, and `drafted` is unchanged. */
   #run(
     request: DraftRequest,
     drafted: Int32Array,
@@ -122,7 +122,7 @@ export class AutoregressiveDrafter implements Drafter {
     this.#text.truncate(0);
   }
 
-  /** Frees the cache and the laws. */
+  /** Frees the cache and q. */
   [Symbol.dispose](): void {
     this.#text.cache[Symbol.dispose]();
     this.#q[Symbol.dispose]();

@@ -1,8 +1,8 @@
 /**
- * Which text a cache holds. A loop hands over the whole text each time; this finds what is new, and has it read in
- * pieces, so that a long text does not keep others waiting.
+ * Tracks the text that a cache holds. A loop passes the whole text each time; this finds the new part and has it read
+ * in pieces, so that a long text does not block the event loop.
  *
- * Deliberately absent: passes. Who computes records what it has computed.
+ * Deliberately absent: passes. The caller computes them and records what was committed.
  *
  * @module
  */
@@ -12,23 +12,23 @@ import { takeTurns } from "./event_loop.ts";
 
 /** How {@linkcode CachedText.catchUp} reads. */
 export interface CatchUp {
-  /** How many of the last tokens are left unread, however much of the text the cache holds. */
+  /** How many of the last tokens are left unread, even if the cache holds them. */
   readonly keep: number;
-  /** The most tokens of a piece. */
+  /** The maximum number of tokens in a piece. */
   readonly mostRows: number;
-  /** Makes one pass over a piece, and records it. */
+  /** Makes a pass over a piece and records it. */
   readonly read: (piece: Int32Array) => void;
-  /** Ends it with the signal's reason. */
+  /** Aborts with the signal's reason. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /** A cache and the tokens whose keys and values it holds. */
 export class CachedText {
-  /** The device's side. */
+  /** The cache on the device. */
   readonly cache: Cache;
   readonly #tokens: number[] = [];
 
-  /** @param cache empty, and committed to only through this object from now on */
+  /** @param cache an empty one, which nobody else commits to */
   constructor(cache: Cache) {
     this.cache = cache;
   }
@@ -39,8 +39,8 @@ export class CachedText {
   }
 
   /**
-   * Rolls the cache back to what it shares with `tokens`, but to no more than `most` of them.
-   * @returns the tokens that have to be computed: those after the shared prefix
+   * Rolls the cache back to the prefix that it shares with `tokens`, and to at most `most` tokens.
+   * @returns the tokens after that prefix, which have to be computed
    */
   rewind(tokens: Int32Array, most: number = tokens.length): Int32Array {
     const limit = Math.min(most, this.#tokens.length, tokens.length);
@@ -51,11 +51,11 @@ export class CachedText {
   }
 
   /**
-   * Has what is new of a text read but for a last piece: of the last `keep` tokens and at most `mostRows` before them.
-   * Between the others everybody has their turn, and the signal is heard.
+   * Has the new part of a text read, except the last piece: the last `keep` tokens and at most `mostRows` before them.
+   * Between pieces it yields to the event loop and checks the signal.
    *
    * @returns the last piece
-   * @throws the signal's reason; what was read until then stays
+   * @throws the signal's reason; the pieces read before stay in the cache
    */
   async catchUp(tokens: Int32Array, { keep, mostRows, read, signal }: CatchUp): Promise<Int32Array> {
     signal?.throwIfAborted();

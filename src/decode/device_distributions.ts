@@ -1,7 +1,7 @@
 /**
- * Laws that live on a device: the bridge from a model's logits to what the sampler reads.
+ * Distributions on a device: made there from a model's logits, and read by the sampler.
  *
- * Deliberately absent: decisions. It reads no more rows than it is asked for.
+ * Deliberately absent: decisions. Only requested rows are read.
  *
  * @module
  */
@@ -19,9 +19,10 @@ import { LogitsError } from "../backend/distribution.ts";
 import type { Distributions, Law } from "./distributions.ts";
 
 /**
- * Does what may find that logits stand for no law, at once or where a device is waited for, and says whose they were.
- * @param model what computed them; or the drafter, if a device says so
- * @throws {LogitsError} that names the model
+ * Runs `body`. If it throws a LogitsError, at once or reported late by a device, the error is rethrown with the name of
+ * the model that computed the logits.
+ * @param model what computed them, unless the device blames the drafter
+ * @throws {LogitsError} naming the model
  */
 export function blaming<T>(model: string, body: () => T): T {
   try {
@@ -37,20 +38,20 @@ export function blaming<T>(model: string, body: () => T): T {
   }
 }
 
-/** A growing buffer of laws, [rows, V], filled from logits. */
+/** A growing buffer of distributions, [rows, V], filled from logits. */
 export class DeviceDistributions implements Distributions, Disposable {
   readonly #backend: Backend;
   readonly #vocabSize: number;
   readonly #model: string;
   readonly #drawn: Growing<TokenBuffer>;
   #laws: Activation | undefined;
-  /** Which rows hold laws, where it is asked. */
+  /** Rows that hold distributions. */
   readonly #filled = new Set<number>();
-  /** Tokens of rows `first` …, drawn before they were asked for with the noise of row 0's `key`. */
+  /** Tokens of rows from `first` on, drawn in advance with the noise of row 0's `key`. */
   #ahead: { readonly key: NoiseKey; readonly first: number; readonly tokens: Int32Array } | undefined;
 
   /**
-   * @param vocabSize V; further columns of the logits (a mask) are left out
+   * @param vocabSize V; further columns of the logits (the mask) are ignored
    * @param model what computes the logits, for messages
    */
   constructor(backend: Backend, vocabSize: number, model: string) {
@@ -60,7 +61,7 @@ export class DeviceDistributions implements Distributions, Disposable {
     this.#drawn = new Growing((size) => backend.tokens(size));
   }
 
-  /** Makes room for `rows` laws, [rows, V]; what was there is lost. */
+  /** Makes room for `rows` distributions, [rows, V], and discards the previous ones. */
   resize(rows: number): Activation {
     if (this.#laws === undefined || this.#laws.rows < rows) {
       this.#laws?.[Symbol.dispose]();
@@ -73,10 +74,10 @@ export class DeviceDistributions implements Distributions, Disposable {
   }
 
   /**
-   * Writes the laws of consecutive rows.
+   * Writes the distributions of consecutive rows.
    * @param start first row written
    * @param logits [n, ≥ V]
-   * @throws {LogitsError} if they stand for no law; the message names the model
+   * @throws {LogitsError} if they do not define a distribution; the message names the model
    */
   fill(start: number, logits: Activation, sampling: Sampling): void {
     this.#changes(start, logits.rows);
@@ -116,10 +117,7 @@ export class DeviceDistributions implements Distributions, Disposable {
     return tokens[0];
   }
 
-  /**
-   * Enqueues draws from rows [start, start + count) by the device itself, which must have
-   * {@linkcode Backend.decisions}.
-   */
+  /** Enqueues draws from rows [start, start + count) on a device that has {@linkcode Backend.decisions}. */
   draw(out: TokenBuffer, start: number, count: number, options: DrawOptions): void {
     this.#backend.decisions!.draw(out, this.slice(start, count), options);
   }
@@ -131,7 +129,9 @@ export class DeviceDistributions implements Distributions, Disposable {
 
   /** Rows [start, start + count) on the device, [count, V]. */
   slice(start: number, count: number): Activation {
-    if (this.#laws === undefined) throw new RangeError("Cannot use laws: no rows were asked for");
+    if (this.#laws === undefined) {
+      throw new RangeError("Cannot use distributions: there are no rows, expected a call of resize");
+    }
     return this.#laws.slice(start, count);
   }
 

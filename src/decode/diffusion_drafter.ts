@@ -1,11 +1,10 @@
 /**
- * Drafting by masked discrete diffusion (SpecDiff: Christopher et al. 2024, arXiv 2408.05636; SEDD: Lou et
- * al. 2024): γ masks after the text are denoised in T network evaluations, each of which opens some of them.
- * The law a token is drawn from is kept, and so is the step at which it was revealed: the rules in
- * `acceptance.ts` need both.
+ * Drafting by masked discrete diffusion (SpecDiff: Christopher et al. 2024, arXiv 2408.05636; SEDD: Lou et al. 2024): γ
+ * masks after the text are denoised in T network evaluations, each of which reveals some of them. The distribution that
+ * a token was drawn from is kept, and so is the step that revealed it: the rules in `acceptance.ts` need both.
  *
- * Deliberately absent: remasking or editing of revealed tokens, and choosing among several drafts. Both look
- * at drafted values, and would be exact only under `match` and `coupled`.
+ * Deliberately absent: remasking or editing revealed tokens, and choosing among several drafts. Both depend on drafted
+ * values, and would be exact only under `match` and `coupled`.
  *
  * @module
  */
@@ -18,130 +17,101 @@ import { indicesOf, type Run, runs } from "../model/runs.ts";
 import type { DiffusionModel, DiffusionPass, FollowUp } from "../model/model.ts";
 import { logLinearSigma } from "../model/sedd_score.ts";
 import { CachedText } from "./cached_text.ts";
+import { type CacheSettings, cacheSettings, type ContextCache, describeCache } from "./context_cache.ts";
 import { DeviceDistributions } from "./device_distributions.ts";
 import type { DeviceDraft, Draft, Drafter, DraftRequest } from "./drafter.ts";
 import { propose, proposeOnDevice } from "./propose.ts";
 import { reveal, type RevealOrder, revealOrders } from "./reveal.ts";
 
-/** Positions a cache starts with; it grows with the text, whatever length the checkpoint claims. */
+/** Initial capacity of a cache, in positions. It grows with the text, whatever length the checkpoint claims. */
 const FIRST_CAPACITY = 512;
 
-/** What people are told of a prefix. */
+/** Descriptions of the kinds of prefix. */
 const PREFIXES: Readonly<Record<DiffusionModel["prefixAttention"], string>> = {
   bidirectional: "bidirectional",
   causal: "causal prefix",
   target: "target-fed",
 };
 
-/**
- * What a bidirectional model keeps of a text from pass to pass. Every row of it sees every other, so keys and values
- * that are kept are not quite those a new pass would make; q is the law that follows from them.
- *
- * - `none`: nothing; each pass computes all of the text it sees.
- * - `draft`: the steps of a draft take the text's keys and values from its first step, and compute the γ drafted
- *   positions alone (the prefix cache of Fast-dLLM, Wu et al. 2025, arXiv 2505.22618).
- * - an object: a draft takes keys and values of all but the `recent` last tokens from the pass that first saw them
- *   with so many behind them, and computes those and the γ drafted positions. In every `refresh`th draft nothing is
- *   taken from earlier ones (delayed caching: dKV-Cache, Ma et al. 2025, arXiv 2505.15781). What is added to the text
- *   between two of them is seen beyond `draftContext`, as far as the length the model was trained at allows: where the
- *   context fills that, nothing can be kept.
- * - `delayed`: `{ recent: 4, refresh: 16 }`.
- */
-export type ContextCache = "none" | "draft" | "delayed" | {
-  /** R, an integer of at least 0. */
-  readonly recent: number;
-  /** N, an integer of at least 1. */
-  readonly refresh: number;
-};
-
-/** The kinds of {@linkcode ContextCache} that have names. */
-export const contextCaches: readonly Extract<ContextCache, string>[] = ["none", "draft", "delayed"];
-
-const NAMED_CACHES: Readonly<Record<Extract<ContextCache, string>, Exclude<ContextCache, string>>> = {
-  none: { recent: Infinity, refresh: 1 },
-  draft: { recent: 0, refresh: 1 },
-  delayed: { recent: 4, refresh: 16 },
-};
-
 /** Options of {@linkcode DiffusionDrafter}. */
 export interface DiffusionDrafterOptions {
   /**
-   * T, denoising steps per draft; no more than γ are ever made.
-   * @default 1; where γ is chosen for each round, so is T, for a model without a Markov head that drafts left to right
+   * T, the denoising steps per draft; at most γ are made.
+   * @default 1; if γ is chosen for each round, T is too, for a model without a Markov head that drafts left to right
    */
   readonly steps?: number | undefined;
-  /** Which masks a step opens. @default {"left-to-right"} */
+  /** Which masks a step reveals. @default {"left-to-right"} */
   readonly order?: RevealOrder | undefined;
   /**
-   * The most tokens of the text a bidirectional model sees; of the others, how many keys each layer does, which were
-   * made in sight of earlier ones.
-   * @default for a bidirectional model the length it was trained at, less γ; for the others all of the text
+   * How much of the text is used. A bidirectional model sees at most this many tokens. In other models, each layer
+   * attends to at most this many earlier keys (which may themselves depend on earlier text).
+   * @default for a bidirectional model its trained length less γ; for others the whole text
    */
   readonly draftContext?: number | undefined;
   /**
-   * What a bidirectional model keeps of the text from pass to pass: costs acceptance, never exactness. The others
-   * keep theirs exactly, and have no use for this. @default {"none"}
+   * What a bidirectional model caches between passes. It affects acceptance, never exactness. Other models cache their
+   * prefix exactly, and refuse this option. @default {"none"}
    */
   readonly contextCache?: ContextCache | undefined;
   /**
-   * σ̄, the noise level the model is told: a number, or `schedule` for σ̄(1 − i/T) at step i.
-   * @default σ̄(1) = 6.9078 at every step. The ideal score depends on it only through a factor that the
-   * softmax cancels (RADD, arXiv 2406.03736), and the masks are a full block, as at t = 1.
+   * σ̄, the noise level given to the model: a number, or `schedule` for σ̄(1 − i/T) at step i.
+   * @default σ̄(1) = 6.9078 at every step. The ideal score depends on it only by a factor that the softmax cancels
+   * (RADD, arXiv 2406.03736), and the masks are a full block, as at t = 1.
    */
   readonly sigma?: number | "schedule" | undefined;
   /**
-   * Keep what is left of a rejected draft, beyond the corrected token and the one after it, as part of the next
-   * one (future work of the SpecDiff paper). Kept tokens count as revealed before everything else, hence as point
-   * masses, which `ratio` does not take; nothing is left of drafts of fewer than 3 tokens. @default {false}
+   * Reuse the rest of a rejected draft, beyond the corrected token and the one after it, in the next draft (future work
+   * of the SpecDiff paper). Reused tokens count as revealed before all others, hence as point masses, which `ratio`
+   * refuses. Drafts of fewer than 3 tokens leave nothing to reuse. @default {false}
    */
   readonly hotStart?: boolean | undefined;
 }
 
-/** A draft that the device draws. */
+/** Buffers for a draft that the device draws. */
 interface Device {
   readonly round: DeviceRound;
-  /** Where it puts the token at each index. */
+  /** The token at each index. */
   readonly tokens: TokenBuffer;
-  /** The same, after the last token of the text: the token left of each index. */
+  /** The token left of each index: the last token of the text, then `tokens`. */
   readonly left: TokenBuffer;
 }
 
 /** Drafts with a diffusion model. The model is borrowed: disposing of this leaves it alone. */
 export class DiffusionDrafter implements Drafter {
-  /** For people and statistics. */
+  /** A description for people and statistics. */
   readonly name: string;
   /** V */
   readonly vocabSize: number;
-  /** True for one step and for left-to-right steps, unless tokens are kept from an earlier draft. */
+  /** True for one step and for left-to-right steps, without a hot start. */
   readonly leftToRight: boolean;
-  /** Blocks of the target whose outputs the model makes its prefix of; mostly none. */
+  /** The target's blocks whose outputs form the prefix; empty unless the model is target-fed. */
   readonly hiddenLayers: readonly number[];
-  /** T that may be chosen: [1, 2, 4] without `steps`, without a Markov head, left to right, no hot start; else none. */
+  /** [1, 2, 4] without `steps`, a Markov head or a hot start, and from left to right; otherwise undefined. */
   readonly stepChoices: readonly number[] | undefined;
   readonly #model: DiffusionModel;
   readonly #backend: Backend;
   readonly #q: DeviceDistributions;
-  /** What the device drew. */
+  /** Tokens drawn by the device. */
   readonly #drafted: Growing<TokenBuffer>;
   readonly #steps: number;
   readonly #order: RevealOrder;
   readonly #draftContext: number | undefined;
   readonly #sigma: number | "schedule";
   readonly #hotStart: boolean;
-  readonly #contextCache: Exclude<ContextCache, string>;
+  readonly #contextCache: CacheSettings;
   #text: CachedText;
-  /** Where in the text the context of a bidirectional model begins. */
+  /** Where the context of a bidirectional model begins in the text. */
   #contextStart = 0;
-  /** Drafts since nothing was taken from earlier ones. */
+  /** Drafts since the last full computation. */
   #draftsSinceRefresh = 0;
   /** The last draft and the text it was for, for a hot start. */
   #last: { text: Int32Array; tokens: Int32Array } | undefined;
 
   /**
    * Drafts on the backend that `model` was loaded on.
-   * @throws {RangeError} if `steps` or `draftContext` is not a positive integer, `sigma` not positive, or
-   * `contextCache` none of what it can be
-   * @throws {TypeError} if there is no such `order`
+   * @throws {RangeError} if `steps` or `draftContext` is not a positive integer, `sigma` is not positive, or
+   * `contextCache` is invalid
+   * @throws {TypeError} if `order` is unknown
    */
   constructor(model: DiffusionModel, backend: Backend, options: DiffusionDrafterOptions = {}) {
     this.#steps = options.steps ?? 1;
@@ -172,14 +142,7 @@ export class DiffusionDrafter implements Drafter {
       );
     }
     const { contextCache = "none" } = options;
-    this.#contextCache = typeof contextCache === "string" ? NAMED_CACHES[contextCache] : { ...contextCache };
-    if (!isContextCache(this.#contextCache)) {
-      throw new RangeError(
-        `Cannot make a diffusion drafter: contextCache is ${shown(contextCache)}, expected one of ${
-          contextCaches.join(", ")
-        }, or {recent, refresh} of integers from 0 and 1 on`,
-      );
-    }
+    this.#contextCache = cacheSettings(contextCache);
     this.#model = model;
     this.#backend = backend;
     this.#drafted = new Growing((size) => backend.tokens(size));
@@ -196,8 +159,8 @@ export class DiffusionDrafter implements Drafter {
   }
 
   /**
-   * Reads what is new of the text, but for a last piece. Of a bidirectional model it reads nothing: the text's rows see
-   * those that are drafted, and are computed with them.
+   * Reads the new part of the text, except the last piece. A bidirectional model reads nothing here: the text's rows
+   * see the drafted ones and are computed with them.
    *
    * @throws {TypeError} as {@linkcode draft}
    */
@@ -214,7 +177,7 @@ export class DiffusionDrafter implements Drafter {
       });
       return;
     }
-    const sigma = this.#sigmaOf(0, this.#stepsOf(request, gamma)); // that of the pass which reads the last piece
+    const sigma = this.#sigmaOf(0, this.#stepsOf(request, gamma)); // as in the pass that reads the last piece
     const read = (piece: Int32Array) => {
       this.#model.denoise(piece, this.#text.cache, sigma, {
         cleanRows: piece.length,
@@ -228,15 +191,15 @@ export class DiffusionDrafter implements Drafter {
 
   /**
    * Drafts γ tokens in at most min(T, γ) evaluations; fewer tokens if the model's length is shorter.
-   * @throws {TypeError} if the model needs hidden states of the text, and the request has none
+   * @throws {TypeError} if the model needs hidden states of the text and the request has none
    */
   draft(request: DraftRequest): Draft {
     return { ...this.#draft(request), q: this.#q };
   }
 
   /**
-   * The same without waiting for any of the tokens. Nothing where laws decide what is revealed, for they have to be
-   * read then, and where tokens are kept from an earlier draft.
+   * The same on the device, without waiting for the tokens. Returns nothing if the reveal order depends on q, which the
+   * host then has to read, or with a hot start.
    */
   draftOnDevice(request: DraftRequest, round: DeviceRound): DeviceDraft | undefined {
     const gamma = this.#length(request);
@@ -256,7 +219,7 @@ export class DiffusionDrafter implements Drafter {
     return Math.min(steps, gamma);
   }
 
-  /** Drafts; given a device, it draws the tokens, and those returned are unknown. */
+  /** Drafts. Given a device, the device draws the tokens, and the returned ones are unknown. */
   #draft(request: DraftRequest, device?: Device): Omit<Draft, "q"> {
     const { tokens: text, random, sampling } = request;
     const start = text.length;
@@ -276,7 +239,7 @@ export class DiffusionDrafter implements Drafter {
     for (let step = 0; step < steps; step++) {
       const masked = indicesOf(draft, mask);
       if (masked.length === 0) break;
-      // with one σ for all steps, a step that opened nothing leaves the next nothing new to compute
+      // with one σ for all steps, nothing changes after a step that revealed nothing
       const anew = changed || this.#sigma === "schedule" || pass === undefined;
       if (anew) computed = masked;
       const sigma = this.#sigmaOf(step, steps);
@@ -305,7 +268,7 @@ export class DiffusionDrafter implements Drafter {
         });
       } else {
         const drawn = this.#drawing(request, draft, computed, open, device);
-        // what is opened at random is seldom the same again, and what is not repeated is not worth recording
+        // random reveals seldom repeat, so recording them does not pay
         const together = anew && (steps === 1 || this.#order === "left-to-right");
         const followUp = together ? drawn : undefined;
         if (anew) pass = this.#denoise(request, draft, computed, sigma, { device, followUp });
@@ -320,7 +283,7 @@ export class DiffusionDrafter implements Drafter {
     return { tokens: draft, steps: revealedAt, passes };
   }
 
-  /** What makes the device draw the tokens at the indices `open`, once there are logits of `computed`. */
+  /** Has the device draw the tokens at the indices `open`, from the logits of `computed`. */
   #drawing(
     request: DraftRequest,
     draft: Int32Array,
@@ -342,14 +305,14 @@ export class DiffusionDrafter implements Drafter {
     };
   }
 
-  /** Makes the laws at the indices `open` from logits of `computed`, and has tokens drawn, from the left. */
+  /** Makes q at the indices `open` from the logits of `computed`, and has tokens drawn from left to right. */
   #open(
     pass: DiffusionPass,
     computed: readonly number[],
     open: readonly number[],
     { sampling, left, draw }: {
       readonly sampling: Sampling;
-      /** The token left of an index; nothing where it is still a mask. */
+      /** The token left of an index; undefined if it is still masked. */
       readonly left: (j: number) => number | TokenBuffer | undefined;
       readonly draw: (j: number, count: number) => void;
     },
@@ -358,7 +321,7 @@ export class DiffusionDrafter implements Drafter {
     const together: Run[] = this.#model.hasMarkovHead ? open.map((j) => [j, 1]) : runs(open);
     for (const [j, count] of together) {
       const row = computed.indexOf(j), previous = this.#model.hasMarkovHead ? left(j) : undefined;
-      // it restores left context; where the left neighbour is still a mask there is none to restore
+      // it adds left context, of which there is none while the left neighbour is masked
       if (previous !== undefined) this.#model.markovLogits(pass, row, previous);
       this.#q.fill(j, pass.logits.slice(row, count), sampling);
       draw(j, count);
@@ -380,7 +343,7 @@ export class DiffusionDrafter implements Drafter {
     if (this.#model.prefixAttention === "target") {
       this.#reserve(text.length + draft.length);
       this.#feed(this.#text.rewind(text.subarray(0, -1)), hidden);
-      // the last token of the text, which the target has yet to see, opens the window
+      // the window starts with the last token of the text, which the target has yet to see
       return this.#model.denoise(concat(text.subarray(-1), draft), this.#text.cache, sigma, {
         cleanRows: 0,
         head: masked.map((j) => 1 + j),
@@ -417,13 +380,13 @@ export class DiffusionDrafter implements Drafter {
     return pass;
   }
 
-  /** Lets the context of a bidirectional model begin anew, unless some of what is kept of it is to be used again. */
+  /** Restarts the context of a bidirectional model, unless its cache is to be reused. */
   #placeContext(text: Int32Array, gamma: number): void {
     if (this.#model.prefixAttention !== "bidirectional") return;
     const room = this.#model.shape.contextLength - gamma, context = text.subarray(this.#contextStart);
     const kept = this.#text.length;
     this.#text.rewind(context);
-    const usable = kept > 0 && this.#text.length === kept; // or it is of another text
+    const usable = kept > 0 && this.#text.length === kept; // otherwise it belongs to another text
     this.#draftsSinceRefresh++;
     const due = this.#draftsSinceRefresh >= this.#contextCache.refresh || context.length > room;
     if (usable && !due) return;
@@ -432,14 +395,14 @@ export class DiffusionDrafter implements Drafter {
     this.#draftsSinceRefresh = 0;
   }
 
-  /** Gives the model what the target made of the tokens that follow those which the cache holds. */
+  /** Gives the model the target's hidden states of the tokens after those in the cache. */
   #feed(fresh: Int32Array, hidden: readonly Activation[] | undefined): void {
     if (fresh.length === 0) return;
     const start = this.#text.length;
     if (hidden === undefined) {
       throw new TypeError(
-        `Cannot draft: "${this.name}" needs the target's hidden states of ${start + fresh.length} tokens, ` +
-          "and there are none",
+        `Cannot draft: the hidden states for "${this.name}" are missing, expected those of ` +
+          `${start + fresh.length} tokens`,
       );
     }
     this.#model.feed(hidden.map((states) => states.slice(start, fresh.length)), this.#text.cache);
@@ -451,14 +414,14 @@ export class DiffusionDrafter implements Drafter {
   }
 
   /**
-   * Fills in what an earlier draft proposed for positions beyond the committed text, if that goes on with the text of
-   * the draft: of another one it may have been drawn by the very noise that draws now.
+   * Fills in the earlier draft's tokens beyond the committed text, if this text continues the earlier one. Tokens drawn
+   * for another text may depend on the same noise as the coming draws.
    */
   #seed(draft: Int32Array, revealedAt: Int32Array, text: Int32Array): void {
     if (this.#last === undefined) return;
     const { text: before, tokens } = this.#last, start = text.length, from = before.length;
     if (start <= from || before.some((token, i) => token !== text[i])) return;
-    // what followed the rejected token is drafted anew: with it, a round would stand or fall with a stale token
+    // the token after the corrected one is drafted anew: if it were stale, the whole round would depend on it
     for (let j = 1; j < draft.length; j++) {
       const left = start + j - from;
       if (left < 0 || left >= tokens.length) continue;
@@ -468,7 +431,7 @@ export class DiffusionDrafter implements Drafter {
     }
   }
 
-  /** Makes room for `length` positions. They are relative, so a text may outgrow what the model was trained at. */
+  /** Makes room for `length` positions. They are relative, so a text may exceed the trained length. */
   #reserve(length: number): void {
     const { capacity } = this.#text.cache;
     if (length <= capacity) return;
@@ -476,7 +439,7 @@ export class DiffusionDrafter implements Drafter {
     try {
       this.#text = new CachedText(this.#model.newCache(Math.max(length, 2 * capacity)));
     } catch (error) {
-      this.#text = new CachedText(this.#model.newCache(capacity)); // there was room for that
+      this.#text = new CachedText(this.#model.newCache(capacity)); // which did fit
       throw error;
     }
   }
@@ -487,24 +450,12 @@ export class DiffusionDrafter implements Drafter {
     this.#last = undefined;
   }
 
-  /** Frees the cache and the laws. */
+  /** Frees the cache and q. */
   [Symbol.dispose](): void {
     this.#text.cache[Symbol.dispose]();
     this.#q[Symbol.dispose]();
     this.#drafted[Symbol.dispose]();
   }
-}
-
-function isContextCache(cache: Exclude<ContextCache, string> | undefined | null): boolean {
-  return cache !== undefined && cache !== null &&
-    (cache === NAMED_CACHES.none || Number.isInteger(cache.recent)) &&
-    cache.recent >= 0 && Number.isInteger(cache.refresh) && cache.refresh >= 1;
-}
-
-function describeCache(cache: ContextCache): string {
-  if (cache === "none") return "";
-  if (typeof cache === "string") return `, context cache: ${cache}`;
-  return `, context cache: recent ${cache.recent}, refresh ${cache.refresh}`;
 }
 
 function concat(a: Int32Array, b: Int32Array): Int32Array {

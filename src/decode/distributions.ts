@@ -1,8 +1,8 @@
 /**
- * Laws over tokens, one per row, as the sampler sees them: on the host, or on a device that hands a row over
- * only when asked.
+ * Distributions over tokens, one per row, as the sampler sees them: on the host, or on a device that copies a row only
+ * on request.
  *
- * Deliberately absent: how a law is made of logits (`backend/distribution.ts`).
+ * Deliberately absent: making a distribution from logits (`backend/distribution.ts`).
  *
  * @module
  */
@@ -10,12 +10,12 @@
 import type { NoiseKey } from "../backend/backend.ts";
 import { race } from "../backend/philox.ts";
 
-/** Non-negative weights over the vocabulary, [V]; a law sums to 1, a residual need not. */
+/** Non-negative weights over the vocabulary, [V]. A distribution sums to 1; a residual need not. */
 export type Law = Float32Array | Float64Array;
 
 /**
- * The sum of a law's or a residual's entries, in float64. In four chains, since each addition would otherwise
- * wait for the one before it, and a round sums several laws.
+ * The sum of the entries of a distribution or residual, in float64. It uses four independent chains of additions, which
+ * hides their latency.
  *
  * @throws {RangeError} if it is not a positive finite number, or an entry is negative
  */
@@ -45,30 +45,30 @@ export function massOf(law: Law): number {
   return mass;
 }
 
-/** Some rows of laws. */
+/** Rows of distributions. */
 export interface Distributions {
-  /** Row j, [V]. The very vector that is sampled from and tested. Do not modify. */
+  /** Row j, [V]: the exact vector that is sampled from and tested. Do not modify it. */
   row(j: number): Law;
-  /** The token that the noise under `key` picks from row j; `key.position` is row j's own position. */
+  /** The token that the noise under `key` selects from row j; `key.position` is the position of row j. */
   race(j: number, key: NoiseKey): number;
 }
 
-/** Laws held by the host. */
+/** Distributions on the host. */
 export class HostDistributions implements Distributions {
   readonly #laws: readonly Law[];
 
-  /** Takes one law per row, each [V]. */
+  /** Takes one distribution per row, each [V]. */
   constructor(laws: readonly Law[]) {
     this.#laws = laws;
   }
 
-  /** Row j, [V], as it was given. */
+  /** Row j, [V], as given. */
   row(j: number): Law {
     return this.#laws[j];
   }
 
   /**
-   * The token that the noise under `key` picks from row j.
+   * The token that the noise under `key` selects from row j.
    * @throws {RangeError} as {@linkcode massOf}
    */
   race(j: number, key: NoiseKey): number {

@@ -1,10 +1,11 @@
 /**
- * The two parties of speculative decoding as the sampler sees them. Anything that meets these interfaces
- * works with it: a diffusion model, a smaller autoregressive one, a lookup of n-grams, a table in a test.
+ * The interfaces of target and drafter, as the sampler sees them. Any implementation works with it: a diffusion model,
+ * a smaller autoregressive one, an n-gram lookup, a table in a test.
  *
- * Throughout: p is the target's law, q the drafter's, γ (`gamma`) the length of a draft.
+ * Throughout: p is the target's distribution, q the drafter's, γ (`gamma`) the length of a draft, T (`steps`) its
+ * number of denoising steps.
  *
- * Deliberately absent: any drafter or target, and how they are loaded or named.
+ * Deliberately absent: implementations, and loading them.
  *
  * @module
  */
@@ -14,20 +15,19 @@ import type { Rule, Verdict } from "./acceptance.ts";
 import type { Distributions } from "./distributions.ts";
 import type { RandomSource } from "./random.ts";
 
-/** The model whose law the text has. It remembers the text it has seen and can be rolled back. */
+/** The model whose distribution the text has. It remembers the text it has seen and can be rolled back. */
 export interface Target {
   /** V */
   readonly vocabSize: number;
-  /** The most tokens a text may have. */
+  /** The maximum number of tokens of a text. */
   readonly contextLength: number;
   /**
-   * Laws of the token that follows each of the last `rows` tokens of `tokens`. The whole text is given each
-   * time; what the target has already seen (a common prefix, up to the last {@linkcode truncate}) is not
-   * computed again.
+   * Distributions of the token after each of the last `rows` tokens of `tokens`. The whole text is passed each time. A
+   * prefix that the target has already seen, up to the last {@linkcode truncate}, is not computed again.
    *
-   * @param tokens the committed text followed by the draft; not to be written to
-   * @param rows how many laws, 1 … tokens.length
-   * @param signal ends it with the signal's reason, before a pass
+   * @param tokens the committed text followed by the draft; read-only
+   * @param rows the number of distributions, 1 … tokens.length
+   * @param signal aborts with the signal's reason, before a pass
    * @throws {RangeError} if `tokens` exceeds the context, or one is outside the vocabulary
    */
   score(
@@ -36,17 +36,17 @@ export interface Target {
     sampling: Sampling,
     signal?: AbortSignal,
   ): Distributions | Promise<Distributions>;
-  /** Forgets everything after the first `length` tokens. More than were seen: no effect. */
+  /** Forgets everything after the first `length` tokens. No effect if fewer were seen. */
   truncate(length: number): void;
   /**
-   * Keeps the hidden states of these layers from now on, for a drafter that asks for them by
-   * {@linkcode Drafter.hiddenLayers}; of none: stops. Said anew for each round, as texts may take turns on one target.
-   * A target without this method, or without {@linkcode hiddenOf}, has none to give.
+   * Keeps the hidden states of these layers from now on, for {@linkcode Drafter.hiddenLayers}; an empty list: stops.
+   * Called in each round, since texts may take turns on one target. A target without this method, or without
+   * {@linkcode hiddenOf}, provides no hidden states.
    */
   keepHidden?(layers: readonly number[]): void;
   /**
-   * Hidden states of a text, of the layers that are kept: one [n, C] per layer, on the device, where row i belongs to
-   * token i of `tokens`. What the target has not seen of it is computed. Valid until the next {@linkcode score}.
+   * Hidden states of a text in the kept layers: one [n, C] per layer, on the device, where row i belongs to token i.
+   * Tokens that the target has not seen are computed. Valid until the next {@linkcode score}.
    *
    * @param tokens [n], at least one
    * @param signal as in {@linkcode score}
@@ -56,16 +56,16 @@ export interface Target {
     signal?: AbortSignal,
   ): readonly Activation[] | Promise<readonly Activation[]>;
   /**
-   * Begins a round whose decisions the target's device makes. A target without this method, or that returns nothing,
-   * has its laws read.
+   * Begins a round whose decisions are made on the target's device. Without this method, or if it returns nothing, the
+   * host reads the distributions and decides.
    *
    * @param seed of the decisions
    * @param start length of the text
    */
   beginOnDevice?(seed: bigint, start: number): DeviceRound | undefined;
   /**
-   * Scores and tests a draft of the round that was begun last: what {@linkcode score} and `verify` give, and what was
-   * drafted.
+   * Scores and tests a draft in the round begun last. Returns the verdict of {@linkcode score} and `verify`, and the
+   * drafted tokens.
    *
    * @param text the committed text
    * @param signal as in {@linkcode score}
@@ -80,97 +80,96 @@ export interface Target {
   ): Promise<DeviceVerdict>;
 }
 
-/** What a device decided about a draft. */
+/** A device's verdict on a draft. */
 export interface DeviceVerdict extends Verdict {
   /** The drafted tokens, [n]. */
   readonly draft: Int32Array;
-  /** Milliseconds of the device in the draft. */
+  /** Milliseconds that the device spent on the draft. */
   readonly draftMs: number;
 }
 
-/** What a drafter is asked for. */
+/** The input of a drafter. */
 export interface DraftRequest {
   /** The committed text, prompt included: a copy. */
   readonly tokens: Int32Array;
-  /** γ, how many tokens to draft; fewer may come back. */
+  /** γ, the number of tokens to draft; the drafter may return fewer. */
   readonly gamma: number;
   /** T, one of {@linkcode Drafter.stepChoices}. @default the drafter's own */
   readonly steps?: number | undefined;
-  /** How q is made from the drafter's logits. */
+  /** The sampling options that make q from the drafter's logits. */
   readonly sampling: Sampling;
-  /** Source of its decisions. */
+  /** Source of random decisions. */
   readonly random: RandomSource;
-  /** Draw with the noise the target will use (`coupled`), instead of noise of its own. */
+  /** Draw with the target's noise (`coupled`) instead of the drafter's own. */
   readonly coupled: boolean;
   /**
-   * The target's hidden states, if {@linkcode Drafter.hiddenLayers} asked for them: one [n, C] per layer, row i
-   * of which belongs to token i. n is tokens.length − 1, for the target has yet to see the last token; absent if
-   * that is none.
+   * The target's hidden states, if {@linkcode Drafter.hiddenLayers} names any: one [n, C] per layer, where row i
+   * belongs to token i. n is tokens.length − 1, since the target has yet to see the last token. Absent if n is 0.
    */
   readonly hidden?: readonly Activation[] | undefined;
-  /** Ends long work with the signal's reason. */
+  /** Aborts long work with the signal's reason. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** A draft of n ≤ γ tokens, for the positions that follow the committed text. Its laws are valid until the drafter's next. */
+/** A draft of n ≤ γ tokens after the committed text. Its q is valid until the drafter's next draft. */
 export interface Draft {
   /** [n] */
   readonly tokens: Int32Array;
-  /** The very laws the tokens were drawn from, n rows; absent: each token is a point mass. */
+  /** The exact distributions that the tokens were drawn from, n rows; absent: each token is a point mass. */
   readonly q?: Distributions | undefined;
-  /** [n] the denoising step at which each was revealed; positions revealed together share a number. */
+  /** [n] the denoising step that revealed each token; tokens revealed together share a number. */
   readonly steps: Int32Array;
-  /** Network evaluations made. */
+  /** Number of network evaluations. */
   readonly passes: number;
 }
 
-/** A draft of no tokens. */
+/** An empty draft. */
 export const NO_DRAFT: Draft = { tokens: new Int32Array(0), steps: new Int32Array(0), passes: 0 };
 
-/** A draft of n ≤ γ tokens that the host has not seen. Valid until the drafter's next. */
+/** A draft of n ≤ γ tokens that the host has not read. Valid until the drafter's next draft. */
 export interface DeviceDraft extends Pick<Draft, "steps" | "passes"> {
   /** The first n ids. */
   readonly tokens: TokenBuffer;
-  /** The very laws the tokens were drawn from, [≥ n, V]. */
+  /** The exact distributions that the tokens were drawn from, [≥ n, V]. */
   readonly q: Activation;
-  /** Is told the tokens once the host knows them. */
+  /** Called with the tokens once the host has read them. */
   settle?(tokens: Int32Array): void;
 }
 
-/** Whether the host has yet to see a draft. */
+/** Whether a draft is on the device and the host has not read it. */
 export function isOnDevice(draft: Draft | DeviceDraft): draft is DeviceDraft {
   return !(draft.tokens instanceof Int32Array);
 }
 
-/** Whatever proposes tokens. It may remember the text between drafts; the text given is what counts. */
+/** Proposes tokens. It may remember the text between drafts, but the given text is authoritative. */
 export interface Drafter extends Disposable {
-  /** For people and statistics: `diffusion (causal prefix, Markov head)`. */
+  /** A description for people and statistics: `diffusion (causal prefix, Markov head)`. */
   readonly name: string;
   /** V */
   readonly vocabSize: number;
   /**
-   * Whether every position, whatever the draws, is revealed no earlier than all positions left of it, so
-   * that `ratio` is exact (reference: Leviathan et al. 2023; here `ordered` generalises it).
+   * Whether every position is always revealed no earlier than all positions left of it. If so, `ratio` is exact
+   * (Leviathan et al. 2023; `ordered` generalises it).
    */
   readonly leftToRight: boolean;
-  /** Blocks of the target, 0-based, whose outputs it wants to be given: {@linkcode DraftRequest.hidden}. */
+  /** The target's blocks, 0-based, whose outputs it needs in {@linkcode DraftRequest.hidden}. */
   readonly hiddenLayers?: readonly number[] | undefined;
   /**
-   * T that may be asked of it instead of its own, ascending from 1, where that may pay. Whatever is asked,
-   * `leftToRight` must be true of it.
+   * The T that a request may choose instead of the drafter's own, ascending from 1. `leftToRight` must hold for every
+   * choice.
    */
   readonly stepChoices?: readonly number[] | undefined;
   /**
-   * Reads what is new of the text, a piece at a time, and leaves no more than a piece of it to {@linkcode draft} or
-   * {@linkcode draftOnDevice}, which are asked next. Between pieces everybody has their turn, and the request's signal
-   * is heard. Absent: a drafter that has nothing to read, or sees the text anew each time.
+   * Reads the new part of the text in pieces, and leaves at most one piece to {@linkcode draft} or {@linkcode
+   * draftOnDevice}, which are called next. Between pieces it yields to the event loop and checks the request's signal.
+   * Absent if the drafter has nothing to read, or computes the text anew each time.
    */
   prepare?(request: DraftRequest): Promise<void>;
-  /** Proposes tokens, of a text that was prepared for or not. Must not look at anything but the request. */
+  /** Proposes tokens, whether or not the text was prepared. Must depend on the request alone. */
   draft(request: DraftRequest): Draft | Promise<Draft>;
   /**
-   * Proposes the tokens that {@linkcode draft} would, by the device's own decisions and without waiting for them.
-   * Absent, or nothing returned: the drafter has to see its laws, or they are elsewhere.
+   * Proposes the same tokens as {@linkcode draft}, drawn by the device itself, without waiting for them. Absent, or
+   * returning nothing, if the host has to see q or it is on another device.
    *
    * @param round on the target's device
    */

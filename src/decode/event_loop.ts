@@ -1,24 +1,24 @@
 /**
- * Long work that others can interrupt: awaiting a promise that is settled already, as a loop over a CPU's passes
- * does, never leaves the current task, so that no timer, signal or key press would be heard before its end.
+ * Yielding to the event loop during long work. A loop over passes on the CPU awaits only settled promises and never
+ * leaves the current task, so timers, signals and input would otherwise wait until its end.
  *
  * @module
  */
 
-/** Milliseconds of work after which timers get a turn. */
+/** Milliseconds of work after which to yield to timers. */
 const TURN_MS = 10;
-/** Milliseconds of work after which signals and input get one as well. */
+/** Milliseconds of work after which to yield to signals and input as well. */
 const REST_MS = 100;
 
-/** When all had a turn. */
+/** When all of them last had a turn. */
 let rested = 0;
 
 /**
- * Lets timers have their turn if none has come for a while, which costs some tens of microseconds, and more rarely
- * signals and input, which are looked for only where there is nothing else to do: that costs a millisecond or two.
+ * Yields to the event loop if it has been blocked for 10 ms, so that timers run (tens of microseconds). Every 100 ms it
+ * yields through a timeout, after which signals and input are polled too (1–2 ms).
  *
- * @param since when they last had one, as `performance.now()` tells the time
- * @returns when they last had one now
+ * @param since the time of the last turn, by `performance.now()`
+ * @returns the time of the last turn, now
  */
 export async function takeTurns(since: number): Promise<number> {
   const now = performance.now();
@@ -27,13 +27,13 @@ export async function takeTurns(since: number): Promise<number> {
     await new Promise<void>((resolve) => setTimeout(resolve, 0));
     return rested = performance.now();
   }
-  // the first may come before timers that are due; between it and the second all of those have had a turn
+  // the first may run before due timers; all of those run between it and the second
   await new Promise<void>((resolve) => setImmediate(() => setImmediate(resolve)));
   return performance.now();
 }
 
 /**
- * What a promise comes to, or the signal's reason as soon as that is aborted; the promise goes on.
+ * Awaits a promise, but throws as soon as the signal is aborted. The promise itself continues.
  * @throws the signal's reason, and whatever the promise is rejected with
  */
 export async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {

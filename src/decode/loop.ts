@@ -1,8 +1,8 @@
 /**
- * What plain and speculative decoding share: the text, where it ends, the first pass over the prompt, time,
- * cancellation, and leaving the target in order. How a round finds its tokens is the two loops' own matter.
+ * The loop that plain and speculative decoding share: the text and its end, the pass over the prompt, timing,
+ * cancellation and cleaning up the target. How a round finds its tokens differs between the two.
  *
- * Deliberately absent: batches of texts, and words. A text that is to stop at a string is `engine.ts`'s matter.
+ * Deliberately absent: batching, and words. Stop strings are handled in `engine.ts`.
  *
  * @module
  */
@@ -14,59 +14,59 @@ import type { Target } from "./drafter.ts";
 import { takeTurns } from "./event_loop.ts";
 import { PhiloxSource, type RandomSource } from "./random.ts";
 
-/** Tokens beyond the prompt that there is room for at first. */
+/** Initial capacity for tokens after the prompt. */
 const FIRST_ROOM = 1024;
 
-/** Options of both loops. */
+/** Options of plain and speculative decoding. */
 export interface DecodeOptions {
-  /** What the target's law is made with. @default temperature 1, no top-k, no top-p */
+  /** The target's sampling options. @default temperature 1, no top-k, no top-p */
   readonly sampling?: Sampling | undefined;
-  /** The most tokens to emit. @default as many as the target's context holds */
+  /** The maximum number of tokens to emit. @default until the target's context is full */
   readonly maxTokens?: number | undefined;
-  /** Tokens that end the text; the one found is its last token. @default none */
+  /** Tokens that end the text, which includes the one found. @default none */
   readonly stopTokens?: readonly number[] | undefined;
-  /** Seed of the random decisions: the same seed, the same text. @default one drawn at random */
+  /** Seed of the random decisions: the same seed gives the same text. @default a random one */
   readonly seed?: number | bigint | string | undefined;
-  /** Makes the random decisions; overrides `seed`. */
+  /** The source of random decisions; overrides `seed`. */
   readonly random?: RandomSource | undefined;
-  /** Ends the loop, which then throws the signal's reason. */
+  /** Aborts the loop, which then throws the signal's reason. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * Where an emitted token comes from: it was drafted and accepted, replaces a rejected one, follows a draft
- * that was accepted as a whole, or was drawn by the target with no draft in play.
+ * Where an emitted token comes from: it was drafted and accepted, replaces a rejected one, follows a fully accepted
+ * draft, or was drawn by the target without a draft.
  */
 export type Origin = "accepted" | "corrected" | "bonus" | "target";
 
-/** Why a text ended: `maxTokens` reached, a stop token, or the target's context is full. */
+/** Why a text ended: `maxTokens` was reached, a stop token was found, or the target's context is full. */
 export type FinishReason = "length" | "stop" | "context";
 
-/** One round: what a pass of the target added to the text. */
+/** One round: the result of one pass of the target. */
 export interface Round {
   /** The tokens added, at least one. */
   readonly tokens: readonly number[];
-  /** Where each comes from. */
+  /** The origin of each token. */
   readonly from: readonly Origin[];
   /** The drafted tokens; empty without a draft. */
   readonly draft: readonly number[];
-  /** How many drafted tokens were added. A stop token ends the count. */
+  /** How many drafted tokens were added, up to a stop token. */
   readonly accepted: number;
   /** Network evaluations of the drafter. */
   readonly draftPasses: number;
-  /** Milliseconds in the first pass over the prompt, in the first round; 0 in the others. */
+  /** Milliseconds of the pass over the prompt in the first round; 0 in the others. */
   readonly prefillMs: number;
   /** Milliseconds in the drafter. */
   readonly draftMs: number;
   /** Milliseconds in the target and the test of the draft. */
   readonly verifyMs: number;
-  /** Milliseconds of the whole round without prefill, and without what the consumer did in between. */
+  /** Milliseconds of the whole round, without prefill and the consumer's time in between. */
   readonly totalMs: number;
   /** Set in the last round. */
   readonly finishReason?: FinishReason | undefined;
 }
 
-/** What a loop's own part of a round found. */
+/** The result of a loop's own part of a round. */
 export interface Step {
   /** The drafted tokens, [n]. */
   readonly draft: Int32Array;
@@ -84,17 +84,17 @@ export interface Step {
   readonly verifyMs: number;
 }
 
-/** What a loop's own part of a round is given. */
+/** The input of a loop's own part of a round. */
 export interface StepRequest {
-  /** The committed text, prompt included, [at least 1]. A view: copy what has to outlive the round. */
+  /** The committed text, prompt included, [at least 1]. A view, valid only in this round. */
   readonly text: Int32Array;
-  /** The most tokens that may be added, at least 1. */
+  /** The maximum number of tokens to add, at least 1. */
   readonly room: number;
-  /** Makes the random decisions. */
+  /** Source of random decisions. */
   readonly random: RandomSource;
-  /** What the target's law is made with. */
+  /** The target's sampling options. */
   readonly sampling: Sampling;
-  /** Ends the round with the signal's reason, before a pass. */
+  /** Aborts the round with the signal's reason, before a pass. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -102,15 +102,15 @@ export interface StepRequest {
 const inUse = new WeakSet<object>();
 
 /**
- * Does what a target or a drafter must not do for two texts at once, for each would find the other's laws.
+ * Runs `body` while no other text may use this target or drafter, since each would overwrite the other's distributions.
  *
- * @param what it is, for people
+ * @param what a name for messages
  * @throws {Error} if it is in use
  */
 export async function holding<T>(held: object, what: string, body: () => T | Promise<T>): Promise<T> {
   if (inUse.has(held)) {
     throw new Error(
-      `Cannot decode: ${what} is in the middle of another text's round, expected one for each text that is decoded at once`,
+      `Cannot decode: ${what} is in the middle of another text's round, expected a separate one for each concurrent text`,
     );
   }
   inUse.add(held);
@@ -122,18 +122,18 @@ export async function holding<T>(held: object, what: string, body: () => T | Pro
 }
 
 /**
- * Rounds until the text ends. However it is left, at its end, by an error or by the consumer's `break`, the
- * target then holds a prefix of the committed text and can be used again.
+ * Makes rounds until the text ends. However the loop is left (at its end, by an error or by the consumer's `break`),
+ * the target then holds a prefix of the committed text and can be used again.
  *
- * The first pass covers the prompt but its last token, the same for every loop; each emitted token then comes
- * from a pass that is timed as decoding.
+ * In both loops, the first pass covers the prompt except its last token. Each emitted token thus comes from a pass that
+ * is timed as decoding.
  *
  * @param step finds the tokens of one round
- * @param hiddenLayers whose outputs the target keeps meanwhile
- * @throws {Error} if the target is in the middle of a round of another text
- * @throws {RangeError} if the prompt is empty, fills the context or holds a token outside the vocabulary, as may no
- * stop token be, or `maxTokens` is not a positive integer
- * @throws {LogitsError} if a model computes what is no number; the message says which, and after how many tokens
+ * @param hiddenLayers the layers whose outputs the target keeps meanwhile
+ * @throws {Error} if the target is in the middle of another text's round
+ * @throws {RangeError} if the prompt is empty or fills the context, a prompt or stop token is outside the vocabulary,
+ * or `maxTokens` is not a positive integer
+ * @throws {LogitsError} if a model computes a logit that is not a number; the message names the model and the position
  */
 export async function* decode(
   target: Target,
@@ -149,7 +149,7 @@ export async function* decode(
   let text = new Int32Array(Math.min(limit, prompt.length + FIRST_ROOM));
   text.set(prompt);
   let length = prompt.length;
-  let seen = 0; // how much of the text the target may keep
+  let seen = 0; // tokens that the target may keep
   let turn = performance.now();
   const withTarget = <T>(body: () => T | Promise<T>) =>
     holding(target, "the target", () => {
@@ -174,7 +174,7 @@ export async function* decode(
       const stop = tokens.findIndex((token) => stops.has(token));
       if (stop >= 0) tokens.length = stop + 1;
       const accepted = Math.min(found.accepted, tokens.length);
-      // the target has not seen the token that follows the accepted ones, but a rejected one in its place
+      // in place of the token after the accepted ones, the target has seen a rejected one
       seen = length + accepted;
       target.truncate(seen);
       if (length + tokens.length > text.length) {
@@ -203,14 +203,14 @@ export async function* decode(
     if (!(error instanceof LogitsError)) throw error;
     throw new LogitsError(error.fault, `decode after ${length} tokens`);
   } finally {
-    if (!inUse.has(target)) target.truncate(seen); // or it is another text's now
+    if (!inUse.has(target)) target.truncate(seen); // unless another text uses it now
   }
 }
 
 /**
- * Throws unless a text can be decoded so.
- * @throws {RangeError} as {@linkcode decode}, or if the sampling makes no sense
- * @throws {TypeError} if the prompt is no list
+ * Throws unless a text can be decoded with these options.
+ * @throws {RangeError} as {@linkcode decode}, or if a sampling option is out of range
+ * @throws {TypeError} if the prompt is not a list
  */
 export function checkRequest(
   { contextLength, vocabSize }: Pick<Target, "contextLength" | "vocabSize">,
@@ -219,17 +219,15 @@ export function checkRequest(
 ): void {
   checkSampling(sampling);
   if (!Number.isSafeInteger(prompt?.length)) {
-    throw new TypeError("Cannot decode: the prompt is no list, expected token ids");
+    throw new TypeError(`Cannot decode: the prompt is ${shown(prompt)}, expected a list of token ids`);
   }
   if (prompt.length === 0) {
     throw new RangeError("Cannot decode: the prompt is empty, expected at least one token");
   }
   if (prompt.length >= contextLength) {
     throw new RangeError(
-      `Cannot decode: the prompt has ${prompt.length} tokens, expected at most ${
-        contextLength - 1
-      }: the context ` +
-        `of ${contextLength} has no room for one more`,
+      `Cannot decode: the prompt has ${prompt.length} tokens, expected at most ${contextLength - 1}, ` +
+        `since the context is ${contextLength}`,
     );
   }
   if (!(maxTokens >= 1 && (Number.isInteger(maxTokens) || maxTokens === Infinity))) {

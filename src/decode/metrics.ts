@@ -1,8 +1,8 @@
 /**
- * What a run of decoding was worth: counts and times of its rounds under the names that vLLM made common.
- * Where plain rounds are among them, two of the values are not vLLM's, which divides by the number of drafts.
+ * Statistics of a decoding run: counts and times of its rounds, under vLLM's names. If there are plain rounds, two
+ * values differ from vLLM's, which divides by the number of drafts.
  *
- * Deliberately absent: clocks. The loop takes the times; this adds them up.
+ * Deliberately absent: clocks. The loop measures times; this adds them up.
  *
  * @module
  */
@@ -11,42 +11,42 @@ import { isExact, type Rule } from "./acceptance.ts";
 import type { Drafter } from "./drafter.ts";
 import type { FinishReason, Round } from "./loop.ts";
 
-/** What the statistics are of. */
+/** The run that statistics describe. */
 export interface RunDescription {
   /** Length of the prompt. */
   readonly promptTokens: number;
-  /** Who drafts; absent: plain decoding. */
+  /** The drafter; absent: plain decoding. */
   readonly drafter?: Pick<Drafter, "name" | "leftToRight"> | undefined;
   /** The rule, if there is a drafter. */
   readonly rule?: Rule | undefined;
-  /** The seed, for whoever wants the same text again. */
+  /** The seed, to reproduce the text. */
   readonly seed?: number | bigint | undefined;
 }
 
 /**
- * Counts, rates and times of a run. Everything counts only what was emitted: accepted tokens that a stop
- * token cut off are not among them. Rates without a denominator are 0.
+ * Counts, rates and times of a run. Only emitted tokens count: accepted tokens cut off by a stop token do not. Rates
+ * with a denominator of 0 are 0.
  */
 export interface Statistics {
-  /** Who drafts; `none` in plain decoding. */
+  /** The drafter's name; `none` in plain decoding. */
   readonly drafter: string;
-  /** How drafts were tested; `none` in plain decoding. */
+  /** The acceptance rule; `none` in plain decoding. */
   readonly rule: Rule | "none";
   /**
-   * `exact`: the text has the law of the target alone. `lossy`: it does not, because any-order drafts in
-   * several steps were tested by the `paper` rule.
+   * `exact`: the text has the distribution of the target alone. `lossy`: it does not, because the `paper` rule tested
+   * drafts made in several steps in any order.
    */
   readonly exactness: "exact" | "lossy";
-  /** In decimal, since it may exceed what a JSON number holds; absent if it was not told. */
+  /** In decimal, since it may exceed the range of JSON numbers; absent if unknown. */
   readonly seed?: string | undefined;
-  /** Why the text ended; absent while it has not, and where its reader has left it. */
+  /** Why the text ended; absent if it has not, or its consumer stopped early. */
   readonly finishReason?: FinishReason | undefined;
 
   /** Length of the prompt. */
   readonly promptTokens: number;
   /** Tokens emitted. */
   readonly tokens: number;
-  /** Passes of the target, the one over the prompt not counted. */
+  /** Passes of the target, excluding the one over the prompt. */
   readonly rounds: number;
   /** Rounds without a draft. */
   readonly plainRounds: number;
@@ -56,29 +56,29 @@ export interface Statistics {
   readonly acceptedTokens: number;
   /** Network evaluations of the drafter. */
   readonly draftPasses: number;
-  /** draftPasses / rounds with a draft: T, for a diffusion drafter. */
+  /** draftPasses / rounds with a draft: T for a diffusion drafter. */
   readonly meanDraftPasses: number;
   /** acceptedTokens / draftTokens. */
   readonly draftAcceptanceRate: number;
-  /** draftTokens / rounds: γ on average, a plain step counted as 0. */
+  /** draftTokens / rounds: the mean γ, where a plain step counts as 0. */
   readonly meanGamma: number;
   /**
-   * τ, tokens per round: 1 + acceptedTokens/rounds, but for what a stop token cuts off. Rounds without a draft count;
-   * vLLM's is 1 + acceptedTokens/drafts.
+   * τ, tokens per round: 1 + acceptedTokens/rounds, less what a stop token cuts off. Rounds without a draft count; vLLM
+   * has 1 + acceptedTokens/drafts.
    */
   readonly meanAcceptanceLength: number;
-  /** acceptedTokens / rounds: the same without corrected and bonus tokens. */
+  /** acceptedTokens / rounds: τ without corrected and bonus tokens. */
   readonly meanAcceptedDraftTokens: number;
   /** [longest draft] how often index j of a draft was drafted. */
   readonly draftedPerPosition: readonly number[];
   /** [longest draft] how often index j of a draft was accepted. */
   readonly acceptedPerPosition: readonly number[];
   /**
-   * [longest draft] acceptedPerPosition / draftedPerPosition: of the drafts that had an index j. vLLM's is of all
-   * drafts, also of those that were shorter.
+   * [longest draft] acceptedPerPosition / draftedPerPosition, over the drafts that reach index j. vLLM divides by the
+   * number of all drafts, including shorter ones.
    */
   readonly acceptanceRatePerPosition: readonly number[];
-  /** [longest draft + 1] in how many of the rounds with a draft k tokens were accepted. */
+  /** [longest draft + 1] number of rounds with a draft in which k tokens were accepted. */
   readonly acceptanceHistogram: readonly number[];
 
   /** Milliseconds in the first pass over the prompt. */
@@ -90,17 +90,17 @@ export interface Statistics {
   /** Milliseconds elsewhere in the loop. */
   readonly otherMs: number;
   /**
-   * Milliseconds in all, with what other texts computed meanwhile, but for what the consumer of the stream spent between
-   * rounds, and for the measuring of costs before the first text with `gamma: "auto"`.
+   * Total milliseconds. This includes work for other texts in the meantime. It excludes the consumer's time between
+   * rounds, and measuring costs before the first text with `gamma: "auto"`.
    */
   readonly totalMs: number;
   /** Milliseconds of the first pass over the prompt and of the first round. */
   readonly timeToFirstTokenMs: number;
-  /** tokens per second of totalMs − prefillMs: every emitted token is timed, the prompt is not. */
+  /** Tokens per second of totalMs − prefillMs: all emitted tokens, without the prompt. */
   readonly tokensPerSecond: number;
 }
 
-/** Adds rounds up. */
+/** Accumulates the statistics of rounds. */
 export class StatisticsCollector {
   readonly #run: RunDescription;
   readonly #drafted: number[] = [];
@@ -117,7 +117,7 @@ export class StatisticsCollector {
   #firstMs = 0;
   #plainRounds = 0;
 
-  /** Starts at nothing. */
+  /** Starts without rounds. */
   constructor(run: RunDescription) {
     this.#run = run;
   }

@@ -1,7 +1,7 @@
 /**
- * Decoding, plain and speculative, over any target and drafter that meet the two interfaces.
+ * Plain and speculative decoding, for any implementation of the {@linkcode Target} and {@linkcode Drafter} interfaces.
  *
- * The sampler is `speculate` in `speculative.ts`; what is accepted is decided in `acceptance.ts`.
+ * The sampler is `speculate` in `speculative.ts`; the acceptance rules are in `acceptance.ts`.
  *
  * ```ts
  * import { createBackend } from "@specdiff/specdiff/backend";
@@ -28,30 +28,23 @@
 export { DEFAULT_RULE, isExact, type Rule, rules, type Verdict, verify } from "./acceptance.ts";
 export { autoregress } from "./autoregressive.ts";
 export { AutoregressiveDrafter } from "./autoregressive_drafter.ts";
-export { CostProfile, DraftController, measureCosts, type MeasureOptions } from "./controller.ts";
-export {
-  type ContextCache,
-  contextCaches,
-  DiffusionDrafter,
-  type DiffusionDrafterOptions,
-} from "./diffusion_drafter.ts";
+export { type ContextCache, contextCaches } from "./context_cache.ts";
+export { DraftController } from "./controller.ts";
+export { CostProfile } from "./cost_profile.ts";
+export { DiffusionDrafter, type DiffusionDrafterOptions } from "./diffusion_drafter.ts";
 export { type Distributions, HostDistributions, type Law } from "./distributions.ts";
 export type { DeviceDraft, DeviceVerdict, Draft, Drafter, DraftRequest, Target } from "./drafter.ts";
+export { measureCosts, type MeasureOptions } from "./measure_costs.ts";
 export type { DecodeOptions, FinishReason, Origin, Round, Step } from "./loop.ts";
 export { type RunDescription, type Statistics, StatisticsCollector } from "./metrics.ts";
 export { ModelTarget } from "./model_target.ts";
-export { NgramDrafter, type NgramDrafterOptions } from "./ngram_drafter.ts";
+export { NgramDrafter } from "./ngram_drafter.ts";
 export { invert, PhiloxSource, Purpose, type RandomSource } from "./random.ts";
 export { reveal, type RevealOrder, revealOrders, type RevealRequest } from "./reveal.ts";
+export type { DraftPlan, DraftPolicy } from "./policy.ts";
 export { type Score, scoreTokens } from "./score.ts";
-export {
-  DEFAULT_GAMMA,
-  type DraftPlan,
-  type DraftPolicy,
-  speculate,
-  type SpeculateOptions,
-} from "./speculative.ts";
-// what the signatures above mention
+export { DEFAULT_GAMMA, speculate, type SpeculateOptions } from "./speculative.ts";
+// types in the signatures above
 export type * from "../backend/backend.ts";
 export type * from "../model/model.ts";
 export type { DeviceTokens } from "../model/device_tokens.ts";

@@ -1,8 +1,7 @@
 /**
- * A causal model as the target of speculative decoding: a cache, and laws from its logits.
+ * A causal model as the target of speculative decoding: a cache, and distributions from its logits.
  *
- * Deliberately absent: rules, which decide over its laws elsewhere, and the model itself, which several targets may
- * share.
+ * Deliberately absent: acceptance rules, and the model itself, which several targets may share.
  *
  * @module
  */
@@ -33,7 +32,7 @@ export class ModelTarget implements Target, Disposable {
   readonly #verdict: Growing<TokenBuffer>;
   #round: DeviceRound | undefined;
   #hiddenLayers: readonly number[] = [];
-  /** For each layer, [context, C]: row i belongs to token i, so that a roll-back leaves nothing to be done. */
+  /** For each layer, [context, C]. Row i belongs to token i, so a roll-back needs no change here. */
   #hidden: Activation[] = [];
 
   /**
@@ -53,7 +52,7 @@ export class ModelTarget implements Target, Disposable {
     this.#verdict = tokens();
   }
 
-  /** Laws of the token that follows each of the last `rows` tokens; overwritten by the next call. */
+  /** Distributions of the token after each of the last `rows` tokens; overwritten by the next call. */
   async score(
     tokens: Int32Array,
     rows: number,
@@ -61,13 +60,13 @@ export class ModelTarget implements Target, Disposable {
     signal?: AbortSignal,
   ): Promise<Distributions> {
     const fresh = await this.#catchUp(tokens, rows, signal);
-    // at once: the model's logits are those of its last pass, whoever made it
+    // before any await: the model's logits are those of its last pass, whichever text that was for
     this.#laws.resize(rows);
     this.#laws.fill(0, this.#read(fresh, rows), sampling);
     return this.#laws;
   }
 
-  /** Begins a round, where the backend can make its decisions. */
+  /** Begins a round, if the backend can make its decisions. */
   beginOnDevice(seed: bigint, start: number): DeviceRound | undefined {
     const { decisions } = this.#backend;
     if (decisions === undefined) return undefined;
@@ -76,7 +75,7 @@ export class ModelTarget implements Target, Disposable {
     return this.#round;
   }
 
-  /** Scores and tests a draft, of which the host learns no more than the tokens and the verdict, in one read. */
+  /** Scores and tests a draft. The host reads only the tokens and the verdict, in one read. */
   async verifyOnDevice(
     text: Int32Array,
     draft: DeviceDraft | Draft,
@@ -119,7 +118,7 @@ export class ModelTarget implements Target, Disposable {
     return { accepted, token, bonus: bonus === 1, draft: drafted, draftMs: round.draftMs };
   }
 
-  /** Reads what is new of a text but for a piece that holds the last `rows` tokens: those that need logits. */
+  /** Reads the new part of a text, except a piece with the last `rows` tokens, which need logits. */
   #catchUp(tokens: Int32Array, rows: number, signal: AbortSignal | undefined): Promise<Int32Array> {
     return this.#text.catchUp(tokens, {
       keep: rows,
@@ -129,7 +128,7 @@ export class ModelTarget implements Target, Disposable {
     });
   }
 
-  /** One pass. Tokens that are unknown are not recorded. */
+  /** One pass. Unknown tokens are not recorded. */
   #read(
     tokens: Int32Array,
     headRows: number,
@@ -155,8 +154,8 @@ export class ModelTarget implements Target, Disposable {
   }
 
   /**
-   * Keeps the outputs of these blocks from now on. If they are others than before, the text is forgotten, so that
-   * those of all its tokens will be there.
+   * Keeps the outputs of these blocks from now on. If the blocks change, the text is forgotten, so that it is computed
+   * again with the outputs of all its tokens.
    *
    * @throws {RangeError} if there is no such block
    */
@@ -164,7 +163,9 @@ export class ModelTarget implements Target, Disposable {
     const { layers: count, width } = this.#model.shape;
     for (const layer of layers) {
       if (!(Number.isInteger(layer) && layer >= 0 && layer < count)) {
-        throw new RangeError(`Cannot keep hidden states: layer ${layer} is not in [0, ${count})`);
+        throw new RangeError(
+          `Cannot keep hidden states: a layer is ${layer}, expected an integer in [0, ${count})`,
+        );
       }
     }
     if (String(layers) === String(this.#hiddenLayers)) return;
@@ -179,7 +180,7 @@ export class ModelTarget implements Target, Disposable {
     if (layers.length > 0) this.truncate(0);
   }
 
-  /** What is kept of each token of a text, [n, C] for each layer; of a text that was seen, nothing is computed. */
+  /** The kept states of a text's tokens, [n, C] for each layer. Only unseen tokens are computed. */
   async hiddenOf(tokens: Int32Array, signal?: AbortSignal): Promise<readonly Activation[]> {
     const fresh = await this.#catchUp(tokens, 0, signal);
     if (fresh.length > 0) this.#read(fresh, 1);
@@ -192,7 +193,7 @@ export class ModelTarget implements Target, Disposable {
     this.#hiddenLayers = [];
   }
 
-  /** Frees the cache, the laws and the hidden states. */
+  /** Frees the cache, the distributions and the hidden states. */
   [Symbol.dispose](): void {
     this.#text.cache[Symbol.dispose]();
     this.#laws[Symbol.dispose]();

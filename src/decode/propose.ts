@@ -1,8 +1,7 @@
 /**
- * How a drafter draws a token from the law it computed, on the host or on the device: the one place where drafts meet
- * randomness.
+ * How a drafter draws a token from q, on the host or on the device. All randomness of drafted tokens is here.
  *
- * Deliberately absent: what a draft is tested by.
+ * Deliberately absent: acceptance tests.
  *
  * @module
  */
@@ -14,12 +13,12 @@ import type { DraftRequest } from "./drafter.ts";
 import { Purpose } from "./random.ts";
 
 /**
- * Draws the token at index j of a draft from row j of q: with the target's noise at that position under
- * `coupled`, otherwise with noise of the drafter's own.
+ * Draws the token at index j of a draft from row j of q: under `coupled` with the target's noise at that position,
+ * otherwise with the drafter's own noise.
  *
- * A position beyond a rejected one is drafted again in a later round. Its noise must then be fresh: what was
- * emitted in between may depend on the first draw. The length of the text tells rounds apart, since every
- * round adds to it.
+ * A position after a rejected one is drafted again in a later round. Its noise must then be fresh, because tokens
+ * emitted in between may depend on the first draw. The noise is therefore keyed by the length of the text too, which
+ * differs between rounds.
  */
 export function propose(q: Distributions, j: number, request: DraftRequest): number {
   const start = request.tokens.length;
@@ -28,7 +27,7 @@ export function propose(q: Distributions, j: number, request: DraftRequest): num
     : request.random.choose(q.row(j), Purpose.draft, start + j, start);
 }
 
-/** Enqueues the same draws for rows [j, j + count) of q; they are written to `out` from index j on. */
+/** Enqueues the same draws on the device for rows [j, j + count) of q, and writes them to `out` from index j on. */
 export function proposeOnDevice(
   q: DeviceDistributions,
   j: number,

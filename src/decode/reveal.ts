@@ -1,8 +1,8 @@
 /**
- * Which masked positions a denoising step opens. A choice may look at the laws, never at the tokens drawn in
- * the same step: that is what keeps the `ordered` rule exact (reference: the conditions in `acceptance.ts`).
+ * Which masked positions a denoising step reveals. The choice may depend on distributions, but never on tokens drawn in
+ * the same step: a condition for `ordered` and `block` to be exact (see `acceptance.ts`).
  *
- * Deliberately absent: draws, which are `propose.ts`'s.
+ * Deliberately absent: drawing tokens, which is in `propose.ts`.
  *
  * @module
  */
@@ -13,14 +13,14 @@ import { Purpose, type RandomSource } from "./random.ts";
  * - `left-to-right`: the leftmost ones, in T chunks of nearly equal size. Every rule is exact for it.
  * - `random`: each with probability 1/(steps left), independently; SEDD's own reverse process, whose reveal
  *   probability is dt/t for log-linear noise (Lou et al. 2024, §4; MDLM and RADD likewise).
- * - `confidence`: those whose laws have the largest maximum, in T chunks of nearly equal size.
+ * - `confidence`: those whose distributions have the largest maximum, in T chunks of nearly equal size.
  */
 export type RevealOrder = "left-to-right" | "random" | "confidence";
 
 /** All orders, the default first. */
 export const revealOrders: readonly RevealOrder[] = ["left-to-right", "random", "confidence"];
 
-/** What {@linkcode reveal} decides on. */
+/** The state on which {@linkcode reveal} decides. */
 export interface RevealRequest {
   /** Indices in the draft that are masked, ascending. */
   readonly masked: readonly number[];
@@ -28,15 +28,15 @@ export interface RevealRequest {
   readonly step: number;
   /** T. */
   readonly steps: number;
-  /** The largest probability of the law at an index; asked only for `confidence`. */
+  /** The largest probability at an index; called only for `confidence`. */
   readonly confidence: (index: number) => number;
   /** Source of the decisions of `random`. */
   readonly random: RandomSource;
-  /** Length of the committed text: index j stands at position start + j. */
+  /** Length of the committed text: index j is position start + j. */
   readonly start: number;
 }
 
-/** The indices to open, ascending. The last step opens all that are left; `random` may open none before. */
+/** The indices to reveal, ascending. The last step reveals all that are left; before, `random` may reveal none. */
 export function reveal(order: RevealOrder, request: RevealRequest): number[] {
   const { masked, step, steps, random, start } = request;
   const stepsLeft = steps - step;
@@ -46,7 +46,7 @@ export function reveal(order: RevealOrder, request: RevealRequest): number[] {
     case "left-to-right":
       return masked.slice(0, count);
     case "random":
-      // (start + j, j) tells rounds apart, as in propose.ts, whatever γ and T they were left with
+      // (start + j, j) distinguishes rounds as in propose.ts, whatever their γ and T
       return masked.filter((j) =>
         random.bernoulli(1 / stepsLeft, Purpose.reveal, start + j, j * 0x10000 + step)
       );

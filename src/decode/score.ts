@@ -1,7 +1,7 @@
 /**
- * How probable a text is under a model.
+ * The log-probability of a text under a model.
  *
- * Deliberately absent: texts longer than the context, which have no one probability.
+ * Deliberately absent: texts longer than the context, whose probability is not well defined.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { LogitsError } from "../backend/distribution.ts";
 import type { CausalModel } from "../model/model.ts";
 import { takeTurns } from "./event_loop.ts";
 
-/** Rows per pass: bounds the logits held at once to this many times V, and how long a signal goes unheard. */
+/** Rows per pass. Limits the logits in memory to this many times V, and the latency of a signal. */
 const ROWS = 32;
 
 /** What {@linkcode scoreTokens} returns. */
@@ -19,15 +19,15 @@ export interface Score {
   readonly tokens: readonly number[];
   /** Natural logarithm of the probability of each token given those left of it, [n]; the first has none. */
   readonly logprobs: readonly (number | null)[];
-  /** exp of minus the mean of `logprobs`; NaN if there is but one token, and so no mean. */
+  /** exp of minus the mean of `logprobs`; NaN for a single token. */
   readonly perplexity: number;
 }
 
 /**
  * Log-probabilities of each token of a text at temperature 1, without top-k or top-p.
  *
- * @param tokens 1 … context length of them
- * @param signal ends it with the signal's reason
+ * @param tokens between 1 and the context length
+ * @param signal aborts it with the signal's reason
  * @throws {RangeError} if there are none, too many, or one is outside the vocabulary
  * @throws {LogitsError} if the model computes logits that are not finite
  */

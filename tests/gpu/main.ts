@@ -16,9 +16,9 @@ import assert from "node:assert/strict";
 import { CudaDriver } from "../../ffi/driver.ts";
 import { describeFirstGpu } from "../../src/backend/cuda/describe.ts";
 import { loadEngine } from "../../mod.ts";
-import { readOptions, refuse } from "../../bench/arguments.ts";
-import { ownDeno, told } from "../../bench/own_process.ts";
-import { gpt2, noiseWeights, published, tiny } from "../../bench/shapes.ts";
+import { readOptions, refuse } from "../../tools/arguments.ts";
+import { ownDeno, told } from "../../tools/own_process.ts";
+import { gpt2, madeUpText, noiseWeights, published, tiny } from "../../tools/shapes.ts";
 import type { Dtype } from "../../src/backend/backend.ts";
 import { createCudaBackend, type CudaBackend, PLAIN_LAUNCHES } from "../../src/backend/cuda/backend.ts";
 import { casesOf, checkOperation } from "../../src/cli/self_test.ts";
@@ -234,7 +234,7 @@ function finite(logits: Float32Array): Float32Array {
 function sameRows(model: CausalModel, starts: readonly number[], most: number): string {
   const { vocabSize } = model.shape;
   for (const start of starts) {
-    const tokens = Array.from({ length: start + most }, (_, i) => (i * 761 + 13) % vocabSize);
+    const tokens = madeUpText(start + most, vocabSize);
     using cache = model.newCache();
     model.forward(tokens.slice(0, start), cache);
     const whole = finite(model.forward(tokens.slice(start), cache, { headRows: most }).read()); // [most, V]
@@ -254,7 +254,7 @@ function sameRows(model: CausalModel, starts: readonly number[], most: number): 
 function sameInPieces(model: CausalModel, counts: readonly number[]): string {
   const { vocabSize } = model.shape;
   for (const count of counts) {
-    const tokens = Array.from({ length: count }, (_, i) => (i * 761 + 13) % vocabSize);
+    const tokens = madeUpText(count, vocabSize);
     using cache = model.newCache();
     const whole = finite(model.forward(tokens, cache, { headRows: count }).read()); // [count, V]
     cache.truncate(0);
@@ -271,7 +271,7 @@ function sameInPieces(model: CausalModel, counts: readonly number[]): string {
 /** Appends and takes back at random; what is computed is what one pass computes. */
 function walk(model: CausalModel, steps: number): string {
   const choices = new Choices(1), { vocabSize, contextLength } = model.shape;
-  const tokens = Array.from({ length: contextLength }, (_, i) => (i * 761 + 13) % vocabSize);
+  const tokens = madeUpText(contextLength, vocabSize);
   using cache = model.newCache(), other = model.newCache();
   const whole = finite(model.forward(tokens, other, { headRows: contextLength }).read());
   for (let step = 0; step < steps; step++) {

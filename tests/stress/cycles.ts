@@ -12,7 +12,7 @@
 
 import { loadEngine } from "../../mod.ts";
 import { type Device, isDevice } from "../../src/backend/mod.ts";
-import { refuse } from "../../bench/arguments.ts";
+import { refuse } from "../../tools/arguments.ts";
 import { fixture } from "../helpers.ts";
 
 /** What a process holds after a cycle. */

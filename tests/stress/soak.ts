@@ -12,7 +12,7 @@
  */
 
 import assert from "node:assert/strict";
-import { readOptions } from "../../bench/arguments.ts";
+import { readOptions } from "../../tools/arguments.ts";
 import { type GenerateOptions, loadEngine } from "../../mod.ts";
 import { createBackend, type Device } from "../../src/backend/create.ts";
 import { usable } from "../../src/cli/measure.ts";
@@ -91,7 +91,7 @@ export async function soak(
       if (tooLong || inexact) {
         await assert.rejects(
           generate,
-          inexact ? { name: "TypeError", message: /is exact only for/ } : /has no room/,
+          inexact ? { name: "TypeError", message: /is exact only for/ } : /since the context is/,
         );
         refused++;
         continue;

@@ -1,12 +1,12 @@
 /**
- * The command lines of benches and long tests: what they do not know ends them with one line, before they begin.
+ * The command lines of benchmarks and long tests: an unknown option ends them with one line, before they begin.
  *
  * @module
  */
 
 import { parseArgs, type ParseArgsOptionsConfig } from "node:util";
 
-/** The options given, of those known. */
+/** The given options. */
 export function readOptions<const O extends ParseArgsOptionsConfig>(
   options: O,
 ): ReturnType<typeof parseArgs<{ options: O }>>["values"] {
@@ -17,7 +17,7 @@ export function readOptions<const O extends ParseArgsOptionsConfig>(
   }
 }
 
-/** Ends the program: it was asked for something that it cannot do. */
+/** Ends the program with an error in one line. */
 export function refuse(why: string): never {
   console.error(`error: ${why}`);
   Deno.exit(2);

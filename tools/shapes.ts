@@ -1,7 +1,7 @@
 /**
- * Models of the published shapes with noise for weights: what a pass costs does not depend on their values. The noise
- * is made once and read from many places, so that billions of weights are there in seconds. What such a model writes
- * is noise as well, so acceptance cannot be measured with it.
+ * Models of the published shapes with random weights, on which the cost of a pass does not depend. The noise is
+ * generated once and reused at many offsets, so that billions of weights take seconds. The output of such a model is
+ * noise as well, so acceptance cannot be measured with it. Also texts and loaders that benchmarks and tests share.
  *
  * @module
  */
@@ -10,6 +10,7 @@ import type { Backend, Dtype } from "../src/backend/backend.ts";
 import { loadModel } from "../src/model/load.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import type { SeddModel } from "../src/model/sedd.ts";
+import type { LoadOptions } from "../src/model/uploads.ts";
 import type { Weights } from "../src/model/weights.ts";
 
 /** GPT-2's shapes in the terms of its configuration. */
@@ -21,7 +22,7 @@ interface Gpt2Size {
   readonly vocabSize: number;
 }
 
-/** What is measured. */
+/** Models and sizes to measure. */
 export interface Shapes {
   readonly xl: Gpt2Size;
   /** Configuration of the larger target. */
@@ -137,7 +138,7 @@ export function causal(config: Readonly<Record<string, unknown>>): Record<string
   return { ...config, specdiff: { prefix_attention: "causal" } };
 }
 
-/** Uniform in ±0.035, of the spread that GPT-2 begins training with; no denormals. A prime length repeats late. */
+/** Uniform in ±0.035, the spread of GPT-2's initial weights, without denormals. A prime length delays repetition. */
 const noise = Float32Array.from({ length: 1_999_993 }, (_, i) => {
   const hash = Math.imul(i + 1, 0x9e3779b1) ^ Math.imul(i + 1, 0x85ebca6b) >>> 15;
   return ((hash >>> 8) / 2 ** 24 - 0.5) * 0.07;
@@ -146,9 +147,9 @@ const noise = Float32Array.from({ length: 1_999_993 }, (_, i) => {
 /** Entries of a piece of a matrix. */
 const PIECE = 1 << 20;
 
-/** A checkpoint of noise, norms apart. It has all tensors that it is asked for and none that are optional. */
+/** A checkpoint of noise, except norms. It has every tensor that is requested, and no optional ones. */
 export function noiseWeights(config: Readonly<Record<string, unknown>>): Weights {
-  let at = 0; // where the next piece begins: no two matrices are the same
+  let at = 0; // offset of the next piece, so that no two matrices are equal
   const next = (length: number): Float32Array => {
     if (length > noise.length) return Float32Array.from({ length }, (_, i) => noise[i % noise.length]);
     at = (at + 7919) % (noise.length - length + 1);
@@ -172,18 +173,30 @@ export function noiseWeights(config: Readonly<Record<string, unknown>>): Weights
   };
 }
 
+/**
+ * Loads weights as a causal model.
+ * @throws {TypeError} if they are of another kind
+ */
+export async function loadAsCausal(
+  weights: Weights,
+  backend: Backend,
+  options: LoadOptions,
+): Promise<CausalModel> {
+  const loaded = await loadModel(weights, backend, options);
+  if (loaded.kind !== "causal") {
+    throw new TypeError(`Cannot measure "${weights.origin}": it is a diffusion model, expected a causal one`);
+  }
+  return loaded.model;
+}
+
 /** A causal model of noise. */
-export async function loadCausal(
+export function loadCausal(
   backend: Backend,
   config: Readonly<Record<string, unknown>>,
   dtype: Dtype,
   chunkRows?: number,
 ): Promise<CausalModel> {
-  const loaded = await loadModel(noiseWeights(config), backend, { dtype, chunkRows });
-  if (loaded.kind !== "causal") {
-    throw new TypeError("Cannot measure: the configuration is of no causal model");
-  }
-  return loaded.model;
+  return loadAsCausal(noiseWeights(config), backend, { dtype, chunkRows });
 }
 
 /** A diffusion model of noise. */
@@ -194,12 +207,12 @@ export async function loadDiffusion(
 ): Promise<SeddModel> {
   const loaded = await loadModel(noiseWeights(config), backend, { dtype, anyOrder: true });
   if (loaded.kind !== "diffusion") {
-    throw new TypeError("Cannot measure: the configuration is of no diffusion model");
+    throw new TypeError("Cannot measure: the configuration is a causal model, expected a diffusion model");
   }
   return loaded.model;
 }
 
-/** Tokens that stand for a text. */
+/** Arbitrary tokens in place of a text. */
 export function madeUpText(length: number, vocabSize: number): Int32Array {
   return Int32Array.from({ length }, (_, i) => (i * 761 + 13) % vocabSize);
 }

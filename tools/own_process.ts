@@ -1,17 +1,21 @@
 /**
- * Programs in a process of their own: what ends that, such as a device that is lost or a kernel that never ends, leaves
- * this one as it was.
+ * Runs programs in separate processes, so that a lost device or a kernel that never ends does not affect this one.
  *
  * @module
  */
 
-import { createInterface } from "node:readline";
+import { createInterface, type Interface } from "node:readline";
 import { Readable } from "node:stream";
 
+/** The lines of a stream of text, as they arrive. */
+export function linesOf(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Interface {
+  return createInterface({ input: Readable.fromWeb(stream) });
+}
+
 /**
- * Runs a program, and kills it after so many seconds.
- * @param line is given each line that it prints, as it comes
- * @returns how it ended, unless that was well
+ * Runs a program, and kills it after some seconds.
+ * @param line called with each line that it prints
+ * @returns how it failed, or undefined if it succeeded
  * @throws {Deno.errors.NotFound} if there is no such program
  */
 export async function ownProcess(
@@ -23,7 +27,7 @@ export async function ownProcess(
   const child = new Deno.Command(program, { args: [...args], stdout: "piped", stderr: "inherit" }).spawn();
   const end = () => {
     try {
-      child.kill("SIGKILL"); // who waits for a kernel hears nothing else
+      child.kill("SIGKILL"); // a process that waits for a kernel ignores other signals
     } catch {
       // it has ended
     }
@@ -34,7 +38,7 @@ export async function ownProcess(
     end();
   }, 1e3 * seconds);
   try {
-    for await (const text of createInterface({ input: Readable.fromWeb(child.stdout) })) line(text);
+    for await (const text of linesOf(child.stdout)) line(text);
     const { success, code, signal } = await child.status;
     if (late) return `it was not done after ${seconds} s`;
     return success ? undefined : `it ended with ${signal ?? code}`;
@@ -44,7 +48,7 @@ export async function ownProcess(
   }
 }
 
-/** What a line of a process says in JSON; nothing if it is no object, such as what a library prints at times. */
+/** The JSON object in a line of a process; undefined for any other line, such as a library may print. */
 export function told<T extends object>(line: string): T | undefined {
   if (!line.startsWith("{")) return undefined;
   try {
@@ -54,7 +58,7 @@ export function told<T extends object>(line: string): T | undefined {
   }
 }
 
-/** The same with a script of ours, which is given all permissions, and fetches nothing. */
+/** Runs a Deno script in the same way, with all permissions and without downloads. */
 export function ownDeno(
   ...[script, args, ...rest]: Parameters<typeof ownProcess>
 ): Promise<string | undefined> {
