@@ -8,13 +8,13 @@
 
 import assert from "node:assert/strict";
 import type { Activation, Backend, Cache } from "../src/backend/backend.ts";
-import type { CudaBackend } from "../src/backend/cuda/backend.ts";
+import { createCudaBackend, type CudaBackend, PLAIN_LAUNCHES } from "../src/backend/cuda/backend.ts";
 import { gpt2, noiseWeights } from "../tools/shapes.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { DeviceDistributions } from "../src/decode/device_distributions.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { loadModel } from "../src/model/load.ts";
-import { onCudaBackend as test, standIn } from "./cuda/standin.ts";
+import { onCudaBackend as test, onStandIn, standIn } from "./cuda/standin.ts";
 import { assertClose, assertSame, fixture } from "./helpers.ts";
 
 /** Numbers in (−1, 1), the same each time. */
@@ -472,6 +472,27 @@ async function repeated(backend: CudaBackend, refused: number): Promise<void> {
   assert.deepEqual(seen, [[all, 0], [2 * refused + all, 1], [0, 1], [0, 1], [all, 0], [all, 1]]);
   assert.deepEqual(backend.graphs, { recorded: 2, dependent: refused === 0 });
 }
+
+onStandIn("cuda: where plain launches are asked for, none is dependent", async (standIn) => {
+  using checkpoint = await openCheckpoint(fixture("parity/gpt2-bf16"));
+  const dependent = async () => {
+    using backend = createCudaBackend();
+    const loaded = await loadModel(checkpoint, backend, { dtype: "bf16" });
+    assert(loaded.kind === "causal");
+    using model = loaded.model;
+    using cache = model.newCache();
+    standIn.reset();
+    for (const token of [3, 1, 4]) model.forward([token], cache).read();
+    return [standIn.calls("dependent launches") > 0, backend.graphs.dependent];
+  };
+  assert.deepEqual(await dependent(), [true, true]);
+  Deno.env.set(PLAIN_LAUNCHES, "1");
+  try {
+    assert.deepEqual(await dependent(), [false, false]);
+  } finally {
+    Deno.env.delete(PLAIN_LAUNCHES);
+  }
+});
 
 test("what is timed is enqueued once more than it is counted, and nothing of it waits", (backend) => {
   using x = filled(backend, 4, 16, 1), y = backend.activation(4, 16);
