@@ -114,33 +114,12 @@ export class DiffusionDrafter implements Drafter {
    * @throws {TypeError} if `order` is unknown
    */
   constructor(model: DiffusionModel, backend: Backend, options: DiffusionDrafterOptions = {}) {
+    checkOptions(options);
     this.#steps = options.steps ?? 1;
     this.#order = options.order ?? "left-to-right";
     this.#draftContext = options.draftContext;
     this.#sigma = options.sigma ?? logLinearSigma(1);
     this.#hotStart = options.hotStart ?? false;
-    for (
-      const [name, value] of [["steps", this.#steps], ["draftContext", this.#draftContext ?? 1]] as const
-    ) {
-      if (!Number.isInteger(value) || value < 1) {
-        throw new RangeError(
-          `Cannot make a diffusion drafter: ${name} is ${shown(value)}, expected a positive integer`,
-        );
-      }
-    }
-    if (!revealOrders.includes(this.#order)) {
-      throw new TypeError(
-        `Cannot make a diffusion drafter: order is ${shown(this.#order)}, expected one of ${
-          revealOrders.join(", ")
-        }`,
-      );
-    }
-    const sigma = this.#sigma;
-    if (sigma !== "schedule" && !(typeof sigma === "number" && sigma > 0 && sigma < Infinity)) {
-      throw new RangeError(
-        `Cannot make a diffusion drafter: sigma is ${shown(sigma)}, expected a positive number`,
-      );
-    }
     const { contextCache = "none" } = options;
     this.#contextCache = cacheSettings(contextCache);
     this.#model = model;
@@ -455,6 +434,27 @@ export class DiffusionDrafter implements Drafter {
     this.#text.cache[Symbol.dispose]();
     this.#q[Symbol.dispose]();
     this.#drafted[Symbol.dispose]();
+  }
+}
+
+function checkOptions({ steps, draftContext, order, sigma }: DiffusionDrafterOptions): void {
+  for (const [name, value] of Object.entries({ steps, draftContext })) {
+    if (value !== undefined && !(Number.isInteger(value) && value >= 1)) {
+      throw new RangeError(
+        `Cannot make a diffusion drafter: ${name} is ${shown(value)}, expected a positive integer`,
+      );
+    }
+  }
+  if (order !== undefined && !revealOrders.includes(order)) {
+    throw new TypeError(
+      `Cannot make a diffusion drafter: order is ${shown(order)}, expected one of ${revealOrders.join(", ")}`,
+    );
+  }
+  const positive = typeof sigma === "number" && sigma > 0 && sigma < Infinity;
+  if (sigma !== undefined && sigma !== "schedule" && !positive) {
+    throw new RangeError(
+      `Cannot make a diffusion drafter: sigma is ${shown(sigma)}, expected a positive number`,
+    );
   }
 }
 
