@@ -55,6 +55,7 @@ Deno.test("AutoregressiveDrafter drafts less at the end of its context, and noth
     drafter.draft(request(Array(contextLength + beyond).fill(3), 3)).tokens.length
   );
   assert.deepEqual(lengths, [0, 0, 1, 2]);
+  assert.equal(drafter.draft(request([1, 2], 3)).passes, 3); // one for each token
 });
 
 Deno.test("reveal opens every mask in exactly T steps, in each order", () => {
@@ -76,6 +77,9 @@ Deno.test("reveal opens every mask in exactly T steps, in each order", () => {
     reveal(order, { masked: [0, 1, 2, 3, 4, 5, 6], step: 0, steps: 3, random, start: 0, confidence });
   assert.deepEqual(first("left-to-right"), [0, 1, 2]);
   assert.deepEqual(first("confidence"), [1, 3, 5]);
+  // of equal ones the left one
+  const equal = { masked: [1, 2, 4, 6], step: 0, steps: 2, random, start: 0, confidence: () => 0.5 };
+  assert.deepEqual(reveal("confidence", equal), [1, 2]);
 });
 
 Deno.test("reveal in random order opens each mask with probability dt/t", () => {

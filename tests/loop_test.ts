@@ -6,7 +6,12 @@ import type { Draft, Drafter, DraftRequest, Target } from "../src/decode/drafter
 import type { Round } from "../src/decode/loop.ts";
 import { StatisticsCollector } from "../src/decode/metrics.ts";
 import { PhiloxSource, type RandomSource } from "../src/decode/random.ts";
-import { speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
+import {
+  type DraftPlan,
+  type DraftPolicy,
+  speculate,
+  type SpeculateOptions,
+} from "../src/decode/speculative.ts";
 import { ToyPair } from "./toy.ts";
 
 const V = 10;
@@ -153,8 +158,11 @@ Deno.test("a text ends with the target's context", async () => {
     assert.equal(rounds.at(-1)!.finishReason, "context");
     assert.ok(Math.max(...target.scored) <= 7); // the last token is emitted and never read
   }
-  const [round] = await all(autoregress(new Counter(8), [0, 1, 2], { maxTokens: 1 }));
-  assert.equal(round.finishReason, "length");
+  for (const maxTokens of [1, 5]) { // five fill it, and no more were asked for
+    const rounds = await all(autoregress(new Counter(8), [0, 1, 2], { maxTokens }));
+    assert.equal(rounds.length, maxTokens);
+    assert.equal(rounds.at(-1)!.finishReason, "length");
+  }
 });
 
 Deno.test("a stop token ends the text wherever it stands in a round", async () => {
@@ -284,6 +292,33 @@ Deno.test("two texts at once on one target, or with one drafter, are refused, an
       /^Error: Cannot decode: the (target|drafter ".*") is in the middle of /,
     );
   }
+});
+
+Deno.test("a text that is left while another has its round on the target leaves that one's alone", async () => {
+  const counter = new Counter(), began = Promise.withResolvers<void>(), gate = Promise.withResolvers<void>();
+  const target: Target = {
+    vocabSize: V,
+    contextLength: 64,
+    async score(tokens, rows) {
+      if (tokens[0] === 4) {
+        began.resolve();
+        await gate.promise;
+      }
+      return counter.score(tokens, rows);
+    },
+    truncate: (length) => counter.truncate(length),
+  };
+  const first = autoregress(target, [1, 2]), second = autoregress(target, [4]);
+  await first.next();
+  const round = second.next();
+  await began.promise;
+  const before = [...counter.truncated];
+  await first.return();
+  assert.deepEqual(counter.truncated, before);
+  gate.resolve();
+  assert.deepEqual((await round).value!.tokens, [5]);
+  await second.return();
+  assert.deepEqual(counter.truncated, [...before, 1, 1]);
 });
 
 Deno.test("no noise decides twice in a text", async () => {
@@ -442,6 +477,11 @@ Deno.test("a draft that is not what its drafter promised is refused, naming the 
       /drafted in the steps 1,0, expected an order from left to right, as it declares$/,
     ],
     [
+      { tokens: Int32Array.of(1, 2, 3), steps: Int32Array.of(0, 2, 1), passes },
+      { rule: "block", gamma: 3 },
+      /drafted in the steps 0,2,1, expected them left to right/,
+    ],
+    [
       { tokens, steps, passes, q: [[1]] },
       {},
       /with q = \[\[1\]\], expected an object with the methods row and/,
@@ -468,6 +508,26 @@ Deno.test("a policy's gamma is looked at before anybody is asked for a draft of 
     });
     assert.equal(drafter.asked.length, 0);
   }
+});
+
+Deno.test("a policy is told how much room there is, and of each round with what was planned for it", async () => {
+  const pair = new ToyPair(1), rooms: number[] = [], plans: DraftPlan[] = [], drafted: number[] = [];
+  const policy: DraftPolicy = {
+    next(most) {
+      rooms.push(most);
+      plans.push({ gamma: 2, steps: 2 });
+      return plans.at(-1)!;
+    },
+    observe({ draft }, plan) {
+      assert.equal(plan, plans.at(-1));
+      drafted.push(draft.length);
+    },
+  };
+  const options = { gamma: policy, maxTokens: 6, seed: 1 };
+  const rounds = await all(speculate(pair.target, pair.diffusion({}), [0, 1], options));
+  const left = rounds.map((_, i) => 6 - rounds.slice(0, i).flatMap(({ tokens }) => tokens).length);
+  assert.deepEqual(rooms, left.map((n) => n - 1)); // one is not drafted
+  assert.deepEqual(drafted, rooms.map((most) => Math.min(2, most)));
 });
 
 Deno.test("a policy asks for no T but those that a drafter offers, whatever the rule is exact for", async () => {
@@ -570,6 +630,16 @@ Deno.test("statistics add times up, and the prompt's pass counts until the first
   assert.deepEqual([prefillMs, draftMs, verifyMs, otherMs, totalMs], [40, 4, 6, 14, 64]);
   assert.equal(timeToFirstTokenMs, 48);
   assert.equal(tokensPerSecond, 250); // 6 tokens in 24 ms
+});
+
+Deno.test("statistics count no token that a stop token cut off, and drafts of which none is kept as a whole", () => {
+  const collector = new StatisticsCollector({ promptTokens: 1 });
+  const times = { draftPasses: 1, prefillMs: 0, draftMs: 1, verifyMs: 1, totalMs: 2 };
+  collector.add({ ...times, tokens: [5], from: ["corrected"], draft: [1, 2, 3], accepted: 0 });
+  collector.add({ ...times, tokens: [1, 2], from: ["accepted", "accepted"], draft: [1, 2, 3], accepted: 2 });
+  const { meanAcceptanceLength, meanAcceptedDraftTokens, acceptanceHistogram } = collector.statistics();
+  assert.deepEqual([meanAcceptanceLength, meanAcceptedDraftTokens], [1.5, 1]);
+  assert.deepEqual(acceptanceHistogram, [1, 0, 1, 0]); // up to the longest draft
 });
 
 Deno.test("statistics say whether the text is exact", () => {

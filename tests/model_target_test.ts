@@ -7,6 +7,7 @@
 
 import assert from "node:assert/strict";
 import type { Backend } from "../src/backend/backend.ts";
+import { mostRows } from "../src/backend/buffers.ts";
 import { createBackend } from "../src/backend/create.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
@@ -20,6 +21,7 @@ import { loadModel } from "../src/model/load.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import { embeddedTarget } from "../src/pair.ts";
 import { assertClose, assertSame, fixture, presentBackends, readTensors } from "./helpers.ts";
+import { ToyPair } from "./toy.ts";
 
 const PROMPT = [5, 6, 7, 8, 9];
 
@@ -156,6 +158,23 @@ Deno.test("a long prompt is read in pieces, between which others have their turn
     return count;
   };
   assert.ok(await asked(tokens) > await asked(tokens.subarray(0, 9)));
+});
+
+Deno.test("the last piece of a text holds all rows that have laws, however long it is", async () => {
+  const backend = createReferenceBackend(), most = mostRows(backend), { model } = new ToyPair(1, 3, 2 * most);
+  for (let length = most - 1; length <= most + 4; length++) {
+    using target = new ModelTarget(model, backend);
+    const tokens = Int32Array.from({ length }, (_, i) => i * i % 3);
+    const laws = await target.score(tokens, 4, {});
+    for (let j = 0; j < 4; j++) {
+      assertClose(
+        laws.row(j),
+        model.law([...tokens.subarray(0, length - 3 + j)]),
+        1e-6,
+        `${length}, law ${j}`,
+      );
+    }
+  }
 });
 
 Deno.test("a text's log-probabilities are natural logarithms of what the original implementation makes of it", async () => {

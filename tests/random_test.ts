@@ -78,13 +78,27 @@ Deno.test("PhiloxSource's uniforms are uniform, of 52 bits, and functions of the
   assert.ok(keys.every((key, i) => new PhiloxSource(12).uniform(...key) !== uniforms[i]));
 });
 
+Deno.test("a uniform is the first 52 bits of half a block, in the middle of its interval", () => {
+  const source = new PhiloxSource((7n << 32n) + 3n), block = new Uint32Array(4);
+  for (let draw = 0; draw < 200; draw++) {
+    philox(block, draw >> 1, 9, Purpose.draft, 0, 3, 7);
+    const [high, low] = block.subarray(draw % 2 * 2);
+    const bits = BigInt(high) << 20n | BigInt(low) >> 12n;
+    assert.equal(source.uniform(Purpose.draft, 9, draw), (Number(bits) + 0.5) * 2 ** -52);
+  }
+});
+
 Deno.test("seeds are integers of 64 bits", () => {
-  const first = (seed: number | bigint) => new PhiloxSource(seed).uniform(Purpose.token, 0);
+  const first = (seed: number | bigint | string) => new PhiloxSource(seed).uniform(Purpose.token, 0);
   assert.notEqual(first(1), first(1n << 32n));
   assert.notEqual(first(0), first(1n << 63n));
   assert.equal(first(-1), first((1n << 64n) - 1n));
   assert.equal(first(1n << 64n), first(0));
-  assert.throws(() => new PhiloxSource(0.5), RangeError);
+  assert.equal(first("18446744073709551615"), first(-1));
+  assert.equal(first("-1"), first(-1));
+  for (const bad of [0.5, 2 ** 53, "", "1.5", "12x", "x12", " 12", "0x1f"]) {
+    assert.throws(() => new PhiloxSource(bad), { name: "RangeError", message: /the seed is .*, expected/ });
+  }
 });
 
 Deno.test("bernoulli is certain at 0 and 1, and right in between", () => {
