@@ -110,6 +110,31 @@ Deno.test("propose draws a position afresh in every round, but with the target's
   assert.equal(drawn(10, 2, true), q.race(2, { seed: 1n, purpose: Purpose.token, position: 12 }));
 });
 
+Deno.test("a drafter makes its laws as it is asked to, and draws from those", async () => {
+  const pair = new ToyPair(1, 5), tokens = [0, 1, 2], text = request(tokens, 3);
+  const drafters = [
+    pair.diffusion({}),
+    pair.diffusion({ steps: 2, order: "confidence" }),
+    pair.markov({}),
+    pair.fed({}),
+    pair.autoregressive(),
+  ];
+  pair.target.keepHidden([0]);
+  const hidden = await pair.target.hiddenOf(text.tokens.subarray(0, -1));
+  for (const drafter of drafters) {
+    for (
+      const [sampling, left] of [[{ temperature: 0 }, 1], [{ topK: 2 }, 2], [{ topP: 1e-9 }, 1]] as const
+    ) {
+      const draft = await drafter.draft({ ...text, hidden, sampling });
+      for (const [j, token] of draft.tokens.entries()) {
+        const law = Array.from(draft.q!.row(j));
+        assert.equal(law.filter((p) => p > 0).length, left, drafter.name);
+        assert.ok(law[token] > 0, drafter.name);
+      }
+    }
+  }
+});
+
 /** Notes how many rows each pass has. */
 class Counting extends ToyDiffusionModel {
   readonly rows: number[] = [];
@@ -198,6 +223,15 @@ Deno.test("a context cache spares the rows it is meant to, until the next refres
   assert.deepEqual(rowsOf({ recent: 0, refresh: 9 }, 2), [8, 2, 4, 2, 3, 2, 3, 2, 8, 2]);
 });
 
+Deno.test("a context cache keeps nothing of the last tokens of a text that has become shorter", () => {
+  const backend = createReferenceBackend();
+  const model = new Counting(backend, randomTable(3, 1), 3, 32);
+  using drafter = new DiffusionDrafter(model, backend, { contextCache: { recent: 2, refresh: 9 } });
+  const text = Array.from({ length: 10 }, (_, i) => i % 3);
+  for (const length of [10, 9, 8]) drafter.draft(request(text.slice(0, length), 1));
+  assert.deepEqual(model.rows, [10 + 1, 2 + 1, 2 + 1]);
+});
+
 Deno.test("a context that is kept begins anew where it outgrows what the model was trained at", () => {
   const backend = createReferenceBackend();
   const model = new Counting(backend, randomTable(3, 1), 3, 12);
@@ -225,6 +259,13 @@ Deno.test("a hot start keeps what is left of a draft, but for the token after th
 });
 
 Deno.test("a hot start takes nothing from another text", async () => {
+  const other = new ToyPair(2).diffusion({ hotStart: true }), first = [0, 1, 2, 0, 1];
+  const stepsAfter = (text: number[]) => {
+    other.draft(request(first, 4));
+    return [...other.draft(request(text, 4)).steps];
+  };
+  assert.deepEqual(stepsAfter([...first, 2]), [0, -1, -1, 0]); // it goes on with it
+  assert.deepEqual(stepsAfter([1, ...first.slice(1), 2]), [0, 0, 0, 0]);
   const pair = new ToyPair(2), texts: string[] = [];
   const drafter = pair.markov({ steps: 1, hotStart: true });
   for (let seed = 0; seed < 100; seed++) {
@@ -277,10 +318,10 @@ Deno.test("the model is told the noise level that was asked for, or in each step
   const backend = createReferenceBackend(), table = randomTable(3, 1);
   const ends = [logLinearSigma(1), logLinearSigma(0.5)];
   for (const prefixAttention of ["bidirectional", "causal", "target"] as const) {
-    const sigmasOf = async (sigma: number | "schedule" | undefined, length: number) => {
+    const sigmasOf = async (sigma: number | "schedule" | undefined, length: number, steps = 2) => {
       const model = new Told(backend, table, 3, LONG + 20, { prefixAttention });
-      using drafter = new DiffusionDrafter(model, backend, { sigma, steps: 2 });
-      const text = request(Array.from({ length }, (_, i) => i % 3), 4);
+      using drafter = new DiffusionDrafter(model, backend, { sigma, steps });
+      const text = request(Array.from({ length }, (_, i) => i % 3), 2);
       await drafter.prepare(text);
       assert.equal(model.sigmas.length, model.readings);
       assert.equal(drafter.draft(text).passes, 2);
@@ -289,6 +330,7 @@ Deno.test("the model is told the noise level that was asked for, or in each step
     assert.deepEqual(await sigmasOf(undefined, 1), [ends[0], ends[0]], prefixAttention);
     assert.deepEqual(await sigmasOf(0.5, 1), [0.5, 0.5], prefixAttention);
     assert.deepEqual(await sigmasOf("schedule", 1), ends, prefixAttention);
+    assert.deepEqual(await sigmasOf("schedule", 1, 4), ends, prefixAttention); // as many steps as there are tokens
     if (prefixAttention !== "causal") continue;
     // a long text is read as the first step's pass would read it
     const scheduled = await sigmasOf("schedule", LONG), told = await sigmasOf(0.5, LONG);
@@ -311,6 +353,16 @@ Deno.test("a drafter that keeps the text's keys has the model see no more of the
       assert.ok(model.windows.length > model.readings);
       assert.deepEqual(new Set(model.windows), new Set([draftContext]), prefixAttention);
     }
+  }
+});
+
+Deno.test("a diffusion drafter drafts fewer tokens than the model's length", () => {
+  const backend = createReferenceBackend();
+  for (const prefixAttention of ["bidirectional", "causal"] as const) {
+    const model = new Told(backend, randomTable(3, 1), 3, 5, { prefixAttention });
+    using drafter = new DiffusionDrafter(model, backend, { steps: 9 });
+    const { tokens, steps, passes } = drafter.draft(request([0, 1, 2], 9));
+    assert.deepEqual([tokens.length, [...steps], passes], [4, [0, 1, 2, 3], 4], prefixAttention);
   }
 });
 
