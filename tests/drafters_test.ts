@@ -223,6 +223,16 @@ Deno.test("a context cache spares the rows it is meant to, until the next refres
   assert.deepEqual(rowsOf({ recent: 0, refresh: 9 }, 2), [8, 2, 4, 2, 3, 2, 3, 2, 8, 2]);
 });
 
+Deno.test("a bidirectional drafter sees no more of the text than there is room for, whatever it was asked", () => {
+  const backend = createReferenceBackend();
+  for (const draftContext of [undefined, 99, 7]) {
+    const model = new Counting(backend, randomTable(3, 1), 3, 12);
+    using drafter = new DiffusionDrafter(model, backend, { draftContext });
+    drafter.draft(request(new Array(20).fill(0), 2));
+    assert.deepEqual(model.rows, [draftContext === 7 ? 9 : 12]);
+  }
+});
+
 Deno.test("a context cache keeps nothing of the last tokens of a text that has become shorter", () => {
   const backend = createReferenceBackend();
   const model = new Counting(backend, randomTable(3, 1), 3, 32);
