@@ -577,6 +577,12 @@ test("rows of one law after another are drawn at once, and anew once a law or th
   for (const j of [2, 3, 4, 5]) check(j, 6n, 1);
   assert.equal(reads(), 1);
   assert.ok(new Set(drawn).size > 3, "not always the same token");
+  // of rows that hold no laws any more none is drawn
+  for (const [b, of] of [[backend, laws], [oracle, expected]] as const) {
+    of.resize(2 * rows);
+    fill(of, b, 0, 2, 3);
+  }
+  for (const j of [0, 1]) check(j, 7n);
 });
 
 test("a prompt is read in passes of 512 rows, with the bits of passes of any other size", async (backend) => {
