@@ -6,7 +6,8 @@
  */
 
 import assert from "node:assert/strict";
-import type { Backend } from "../src/backend/backend.ts";
+import type { Activation, Backend, TokenBuffer } from "../src/backend/backend.ts";
+import type { CudaBackend } from "../src/backend/cuda/backend.ts";
 import { isExact, type Rule, rules } from "../src/decode/acceptance.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { AutoregressiveDrafter } from "../src/decode/autoregressive_drafter.ts";
@@ -89,6 +90,35 @@ test("a draft or a law without sense is the error that the host's test is, where
     else assert.deepEqual(beyond(), { accepted: 0, token: 0, bonus: false });
   }
   assert.throws(() => run("match", [law(NaN, NaN, NaN), good], [good], [1]), /no weight is positive/);
+});
+
+test("buffers that do not fit are refused before anything is enqueued", (backend) => {
+  const { decisions } = backend, few = backend.tokens(2), enough = backend.tokens(9);
+  using round = decisions.round(), p = backend.activation(4, 3), q = backend.activation(2, 3);
+  round.begin(1n, 0);
+  const accept = (
+    buffers: { out?: TokenBuffer; draft?: TokenBuffer; useQ?: TokenBuffer; q?: Activation },
+  ) => {
+    const { out = enough, draft = enough, ...laws } = buffers;
+    decisions.accept(out, { round, test: "each", p, draft, purposes: Purpose, ...laws });
+  };
+  const lacks = (found: number, expected: number) =>
+    `Cannot test a draft: the token buffer has capacity ${found}, expected at least ${expected}`;
+  const cases: [() => void, string][] = [
+    [() => accept({ out: enough.slice(0, 5) }), lacks(5, 6)], // of three tokens
+    [() => accept({ draft: few }), lacks(2, 3)],
+    [() => accept({ useQ: few }), lacks(2, 3)],
+    [() => accept({ q }), "Cannot test a draft: q has shape [2, 3], expected [3, 3]"],
+    [
+      () => decisions.draw(few, p, { round, purpose: Purpose.draft, offset: 0, by: "race" }),
+      "Cannot draw tokens: the token buffer has capacity 2, expected at least 4",
+    ],
+    [
+      () => decisions.draw(enough, p, { round, purpose: Purpose.draft, offset: -1, by: "race" }),
+      "Cannot draw tokens: offset is -1, expected an integer within [0, Infinity]",
+    ],
+  ];
+  for (const [run, message] of cases) assert.throws(run, { name: "RangeError", message });
 });
 
 /** The same decisions, made by the host. */

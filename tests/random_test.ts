@@ -132,7 +132,7 @@ Deno.test("invert walks the cumulative law", () => {
 Deno.test("race picks the least exponential over weight, by the noise of its key", () => {
   const source = new PhiloxSource(9);
   const block = new Uint32Array(4);
-  for (let i = 0; i < 500; i++) {
+  for (let i = 0; i < 5000; i++) {
     const size = 1 + i % 23;
     const weights = Float32Array.from(
       { length: size },
@@ -163,6 +163,9 @@ Deno.test("race draws in proportion to the weights", () => {
 Deno.test("race breaks a tie by the lower token, and refuses a law without weight", () => {
   const key = { seed: 1n, purpose: Purpose.token, position: 0 };
   assert.equal(race(Float32Array.of(0, Infinity, Infinity), key), 1); // both finish at time 0
+  const block = new Uint32Array(4);
+  philox(block, 0, key.position, key.purpose, 0, 1, 0);
+  assert.equal(race(Float64Array.from(block, (k) => toExponential(toUniform(k))), key), 0); // all at time 1
   assert.throws(() => race(new Float32Array(3), key), RangeError);
   assert.throws(() => race(new Float32Array(3).fill(NaN), key), RangeError);
 });

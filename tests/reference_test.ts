@@ -263,6 +263,8 @@ Deno.test("distribution: top-p keeps the smallest set that reaches it, lower ids
   assertClose(law(logits, { topP: 0.7 }), [0, 0.5, 0.25, 0.25, 0], 1e-7, "0.7");
   assertClose(law(logits, { topP: 0.85 }), [1 / 9, 4 / 9, 2 / 9, 2 / 9, 0], 1e-7, "0.85");
   assertClose(law(logits, { topP: 1 }), [0.1, 0.4, 0.2, 0.2, 0.1], 1e-7, "1");
+  // what holds it to the last digit is enough
+  assertClose(law([0, 0, 0, 0], { topP: 0.5 }), [0.5, 0.5, 0, 0], 1e-7, "0.5 of equal ones");
   // after top-k the rest is what counts: 4 of 8
   assertClose(law(logits, { topK: 2, topP: 0.5 }), [0, 1, 0, 0, 0], 1e-7, "after top-k");
   // and after the temperature: 16 of 26
@@ -381,6 +383,8 @@ for (const [name, open] of backends) {
       () => b.attention(attended, qkv, { ...heads, window: 0 }),
       "Cannot attend: window is 0, expected an integer within [1, Infinity]",
     );
+    const narrow = { ...heads, cache: b.cache({ layers: 1, width: 4, capacity: 6, halfHeads: 4 }) };
+    range(() => b.attention(attended, qkv, narrow), "Cannot attend: heads is 2, expected the cache's 4");
     cache.advance(3);
     range(
       () => b.attention(attended, qkv, heads),
