@@ -301,6 +301,24 @@ for (const [name, { open, halfTolerance, shapes, heads: headShapes }] of Object.
     }
   });
 
+  Deno.test(`${name}: rotary positions reach as far as each cache that comes with the same frequencies`, async () => {
+    using backend = await open();
+    const size = 8, heads = 2, width = size * heads;
+    const [found, expected] = await both(backend, (b) => {
+      using rotary = b.vector(Float32Array.of(1, 0.3, 0.1, 0.01));
+      const results: number[] = [];
+      for (const capacity of [7, 150, 7, 400]) {
+        using cache = b.cache({ layers: 1, width, capacity }),
+          qkv = filled(b, capacity, 3 * width, capacity, 2);
+        using out = b.activation(capacity, width);
+        b.attention(out, qkv, { cache, layer: 0, heads, scale: 0.4, causalRows: capacity, rotary });
+        results.push(...out.slice(capacity - 3, 3).read());
+      }
+      return Float32Array.from(results);
+    });
+    assertClose(found, expected, TOLERANCE, "the last rows");
+  });
+
   Deno.test(`${name}: keys and values that are appended are those that attention appends`, async () => {
     using backend = await open();
     using oracle = createReferenceBackend();
