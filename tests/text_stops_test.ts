@@ -26,11 +26,18 @@ Deno.test("TextStops holds back what may become a stop string and gives it up ot
   assert.deepEqual(watch.push("T"), { text: "ENT", stopped: false });
   assert.equal(watch.flush(), "");
   assert.deepEqual(feed("the EN", ["END"]), { out: "the EN", stopped: false });
+  for (const stops of [["END", "the other"], ["the other", "END"]]) { // of any of them
+    assert.deepEqual(feed("the END", stops), { out: "the ", stopped: true });
+    assert.deepEqual(feed("an END of the other", stops), { out: "an ", stopped: true });
+    assert.deepEqual(feed("an EN of the others", stops), { out: "an EN of ", stopped: true });
+  }
 });
 
 Deno.test("TextStops takes the earliest of several within a piece", () => {
   for (const stops of [["yy", "x"], ["x", "yy"]]) {
-    assert.deepEqual(new TextStops(stops).push("a x yy"), { text: "a ", stopped: true });
+    const watch = new TextStops(stops);
+    assert.deepEqual(watch.push("a x yy"), { text: "a ", stopped: true });
+    assert.equal(watch.flush(), ""); // what follows is gone
   }
 });
 
