@@ -441,18 +441,21 @@ Deno.test("a time that no timer can wait is refused", () =>
     assert.equal(hub.requests.length, 0);
   }));
 
-Deno.test("an engine's signal ends a download, whatever the hub's options say of one", () =>
+Deno.test("an engine's signal ends a download, and so does one of the hub's options", () =>
   withHub(MODEL, async (hub, options) => {
     hub.misbehave = (_, usual) => ({ ...usual, stop: 0, silent: true });
-    for (const signal of [undefined, new AbortController().signal]) {
-      const stop = new AbortController(), reason = new Error("enough");
-      const loading = loadEngine({
-        target: "owner/name",
-        signal: stop.signal,
-        hub: { ...options, timeout: 60_000, signal },
-      });
-      setTimeout(() => stop.abort(reason), 20);
-      await assert.rejects(loading, (error) => error === reason);
+    for (const other of [undefined, new AbortController().signal]) {
+      for (const which of ["engine", "hub"]) {
+        const stop = new AbortController(), reason = new Error("enough");
+        const [signal, hubSignal] = which === "hub" ? [other, stop.signal] : [stop.signal, other];
+        const loading = loadEngine({
+          target: "owner/name",
+          signal,
+          hub: { ...options, timeout: 60_000, signal: hubSignal },
+        });
+        setTimeout(() => stop.abort(reason), 20);
+        await assert.rejects(loading, (error) => error === reason, which);
+      }
     }
   }));
 
