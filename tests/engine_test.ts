@@ -94,16 +94,22 @@ Deno.test("costs are measured for one text while others that need them wait, and
   };
   // each measurement begins with a pass over 31 tokens, and nothing else is of that length
   const measured = () => lengths.splice(0).filter((length) => length === 31).length;
-  const texts = (topK: number, signals: readonly (AbortSignal | undefined)[]) =>
+  const texts = (
+    topK: number,
+    signals: readonly (AbortSignal | undefined)[],
+    rule: GenerateOptions["rule"] = "coupled",
+  ) =>
     Promise.allSettled(
       signals.map((signal, i) =>
-        engine.generate(PROMPT, { gamma: "auto", rule: "coupled", seed: i, maxTokens: 4, signal, topK })
+        engine.generate(PROMPT, { gamma: "auto", rule, seed: i, maxTokens: 4, signal, topK })
       ),
     );
   await texts(0, [undefined, undefined, undefined]);
   assert.equal(measured(), 1);
   await texts(0, [undefined, undefined]);
   assert.equal(measured(), 0);
+  await texts(0, [undefined], "match"); // another rule takes other times
+  assert.equal(measured(), 1);
   const enough = new AbortController(), reason = new Error("enough");
   const pass = forward.bind(engine.target);
   engine.target.forward = (...args: Parameters<CausalModel["forward"]>) => {
