@@ -201,6 +201,19 @@ Deno.test("an interrupted download ends with the signal's reason, and goes on wh
     );
   }));
 
+Deno.test("a signal is heard while what has arrived is checked", () =>
+  withHub(MODEL, async (_, options) => {
+    const stop = new AbortController(), reason = new Error("enough");
+    const onDownload = ({ loaded, total }: DownloadProgress) => {
+      if (loaded === total) stop.abort(reason);
+    };
+    await assert.rejects(
+      pullModel("owner/name", { ...options, signal: stop.signal, onDownload }),
+      (error) => error === reason,
+    );
+    assert((await blobs(options.cacheDir)).includes(`${sha256(TENSORS)}.incomplete`));
+  }));
+
 Deno.test("what an earlier attempt left is not trusted", () =>
   withHub(MODEL, async (hub, options) => {
     const folder = join(options.cacheDir, "models--owner--name", "blobs");
@@ -231,7 +244,9 @@ Deno.test("bad connections and busy servers are got over", async () => {
     ],
     "429 with a time": [() => ({ status: 429, headers: { "retry-after": "0" } }), 2],
     "503 with a date": [() => ({ status: 503, headers: { "retry-after": new Date(0).toUTCString() } }), 2],
-    "500": [() => ({ status: 500 }), 2],
+    ...Object.fromEntries(
+      [408, 500, 502, 503, 504].map((status) => [status, [() => ({ status }), 2] as [() => Answer, number]]),
+    ),
   };
   await Promise.all(
     Object.entries(cases).map(([name, [answer, requests]]) =>
@@ -245,6 +260,14 @@ Deno.test("bad connections and busy servers are got over", async () => {
     ),
   );
 });
+
+Deno.test("a connection may break as often as it likes, as long as something arrives each time", () =>
+  withHub(MODEL, async (hub, options) => {
+    hub.misbehave = (request, usual) =>
+      request.path.endsWith(WEIGHTS) ? { ...usual, stop: 12_000 } : undefined;
+    await assertIntact(await pullModel("owner/name", { ...options, timeout: 600 }));
+    assert(hub.count(WEIGHTS) >= Math.ceil(TENSORS.length / 12_000));
+  }));
 
 Deno.test("a server that refuses ranges, or ignores them, is asked for the whole", async () => {
   const refuse: (usual: Answer) => Answer = () => ({
@@ -419,16 +442,83 @@ Deno.test("the token goes to the endpoint, and does not follow a redirect to ano
   withHub(MODEL, async (hub, options) => {
     await using storage = new FakeHub({});
     storage.misbehave = () => ({ status: 200, body: TENSORS });
-    const elsewhere = storage.url.replace("127.0.0.1", "localhost");
-    hub.misbehave = ({ path }) =>
-      path.endsWith(WEIGHTS)
-        ? { status: 302, headers: { location: `${elsewhere}/content?signature=1` } }
-        : undefined;
-    await assertIntact(await pullModel("owner/name", { ...options, token: "hf_secret" }));
-    assert.equal(storage.requests.length, 1);
-    assert.equal(storage.requests[0].headers.get("authorization"), null);
-    assert(hub.requests.every(({ headers }) => headers.get("authorization") === "Bearer hf_secret"));
+    // another name, and another port of the same one
+    for (const elsewhere of [storage.url.replace("127.0.0.1", "localhost"), storage.url]) {
+      hub.misbehave = ({ path }) =>
+        path.endsWith(WEIGHTS)
+          ? { status: 302, headers: { location: `${elsewhere}/content?signature=1` } }
+          : undefined;
+      await assertIntact(await pullModel("owner/name", { ...options, token: "hf_secret" }));
+      const requests = storage.requests.splice(0);
+      assert.deepEqual(requests.map(({ headers }) => headers.get("authorization")), [null]);
+      assert(hub.requests.every(({ headers }) => headers.get("authorization") === "Bearer hf_secret"));
+      await removeModel("owner/name", options);
+    }
   }));
+
+Deno.test("a redirect does not lead from https to http, and no error tells an address that may be secret", async () => {
+  const { fetch } = globalThis;
+  using _ = { [Symbol.dispose]: () => void (globalThis.fetch = fetch) };
+  await withHub(MODEL, async (hub, options) => {
+    const asked: string[] = [];
+    const secure = { ...options, endpoint: "https://hub.test", timeout: 50 };
+    globalThis.fetch = (url) => {
+      asked.push(String(url));
+      return Promise.resolve(new Response(null, { status: 302, headers: { location: `${hub.url}/x` } }));
+    };
+    await assert.rejects(
+      pullModel("owner/name", secure),
+      failure(/redirects to "http:.*", expected an https/),
+    );
+    assert.deepEqual([asked.length, hub.requests.length], [1, 0]);
+    globalThis.fetch = () =>
+      Promise.reject(new TypeError("no way to https://cdn.test/x?signature=hidden (really)"));
+    await assert.rejects(
+      pullModel("owner/name", secure),
+      failure(/the connection to hub.test failed \(no way to URL \(really\)\); gave up/),
+    );
+  });
+});
+
+Deno.test("a revision is one part of an address, whatever is in it", () =>
+  withHub(MODEL, async (hub, options) => {
+    await assert.rejects(pullModel("owner/name@refs/pr/1", options), failure(/or it has no "refs\/pr\/1"$/));
+    assert.equal(hub.requests[0].raw, "/api/models/owner/name/revision/refs%2Fpr%2F1?blobs=true");
+  }));
+
+Deno.test("what has been spoilt in the cache is fetched again", async () => {
+  await withHub(MODEL, async (hub, options) => {
+    const folder = await pullModel("owner/name", options),
+      root = join(options.cacheDir, "models--owner--name");
+    const blob = join(root, "blobs", sha256(TENSORS)), link = join(folder, WEIGHTS);
+    // a link to nothing, and content that is cut off and nobody's
+    await Deno.remove(link);
+    await Deno.symlink("../../blobs/gone", link);
+    await Deno.truncate(blob, 9);
+    assert.equal(await locateModel("owner/name", options), folder);
+    await assertIntact(folder);
+    assert.equal(await Deno.readLink(link), `../../blobs/${sha256(TENSORS)}`);
+    await Deno.writeTextFile(join(root, "refs", "main"), "no commit");
+    assert.equal(await locateModel("owner/name", options), folder);
+    assert.equal(await Deno.readTextFile(join(root, "refs", "main")), hub.commit);
+  });
+  const index = `${WEIGHTS}.index.json`, weightMap = JSON.stringify({ weight_map: { x: "a.safetensors" } });
+  await withHub(
+    { "config.json": CONFIG, "a.safetensors": TENSORS, [index]: weightMap },
+    async (_, options) => {
+      const folder = await pullModel("owner/name", options);
+      const complete = async () => (await listModels(options)).map(({ complete }) => complete);
+      assert.deepEqual(await complete(), [true]);
+      await Deno.remove(join(folder, "a.safetensors"));
+      assert.deepEqual(await complete(), [false]);
+      assert.equal(await locateModel("owner/name", options), folder);
+      assert.deepEqual(await complete(), [true]);
+      await Deno.remove(join(folder, index));
+      await Deno.writeTextFile(join(folder, index), "{}");
+      assert.deepEqual(await complete(), [false]);
+    },
+  );
+});
 
 Deno.test("a time that no timer can wait is refused", () =>
   withHub(MODEL, async (hub, options) => {
@@ -500,7 +590,14 @@ Deno.test("models are listed and removed, one revision or all, and other revisio
     assert.deepEqual((await listModels(options)).map(({ commit }) => commit), [hub.commit]);
     assert.deepEqual(await Deno.readFile(join(folder, WEIGHTS)), TENSORS);
     assert(!(await blobs(options.cacheDir)).includes(gitHash(new TextEncoder().encode(CONFIG))));
+    const root = join(options.cacheDir, "models--owner--name");
+    const there = (...path: string[]) => Deno.stat(join(...path)).then(() => true, () => false);
+    assert.deepEqual([await there(root, ".no_exist", first), await there(root, "refs/main")], [false, true]);
+    await removeModel("owner/name@main", options);
+    assert.deepEqual(await blobs(options.cacheDir), []);
+    assert.equal(await there(root, "refs/main"), false);
     await removeModel("owner/name", options);
     assert.deepEqual(await listModels(options), []);
+    assert.equal(await there(options.cacheDir, ".locks/models--owner--name"), false);
     await assert.rejects(removeModel("owner/name", options), failure(/it is not in the cache/));
   }));

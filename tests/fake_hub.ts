@@ -15,6 +15,8 @@ import type { HubOptions } from "../src/hub/options.ts";
 /** What was asked. */
 export interface Request {
   readonly path: string;
+  /** The same as it was sent. */
+  readonly raw: string;
   readonly headers: Headers;
 }
 
@@ -90,7 +92,7 @@ export class FakeHub implements AsyncDisposable {
       const headers = new Headers(
         lines.map((line) => line.split(/: ?(.*)/s, 2) as [string, string]).filter(([name]) => name),
       );
-      const request = { path: decodeURIComponent(first.split(" ")[1]), headers };
+      const raw = first.split(" ")[1], request = { path: decodeURIComponent(raw), raw, headers };
       this.requests.push(request);
       const usual = this.#usual(request);
       const answer = this.misbehave(request, usual) ?? usual;
