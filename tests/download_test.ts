@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { loadEngine } from "../mod.ts";
 import { listModels, locateModel, openCheckpoint, pullModel, removeModel } from "../src/hub/mod.ts";
 import { parseModelName } from "../src/hub/names.ts";
-import type { DownloadProgress } from "../src/hub/options.ts";
+import { cacheFolder, type DownloadProgress, isOffline, tokenOf } from "../src/hub/options.ts";
 import {
   type Answer,
   assertIntact,
@@ -100,6 +100,50 @@ Deno.test("a model is fetched once, no more of it than is needed, into the layou
     ]);
   }));
 
+Deno.test("a commit that is pulled does not become what the branch stands for", () =>
+  withHub(MODEL, async (hub, options) => {
+    await pullModel(`owner/name@${hub.commit}`, options);
+    assert.deepEqual((await listModels(options)).map(({ revisions }) => revisions), [[]]);
+  }));
+
+Deno.test("the environment says where models are and who asks, unless options do", async () => {
+  const names = ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"];
+  const before = names.map((name) => Deno.env.get(name));
+  const set = (values: Record<string, string>) => {
+    for (const name of names) {
+      if (values[name] === undefined) Deno.env.delete(name);
+      else Deno.env.set(name, values[name]);
+    }
+  };
+  const folder = await Deno.makeTempDir(), path = join(folder, "secret");
+  try {
+    await Deno.writeTextFile(path, "hf_other\n");
+    await Deno.writeTextFile(join(folder, "token"), "hf_home\n");
+    set({ XDG_CACHE_HOME: "/x" });
+    assert.equal(cacheFolder({}), join("/x", "huggingface", "hub"));
+    set({ XDG_CACHE_HOME: "/x", HF_HOME: folder, HF_HUB_CACHE: "", HF_TOKEN: "" }); // empty is not set
+    assert.equal(cacheFolder({}), join(folder, "hub"));
+    assert.equal(await tokenOf({}), "hf_home");
+    set({ HF_HOME: folder, HF_HUB_CACHE: "/c", HF_TOKEN_PATH: path });
+    assert.equal(cacheFolder({}), "/c");
+    assert.equal(cacheFolder({ cacheDir: "/d" }), "/d");
+    assert.equal(await tokenOf({}), "hf_other");
+    set({ HF_TOKEN_PATH: path, HF_TOKEN: "hf_x" });
+    assert.equal(await tokenOf({}), "hf_x");
+    assert.deepEqual([await tokenOf({ token: "hf_y" }), await tokenOf({ token: null })], ["hf_y", undefined]);
+    for (
+      const [text, offline] of [["1", true], ["True", true], ["ON", true], ["0", false], ["", false]] as const
+    ) {
+      set({ HF_HUB_OFFLINE: text });
+      assert.equal(isOffline({}), offline, text);
+      assert.equal(isOffline({ offline: !offline }), !offline);
+    }
+  } finally {
+    set(Object.fromEntries(names.flatMap((name, i) => before[i] === undefined ? [] : [[name, before[i]]])));
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 Deno.test("a folder that is here is meant before a model of that name", () =>
   withHub(MODEL, async (hub, options) => {
     assert.equal(await locateModel("fixtures/pair", options), "fixtures/pair");
@@ -120,6 +164,7 @@ Deno.test("what other tools fetched is used offline as it is, and completed onli
     );
     await Deno.writeFile(join(folder, WEIGHTS), TENSORS);
     assert.equal(await locateModel("owner/name", offline), folder);
+    assert.equal((await listModels(offline))[0].complete, true);
     await assert.rejects(
       locateModel("owner/name@v2", offline),
       failure(/"owner\/name" at "v2": it is not all in/),
@@ -203,6 +248,9 @@ Deno.test("an interrupted download ends with the signal's reason, and goes on wh
 
 Deno.test("a signal is heard while what has arrived is checked", () =>
   withHub(MODEL, async (_, options) => {
+    const folder = join(options.cacheDir, "models--owner--name", "blobs");
+    await Deno.mkdir(folder, { recursive: true });
+    await Deno.writeFile(join(folder, `${sha256(TENSORS)}.incomplete`), TENSORS); // nothing more has to come
     const stop = new AbortController(), reason = new Error("enough");
     const onDownload = ({ loaded, total }: DownloadProgress) => {
       if (loaded === total) stop.abort(reason);

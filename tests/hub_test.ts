@@ -91,6 +91,8 @@ Deno.test("safetensors: broken files are refused when opened, with what was foun
   const eight = [new Uint8Array(8)];
   const huge = new Uint8Array(64);
   new DataView(huge.buffer).setBigUint64(0, 0xffff_ffff_ffff_ffffn, true);
+  const long = new Uint8Array(64);
+  new DataView(long.buffer).setBigUint64(0, 8_000_001n, true);
   const beyond = new Uint8Array(64);
   beyond[0] = 57;
   const notUtf8 = writeRaw('{"?": 1}', []);
@@ -103,6 +105,19 @@ Deno.test("safetensors: broken files are refused when opened, with what was foun
     [new Uint8Array(0), /the file has 0 bytes, expected at least 8$/],
     [new Uint8Array(7), /the file has 7 bytes, expected at least 8$/],
     [huge, /the header's length is 18446744073709551615 bytes, expected at most 8000000$/],
+    [long, /the header's length is 8000001 bytes, expected at most 8000000$/],
+    [
+      writeRaw(f32(`[${Array(17).fill(1)}]`, "[0, 4]"), [new Uint8Array(4)]),
+      /"x" has shape \[1,.*, expected a list/,
+    ],
+    [
+      writeRaw(
+        '{"x": {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}, ' +
+          '"x.planes": {"dtype": "U8", "shape": [2, 1], "data_offsets": [2, 4]}}',
+        [new Uint8Array(4)],
+      ),
+      /tensor "x" is there twice$/,
+    ],
     [beyond, /the file has 64 bytes, expected at least 65 for its header$/],
     [new Uint8Array(8), /the header is not valid JSON/],
     [writeRaw("{", []), /the header is not valid JSON/],
@@ -218,6 +233,15 @@ Deno.test("checkpoint: generation_config.json says which tokens end a text", asy
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+Deno.test("safetensors: what has no bytes may stand anywhere, and planes are two", async () => {
+  const header = `{"x": {"dtype": "I8", "shape": [3], "data_offsets": [0, 3]},
+    "none": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]},
+    "y.planes": {"dtype": "U8", "shape": [3, 1], "data_offsets": [3, 6]}}`;
+  using file = await Safetensors.open(memorySource(writeRaw(header, [new Int8Array(6)])), "x");
+  const found = [...file.tensors.values()].map(({ name, dtype, shape }) => [name, dtype, shape.join()]);
+  assert.deepEqual(found, [["x", "I8", "3"], ["none", "F32", "0"], ["y.planes", "U8", "3,1"]]);
 });
 
 Deno.test("checkpoint: a tensor that is missing, of another shape or of an unreadable dtype", async () => {
