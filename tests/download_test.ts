@@ -46,6 +46,7 @@ Deno.test("a name is owner/name, with a revision or without, and no path", () =>
         "",
         "o--p/n",
         "o/n-",
+        `o/${"n".repeat(97)}`,
         ".o/n",
       ],
       ...[

@@ -110,6 +110,9 @@ Deno.test("costs are measured for one text while others that need them wait, and
   assert.equal(measured(), 0);
   await texts(0, [undefined], "match"); // another rule takes other times
   assert.equal(measured(), 1);
+  // what cannot be generated is not measured for either
+  await assert.rejects(engine.generate([], { gamma: "auto", topP: 0.5 }), /the prompt is empty/);
+  assert.equal(measured(), 0);
   const enough = new AbortController(), reason = new Error("enough");
   const pass = forward.bind(engine.target);
   engine.target.forward = (...args: Parameters<CausalModel["forward"]>) => {

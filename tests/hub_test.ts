@@ -277,6 +277,7 @@ Deno.test("checkpoint: a tensor that is missing, of another shape or of an unrea
     checkpoint.read("mask", [4]),
     failure(/tensor "mask" has dtype BOOL, expected one of F32, F16, /),
   );
+  assert.deepEqual(await checkpoint.read("h.0.attn.c_attn.weight", [2, 3]), new Float32Array(6)); // none the worse
 });
 
 Deno.test("checkpoint: large matrices stream, straight and transposed, in bounded pieces", async () => {
@@ -364,6 +365,16 @@ Deno.test("checkpoint: int8 matrices are read as what they stand for", async () 
     failure(/tensor "wrong.scale" has shape \[3, 1\], expected \[2, 1\] or \[1, 3\]$/),
   );
   assert.deepEqual([...await checkpoint.read("bare", [2, 3])], [...q]);
+  // of several chunks
+  const rows = 900, columns = 700;
+  using large = await inMemory([
+    { name: "w", dtype: "I8", shape: [rows, columns], data: new Int8Array(rows * columns).fill(3) },
+    scale("w", [rows, 1], Array.from({ length: rows }, (_, r) => r)),
+  ]);
+  const chunks = await Array.fromAsync(large.rows("w", [rows, columns]), (chunk) => chunk.slice());
+  assert(chunks.length > 1);
+  const firsts = chunks.flatMap((chunk) => [...chunk.filter((_, i) => i % columns === 0)]);
+  assert.deepEqual(firsts, Array.from({ length: rows }, (_, r) => 3 * r));
   for (const refuse of [() => checkpoint.rows("bare", [2, 3]), () => checkpoint.transposed("bare", [2, 3])]) {
     assert.throws(
       refuse,

@@ -60,6 +60,8 @@ Deno.test("tokenizer: the edges", () => {
   assert.equal(decodeTokens(tokenizer, [0]), "<|endoftext|>");
   // lone surrogates become U+FFFD, as TextEncoder has it, and pairs stay
   assert.equal(decodeTokens(tokenizer, encodeText(tokenizer, "a\ud800b\udc00😀")), "a\ufffdb\ufffd😀");
+  const letters = { encode: (text: string) => Array.from(text, (c) => c.codePointAt(0)!), decode: () => "" };
+  assert.deepEqual(encodeText(letters, "a\ud800😀"), [0x61, 0xfffd, 0x1f600]); // whoever encodes them
 });
 
 Deno.test("TextStream: holds back an unfinished character and nothing else", () => {
