@@ -74,6 +74,20 @@ Deno.test("a stop token ends the text inside a draft and is not part of it", () 
     }
   }));
 
+Deno.test("stop tokens that are asked for stand in place of the target's own", () =>
+  withEngine(async (engine) => {
+    // a seed whose sixth token ends a text
+    const options = { drafter: null, seed: 103, temperature: 30, maxTokens: 12 };
+    const own = await engine.generate("It was", options);
+    assert.deepEqual([own.tokens.length, own.tokens.at(-1), own.stats.finishReason], [6, 0, "stop"]);
+    const first = own.tokens.slice(0, 2);
+    for (const [stopTokens, length] of [[[], 12], [[first[1]], 2]] as const) {
+      const { text, tokens } = await engine.generate("It was", { ...options, stopTokens });
+      assert.deepEqual([tokens.length, tokens.slice(0, 2)], [length, first]);
+      assert.equal(text.includes("<|endoftext|>"), length === 12);
+    }
+  }));
+
 Deno.test("the text ends where the context does, for every drafter", () =>
   withEngine(async (engine) => {
     const room = 9, { contextLength } = engine.target.shape;

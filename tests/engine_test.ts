@@ -127,6 +127,21 @@ Deno.test("costs are measured for one text while others that need them wait, and
     { status: "rejected", reason },
   ]);
   assert.equal(measured(), 2);
+  // who waits for a measurement is heard before it is over
+  const waiting = new AbortController(), all: (number | undefined)[] = [];
+  engine.target.forward = (...args: Parameters<CausalModel["forward"]>) => {
+    lengths.push(args[0].length);
+    waiting.abort(reason);
+    return pass(...args);
+  };
+  const auto = { gamma: "auto", rule: "ratio", maxTokens: 4 } as const;
+  await Promise.all([
+    engine.generate(PROMPT, auto).then(() => all[1] = lengths.length),
+    assert.rejects(engine.generate(PROMPT, { ...auto, signal: waiting.signal }), reason)
+      .then(() => all[0] = lengths.length),
+  ]);
+  assert.equal(measured(), 1);
+  assert.ok(all[0]! < all[1]! / 2, `after ${all[0]} of ${all[1]} passes`);
   await texts(7, [undefined]); // a law that is made alike
   assert.equal(measured(), 0);
 });
