@@ -365,6 +365,21 @@ Deno.test("drafting may lose 2.5 plain steps of a short text, and a quarter more
   }
 });
 
+Deno.test("all that plain rounds leave to be read counts against a draft", () => {
+  const costs = [1, 1.5], profile = new CostProfile(costs, 0.1), controller = new DraftController(profile);
+  for (let i = 0; i < 40; i++) tell(controller, costs, 0, 0);
+  assert.deepEqual([controller.next(9).gamma, new DraftController(profile).next(9).gamma], [0, 1]);
+});
+
+Deno.test("what the first draft of a text takes says nothing of the others: it reads the prompt", () => {
+  const costs = [1, 1.5], profile = new CostProfile(costs), controller = new DraftController(profile);
+  const draft = { draft: new Int32Array(1), accepted: 1, token: 0, origin: "bonus", draftPasses: 1 } as const;
+  controller.observe({ ...draft, draftMs: 1, verifyMs: 1 }, { gamma: 1 });
+  assert.deepEqual([...profile.ms], costs);
+  controller.observe({ ...draft, draftMs: 1, verifyMs: 1 }, { gamma: 1 });
+  assert.ok(profile.ms[1] > 1.5);
+});
+
 Deno.test("a pause of the program does not end drafting", () => {
   const controller = new DraftController(new CostProfile(CPU));
   const round = (verifyMs: number) => {
