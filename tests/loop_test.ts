@@ -3,6 +3,7 @@ import { isExact, type Rule } from "../src/decode/acceptance.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { type Distributions, HostDistributions } from "../src/decode/distributions.ts";
 import type { Draft, Drafter, DraftRequest, Target } from "../src/decode/drafter.ts";
+import { unlessAborted } from "../src/decode/event_loop.ts";
 import type { Round } from "../src/decode/loop.ts";
 import { StatisticsCollector } from "../src/decode/metrics.ts";
 import { PhiloxSource, type RandomSource } from "../src/decode/random.ts";
@@ -233,6 +234,26 @@ Deno.test("a signal that is aborted already ends the loop before anything is com
     name: "AbortError",
   });
   assert.deepEqual(target.scored, []);
+});
+
+Deno.test("who waited for a promise leaves no listener on the signal", async () => {
+  const controller = new AbortController(), { signal } = controller, listeners = new Set<unknown>();
+  const add = signal.addEventListener.bind(signal), remove = signal.removeEventListener.bind(signal);
+  signal.addEventListener = (type: string, listener: EventListener) => {
+    listeners.add(listener);
+    add(type, listener);
+  };
+  signal.removeEventListener = (type: string, listener: EventListener) => {
+    listeners.delete(listener);
+    remove(type, listener);
+  };
+  assert.equal(await unlessAborted(Promise.resolve(5), signal), 5);
+  await assert.rejects(unlessAborted(Promise.reject(new Error("its own")), signal), /its own/);
+  const never = unlessAborted(new Promise(() => {}), signal);
+  assert.equal(listeners.size, 1);
+  controller.abort(new Error("enough"));
+  await assert.rejects(never, /enough/);
+  assert.equal(listeners.size, 0);
 });
 
 Deno.test("timers run while a loop computes, however it is awaited", async () => {

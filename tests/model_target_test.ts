@@ -21,7 +21,7 @@ import { loadModel } from "../src/model/load.ts";
 import type { CausalModel } from "../src/model/model.ts";
 import { embeddedTarget } from "../src/pair.ts";
 import { assertClose, assertSame, fixture, presentBackends, readTensors } from "./helpers.ts";
-import { ToyPair } from "./toy.ts";
+import { ToyCausalModel, ToyPair } from "./toy.ts";
 
 const PROMPT = [5, 6, 7, 8, 9];
 
@@ -192,4 +192,26 @@ Deno.test("a text's log-probabilities are natural logarithms of what the origina
   assertClose(logprobs.slice(1) as number[], laws, 1e-5, "log-probabilities");
   const mean = laws.reduce((sum, logprob) => sum + logprob, 0) / laws.length;
   assertClose([perplexity], [Math.exp(-mean)], 1e-4, "perplexity");
+});
+
+Deno.test("a text as long as the context has log-probabilities, a longer one none; a fault is said with its place", async () => {
+  const backend = createReferenceBackend(), context = 80;
+  const table = (fault?: number) => (key: string) =>
+    Float32Array.of(0, 1, key.split(",").length === fault ? NaN : 2);
+  const text = Array.from({ length: context }, (_, i) => i % 3);
+  const { logprobs } = await scoreTokens(new ToyCausalModel(backend, table(), 3, context), text);
+  assert.equal(logprobs.length, context);
+  assert.ok(logprobs.slice(1).every((logprob) => logprob! < 0));
+  for (const wrong of [[], [...text, 0]]) {
+    await assert.rejects(scoreTokens(new ToyCausalModel(backend, table(), 3, context), wrong), {
+      name: "RangeError",
+      message: `Cannot score a text: it has ${wrong.length} tokens, expected 1 to 80, the target's context`,
+    });
+  }
+  for (const fault of [0, 40, 70]) {
+    await assert.rejects(scoreTokens(new ToyCausalModel(backend, table(fault + 1), 3, context), text), {
+      name: "LogitsError",
+      message: `Cannot score a text: the logits after token ${fault} are not all finite`,
+    });
+  }
 });
