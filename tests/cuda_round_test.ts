@@ -389,6 +389,36 @@ test("a drafter that serves two targets in turn, and a target two drafters, take
   assert.deepEqual(await inTurn([text(one, drafter, 1), text(one, second, 2)]), alone, "one target");
 });
 
+test("a drafter that is asked to draft otherwise repeats nothing of what it recorded", async (backend) => {
+  using gpt2 = await causal(backend, "parity/gpt2-tiny"),
+    gptNeo = await causal(backend, "parity/gpt-neo-tiny");
+  using sedd = await diffusion(backend, "parity/sedd-tiny");
+  const makers: (() => Drafter)[] = [
+    () => new AutoregressiveDrafter(gptNeo, backend),
+    () => new DiffusionDrafter(sedd, backend, { draftContext: 4 }),
+  ];
+  const settings: SpeculateOptions[] = [
+    { rule: "ordered", sampling: { temperature: 5 } },
+    { rule: "coupled", sampling: { temperature: 5 } },
+    { rule: "ordered", sampling: { temperature: 5 } },
+    { rule: "ordered", sampling: { temperature: 0.5 } },
+  ];
+  const text = (target: ModelTarget, drafter: Drafter, options: SpeculateOptions) =>
+    roundsOf(speculate(target, drafter, [5, 6, 7], { gamma: 2, maxTokens: 24, seed: 3, ...options }));
+  for (const make of makers) {
+    const expected = [];
+    for (const options of settings) {
+      using target = new ModelTarget(gpt2, backend), drafter = make();
+      expected.push(await text(target, drafter, options));
+    }
+    // nothing is given back in between, which would drop what was recorded
+    using target = new ModelTarget(gpt2, backend), drafter = make();
+    for (const [i, options] of settings.entries()) {
+      assert.deepEqual(await text(target, drafter, options), expected[i], `${drafter.name}, ${i}`);
+    }
+  }
+});
+
 test("logits that are no numbers end the text whose pass made them, and no other", async (backend) => {
   using sound = await causal(backend, "parity/gpt2-tiny");
   using target = await causal(backend, "parity/gpt2-tiny", "transformer.ln_f.bias");
