@@ -404,7 +404,7 @@ test("a drafter that is asked to draft otherwise repeats nothing of what it reco
     { rule: "ordered", sampling: { temperature: 0.5 } },
   ];
   const text = (target: ModelTarget, drafter: Drafter, options: SpeculateOptions) =>
-    roundsOf(speculate(target, drafter, [5, 6, 7], { gamma: 2, maxTokens: 24, seed: 3, ...options }));
+    roundsOf(speculate(target, drafter, [5, 6, 7], { gamma: 2, maxTokens: 14, seed: 3, ...options }));
   for (const make of makers) {
     const expected = [];
     for (const options of settings) {
