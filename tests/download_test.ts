@@ -318,6 +318,18 @@ Deno.test("a connection may break as often as it likes, as long as something arr
     assert(hub.count(WEIGHTS) >= Math.ceil(TENSORS.length / 12_000));
   }));
 
+Deno.test("who finds a download on its way waits for it", () =>
+  withHub(MODEL, async (hub, options) => {
+    hub.misbehave = once((usual) => ({ ...usual, stop: 40_000, silent: true })); // held, and then gone on with
+    const pull = () => pullModel("owner/name", { ...options, timeout: 1000 });
+    for (const folder of await Promise.all([pull(), pull()])) await assertIntact(folder);
+    const ranges = hub.requests.filter(({ path }) => path.endsWith(WEIGHTS)).map(({ headers }) =>
+      headers.get("range")
+    );
+    assert.deepEqual(ranges, [null, "bytes=40000-"]);
+    assert.equal(hub.count("config.json"), 1);
+  }));
+
 Deno.test("a server that refuses ranges, or ignores them, is asked for the whole", async () => {
   const refuse: (usual: Answer) => Answer = () => ({
     status: 416,
