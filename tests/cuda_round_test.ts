@@ -7,7 +7,6 @@
 
 import assert from "node:assert/strict";
 import type { Activation, Backend, TokenBuffer } from "../src/backend/backend.ts";
-import type { CudaBackend } from "../src/backend/cuda/backend.ts";
 import { isExact, type Rule, rules } from "../src/decode/acceptance.ts";
 import { autoregress } from "../src/decode/autoregressive.ts";
 import { AutoregressiveDrafter } from "../src/decode/autoregressive_drafter.ts";

@@ -7,12 +7,8 @@ import { unlessAborted } from "../src/decode/event_loop.ts";
 import type { Round } from "../src/decode/loop.ts";
 import { StatisticsCollector } from "../src/decode/metrics.ts";
 import { PhiloxSource, type RandomSource } from "../src/decode/random.ts";
-import {
-  type DraftPlan,
-  type DraftPolicy,
-  speculate,
-  type SpeculateOptions,
-} from "../src/decode/speculative.ts";
+import type { DraftPlan, DraftPolicy } from "../src/decode/policy.ts";
+import { speculate, type SpeculateOptions } from "../src/decode/speculative.ts";
 import { ToyPair } from "./toy.ts";
 
 const V = 10;
@@ -499,9 +495,10 @@ Deno.test("a draft that is not what its drafter promised is refused, naming the 
     ],
     [
       { tokens: Int32Array.of(1, 2, 3), steps: Int32Array.of(0, 2, 1), passes },
-      { rule: "block", gamma: 3 },
-      /drafted in the steps 0,2,1, expected them left to right/,
+      { rule: "ratio", gamma: 3 },
+      /drafted in the steps 0,2,1, expected an order from left to right/,
     ],
+    [{ tokens, steps }, {}, /drafted in undefined passes, expected a non-negative integer$/],
     [
       { tokens, steps, passes, q: [[1]] },
       {},

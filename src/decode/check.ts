@@ -83,13 +83,14 @@ export function checkDraft(
 ): void {
   const refuse = (what: string, Kind: ErrorConstructor = RangeError) =>
     new Kind(`Cannot verify a draft: "${name}" drafted ${what}`);
-  const { tokens, steps, q }: Partial<Draft | DeviceDraft> = draft ?? {};
+  const { tokens, steps, q, passes }: Partial<Draft | DeviceDraft> = draft ?? {};
   if (!(steps instanceof Int32Array && (onDevice || tokens instanceof Int32Array))) {
     throw refuse("without its tokens or steps, expected an Int32Array for each", TypeError);
   }
   if (!onDevice && q !== undefined && !hasMethods(q, "row", "race")) {
     throw refuse(`with q = ${shown(q)}, expected an object with the methods row and race`, TypeError);
   }
+  if (!isCount(passes)) throw refuse(`in ${shown(passes)} passes, expected a non-negative integer`);
   if (steps.length > gamma) throw refuse(`${steps.length} tokens, expected at most ${gamma}`);
   if (tokens instanceof Int32Array) {
     if (tokens.length !== steps.length) {
