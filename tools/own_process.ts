@@ -4,12 +4,20 @@
  * @module
  */
 
-import { createInterface, type Interface } from "node:readline";
-import { Readable } from "node:stream";
+/** The lines of a text, as its pieces arrive. Whoever leaves them early closes what the pieces come from. */
+export async function* linesOf(pieces: AsyncIterable<string>): AsyncGenerator<string, void, void> {
+  let rest = "";
+  for await (const piece of pieces) {
+    const lines = (rest + piece).split(/\r?\n/);
+    rest = lines.pop()!;
+    yield* lines;
+  }
+  if (rest !== "") yield rest;
+}
 
-/** The lines of a stream of text, as they arrive. */
-export function linesOf(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Interface {
-  return createInterface({ input: Readable.fromWeb(stream) });
+/** A stream of bytes as text, in pieces. */
+export function textOf(stream: ReadableStream<Uint8Array<ArrayBuffer>>): ReadableStream<string> {
+  return stream.pipeThrough(new TextDecoderStream());
 }
 
 /**
@@ -38,13 +46,14 @@ export async function ownProcess(
     end();
   }, 1e3 * seconds);
   try {
-    for await (const text of linesOf(child.stdout)) line(text);
+    for await (const text of linesOf(textOf(child.stdout))) line(text);
     const { success, code, signal } = await child.status;
     if (late) return `it was not done after ${seconds} s`;
     return success ? undefined : `it ended with ${signal ?? code}`;
   } finally {
     clearTimeout(timer);
     end();
+    await child.status;
   }
 }
 

@@ -15,6 +15,7 @@ import { fileURLToPath } from "node:url";
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
 import { kindOf } from "../../src/hub/files.ts";
 import type { HubOptions } from "../../src/hub/options.ts";
+import { linesOf, textOf } from "../../tools/own_process.ts";
 import { datasetFiles, parseDatasetName } from "./datasets.ts";
 import type { Task } from "./paper.ts";
 
@@ -135,14 +136,14 @@ async function* textsOf(path: string, task: Task, count: number): AsyncGenerator
     yield* textsOfParquet(await asyncBufferFromFile(path), task, path, count);
   } else if (form === "json") {
     let number = 0;
-    for await (const line of lines(path)) {
+    for await (const line of linesOf(chunks(path))) {
       number++;
       // an array as a whole, however it is set
       if (number === 1 && line.trimStart().startsWith("[")) return yield* textsOfArray(path, task);
       if (line.trim() !== "") yield textIn(parseLine(line), task, `"${path}" line ${number}`);
     }
   } else if (task.name === "lm1b") {
-    yield* lines(path);
+    yield* linesOf(chunks(path));
   } else {
     const text = (await Array.fromAsync(chunks(path))).join("");
     yield form === "story" && text.includes(HIGHLIGHT) ? text.slice(0, text.indexOf(HIGHLIGHT)) : text;
@@ -169,23 +170,12 @@ function textIn(row: unknown, { column }: Task, where: string): string {
   return text;
 }
 
-/** Lines of a file, read as far as they are asked for. */
-async function* lines(path: string): AsyncGenerator<string> {
-  let rest = "";
-  for await (const piece of chunks(path)) {
-    const parts = (rest + piece).split(/\r?\n/);
-    rest = parts.pop()!;
-    yield* parts;
-  }
-  if (rest !== "") yield rest;
-}
-
 /** The text of a file, unpacked if need be, piece by piece. */
 async function* chunks(path: string): AsyncGenerator<string> {
   using file = await Deno.open(path);
   const bytes = file.readable;
   const unpacked = path.endsWith(".gz") ? bytes.pipeThrough(new DecompressionStream("gzip")) : bytes;
-  yield* unpacked.pipeThrough(new TextDecoderStream());
+  yield* textOf(unpacked);
 }
 
 /** The first rows of the task's column in a Parquet file, of which only what they need is read. */

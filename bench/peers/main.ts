@@ -30,7 +30,7 @@ import {
   where,
   writeReport,
 } from "../report.ts";
-import { linesOf } from "../../tools/own_process.ts";
+import { linesOf, textOf } from "../../tools/own_process.ts";
 import { markdownTable } from "../markdown.ts";
 import { into, over, spreadOf, told } from "../spread.ts";
 import { vocabularyIn, writeGguf } from "./gguf.ts";
@@ -109,7 +109,7 @@ async function start(engine: string, model: Model, dtype: string, ...file: strin
   })
     .spawn();
   const errors = new Response(child.stderr).text();
-  const answers = linesOf(child.stdout)[Symbol.asyncIterator](), orders = child.stdin.getWriter();
+  const answers = linesOf(textOf(child.stdout))[Symbol.asyncIterator](), orders = child.stdin.getWriter();
   const next = async () => {
     const { value } = await answers.next();
     if (value !== undefined) return JSON.parse(value);

@@ -17,7 +17,7 @@ import { quantile } from "../../src/cli/measure.ts";
 import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import type { Weights } from "../../src/model/weights.ts";
 import { embeddedTarget } from "../../src/pair.ts";
-import { linesOf } from "../../tools/own_process.ts";
+import { linesOf, textOf } from "../../tools/own_process.ts";
 import { loadAsCausal, madeUpText } from "../../tools/shapes.ts";
 import { peakBytes } from "../peak.ts";
 import { ONNXRUNTIME } from "./onnx.ts";
@@ -200,7 +200,7 @@ if (import.meta.main) {
     : await openOnnx(engine, config, file, Number(threads));
   const say = (line: unknown) => console.log(JSON.stringify(line));
   say({ ready: true });
-  for await (const line of linesOf(Deno.stdin.readable)) {
+  for await (const line of linesOf(textOf(Deno.stdin.readable))) {
     const answer = await obey(JSON.parse(line), runner, Number(config.vocab_size));
     say({ ...answer, peakBytes: peakBytes() });
   }
