@@ -1,27 +1,28 @@
 /**
- * Which drafted tokens are kept, and what replaces the first that is not: the rules of speculative decoding,
- * pure functions of the draft, the target's laws and a source of random decisions.
+ * The acceptance rules of speculative decoding: which drafted tokens are kept, and what replaces the first that is not.
+ * Pure functions of the draft, the target's distributions and a source of random decisions.
  *
- * Throughout, x_j is the drafted token at index j (from 0), p_j the target's law given the text and x_0 …
- * x_{j−1}, q_j the law x_j was drawn from, t_j the step that revealed it. A round emits the accepted tokens
- * and one more: the corrected token at the first rejection, or the bonus token from p_n when all n were
- * accepted.
+ * Notation: x_j is the drafted token at index j (from 0). p_j is the target's distribution given the text and x_0 …
+ * x_{j−1}, q_j is the distribution x_j was drawn from, and t_j is the step that revealed it. A round emits the accepted
+ * tokens and one more: the corrected token at the first rejection, or the bonus token from p_n if all n were accepted.
  *
- * Why a test is exact. If, given the accepted tokens x_0 … x_{j−1} and the tests they passed, x_j still has
- * law q_j, then accepting it with probability min(1, p_j(x_j)/q_j(x_j)) and otherwise drawing from
- * norm(max(0, p_j − q_j)) emits a token of law p_j (Leviathan et al. 2023; Chen et al. 2023). In an any-order
- * draft that premise fails for a token revealed *before* one of its left neighbours: the neighbour was drawn,
- * and tested, in sight of it. What never fails is the same test with a point mass at x_j in place of q_j,
- * accept with probability p_j(x_j), else draw from p_j without x_j, whatever x_j came from. `ordered` and
- * `block` use q_j where the premise holds and a point mass elsewhere. Their conditions: which positions a step
- * reveals may depend on laws but not on tokens drawn in that step; revealed tokens are not changed; how much
- * of a draft is verified does not depend on drafted values; and q_j is the very vector x_j was drawn from.
+ * **Why a test is exact.** Suppose that x_j follows q_j, given the accepted tokens x_0 … x_{j−1} and the tests they
+ * passed. Accept it with probability min(1, p_j(x_j)/q_j(x_j)), otherwise draw from norm(max(0, p_j − q_j)): the emitted
+ * token follows p_j (Leviathan et al. 2023; Chen et al. 2023). In an any-order draft, the premise fails for a token
+ * revealed *before* one of its left neighbours, because that neighbour was drawn, and tested, given this token. The same
+ * test with a point mass at x_j in place of q_j never fails, whatever x_j came from: accept with probability p_j(x_j),
+ * otherwise draw from p_j without x_j. `ordered` and `block` use q_j where the premise holds, and a point mass elsewhere.
  *
- * Why `block` may do so, though it looks at the whole draft at once. Let I_j be what is known when x_j is
- * tested from the left: all that was revealed before the latest step of x_0 … x_j, and x_0 … x_{j−1}. The I_j
- * only grow, and x_j either has law q_j given I_j or is part of it. Block verification needs no more than such a
- * sequence: that j tokens or more are kept then has probability b_j given I_j (backwards, by the tower
- * property), and so the token at j is y, drafted or corrected, with probability b_j·p_j(y).
+ * They are exact under four conditions. Which positions a step reveals may depend on distributions, but not on tokens
+ * drawn in that step. Revealed tokens do not change. The number of verified tokens does not depend on drafted values.
+ * And q_j is the very vector that x_j was drawn from.
+ *
+ * **Why this holds for `block`**, which looks at the whole draft at once. Let s_j = max(t_0 … t_j), and let I_j consist
+ * of x_0 … x_{j−1} and all tokens revealed before step s_j, on either side. The I_j grow with j. If t_j = s_j, then x_j
+ * follows q_j given I_j, since tokens of one step are drawn independently. Otherwise x_j belongs to I_j, and is a point
+ * mass given I_j. Block verification needs no more than such a sequence. By induction from the last token, with the tower
+ * property, at least j tokens are kept with probability b_j given I_j. The token at index j is then y, drafted or
+ * corrected, with probability min(q_j(y), b_j·p_j(y)) + max(0, b_j·p_j(y) − q_j(y)) = b_j·p_j(y).
  *
  * Deliberately absent: trees, several drafts per round, and thresholds that trade exactness for speed.
  *
@@ -34,56 +35,55 @@ import type { Draft } from "./drafter.ts";
 import { Purpose, type RandomSource } from "./random.ts";
 
 /**
- * - `block`: all tokens of a draft are tested jointly, with a point mass where `ordered` has one; never accepts
- *   fewer in expectation than `ordered` (Sun et al. 2024, arXiv 2403.10444, for drafts made left to right).
- *   Exact where `ordered` is.
- * - `ordered`: the ratio test where every left neighbour was revealed no later, a point-mass test elsewhere.
- *   Exact for any reveal order that does not look at the tokens drawn in the same step.
- * - `ratio`: accept with probability min(1, p/q), else draw from norm(max(0, p − q)) (Leviathan et al. 2023).
+ * - `block`: tests all tokens of a draft jointly, with a point mass where `ordered` has one. Accepts at least as many
+ *   tokens in expectation as `ordered` (Sun et al. 2024, arXiv 2403.10444, for left-to-right drafts). Exact where
+ *   `ordered` is.
+ * - `ordered`: the ratio test where every left neighbour was revealed no later, a point-mass test elsewhere. Exact for
+ *   any reveal order that does not depend on tokens drawn in the same step.
+ * - `ratio`: accepts with probability min(1, p/q), otherwise draws from norm(max(0, p − q)) (Leviathan et al. 2023).
  *   Exact for one-step and left-to-right drafts.
- * - `match`: the target draws its own token at each position; drafted ones are kept while they equal it.
- *   Exact for any draft at all.
- * - `coupled`: `match`, with a drafter that draws with the target's noise (Daliri et al. 2024, arXiv
- *   2408.07978). Exact for any draft at all; like `match`, its text equals that of plain decoding with the
- *   same seed.
- * - `paper`: the ratio test with the q recorded at reveal, whatever the order, as in SpecDiff (Christopher et
- *   al. 2024, arXiv 2408.05636). Not exact for any-order drafts in several steps.
+ * - `match`: the target draws its own token at each position, and drafted tokens are kept while they equal it. Exact for
+ *   any draft.
+ * - `coupled`: `match`, with a drafter that draws with the target's noise (Daliri et al. 2024, arXiv 2408.07978). Exact
+ *   for any draft. Like `match`, its text equals that of plain decoding with the same seed.
+ * - `paper`: the ratio test with the q recorded at reveal, whatever the order, as in SpecDiff (Christopher et al. 2024,
+ *   arXiv 2408.05636). Not exact for any-order drafts in several steps.
  */
 export type Rule = "block" | "ordered" | "ratio" | "match" | "coupled" | "paper";
 
 /** All rules, the default first ({@linkcode DEFAULT_RULE}). */
 export const rules: readonly Rule[] = ["block", "ordered", "ratio", "match", "coupled", "paper"];
 
-/** The rule unless told otherwise: exact for every order of revealing, and keeps the most. */
+/** The default rule: exact for every reveal order, with the highest acceptance. */
 export const DEFAULT_RULE: Rule = rules[0];
 
 /**
- * Whether the text has the target's law under `rule`.
+ * Whether the text has the target's distribution under `rule`.
  *
- * @param leftToRight what the drafter says of itself: {@linkcode Drafter.leftToRight}
+ * @param leftToRight the drafter's {@linkcode Drafter.leftToRight}
  */
 export function isExact(rule: Rule, leftToRight: boolean): boolean {
   return leftToRight || (rule !== "ratio" && rule !== "paper");
 }
 
-/** What a rule decided about a draft. */
+/** A rule's decision about a draft. */
 export interface Verdict {
   /** How many drafted tokens are kept, from the left. */
   readonly accepted: number;
-  /** The token emitted after them. */
+  /** The token that is emitted after them. */
   readonly token: number;
-  /** Whether `token` follows a draft that was kept as a whole, instead of correcting it. */
+  /** Whether all of the draft was kept, so that `token` follows it instead of correcting it. */
   readonly bonus: boolean;
 }
 
 /**
  * Applies a rule to a draft of n tokens. Rows of p and q are read only as far as the decision needs them.
  *
- * @param draft what was proposed; without q, each token is a point mass
- * @param p the target's laws, n + 1 rows
- * @param random decides; `match` and `coupled` ask only for races, the others only for tests and choices
+ * @param draft the proposal; without q, each token is a point mass
+ * @param p the target's distributions, n + 1 rows
+ * @param random the source of decisions; `match` and `coupled` use only its races, the others only tests and choices
  * @param position absolute position of the first drafted token
- * @throws {RangeError} if a law has no mass or is not a number, one of the draft is shorter than the target's, or a
+ * @throws {RangeError} if a distribution has no mass or is not a number, one of q is shorter than the target's, or a
  * token was drafted with probability 0
  */
 export function verify(
@@ -106,7 +106,7 @@ export function verify(
 
 /**
  * How a rule tests a draft, here or on a device (`Decisions.accept` of the backend): each token in turn, all jointly,
- * or by comparison with the target's own draws. `useQ` [n] says where the recorded q may be used; absent: everywhere.
+ * or by comparison with the target's own draws. `useQ` [n] says where the recorded q is used; absent: everywhere.
  *
  * @param steps of the draft
  * @throws {TypeError} if the rule is unknown
