@@ -150,7 +150,7 @@ export function judged(figure: Figure): string {
 }
 
 /** A row's speed relative to `tokensPerSecond`, with the quartiles of its runs. */
-export function speedOver(row: Row, tokensPerSecond: number): Spread {
+function speedOver(row: Row, tokensPerSecond: number): Spread {
   return over({ value: row.tokensPerSecond, quartiles: row.tokensPerSecondQuartiles }, tokensPerSecond);
 }
 

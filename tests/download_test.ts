@@ -171,7 +171,7 @@ Deno.test("what other tools fetched is used offline as it is, and completed onli
       failure(/"owner\/name" at "v2": it is not all in/),
     );
     assert.equal(hub.requests.length, 0);
-    // there may be a tokenizer; if nobody can tell, it is used as it is
+    // there may be a tokenizer; if nobody can tell, it is used as it is, and with the weights that it has
     hub.misbehave = () => ({ status: 404 });
     assert.equal(await locateModel("owner/name", options), folder);
     hub.misbehave = () => undefined;
@@ -181,6 +181,18 @@ Deno.test("what other tools fetched is used offline as it is, and completed onli
       `${hub.commit}?blobs=true`,
       "tokenizer.json",
     ]);
+  }));
+
+Deno.test("a model is completed with the weights that it has, not with others", () =>
+  withHub(MODEL, async (hub, options) => {
+    const root = join(options.cacheDir, "models--owner--name"), folder = join(root, "snapshots", hub.commit);
+    for (const name of [join(root, "refs"), folder]) await Deno.mkdir(name, { recursive: true });
+    await Deno.writeTextFile(join(root, "refs", "main"), hub.commit);
+    await Deno.writeTextFile(join(folder, "config.json"), CONFIG);
+    await Deno.writeTextFile(join(folder, "pytorch_model.bin"), "not needed");
+    assert.equal(await locateModel("owner/name", options), folder);
+    assert.equal(hub.count(WEIGHTS), 0);
+    assert.equal(hub.count("tokenizer.json"), 1);
   }));
 
 Deno.test("shards come with their index, whose names cannot lead anywhere else", async () => {

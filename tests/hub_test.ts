@@ -230,6 +230,11 @@ Deno.test("checkpoint: generation_config.json says which tokens end a text", asy
     assert.equal(await found(), 1);
     await write("generation_config.json", { eos_token_id: [2, 3], temperature: 0.7 });
     assert.deepEqual(await found(), [2, 3]);
+    await write("generation_config.json", { eos_token_id: "2" });
+    await assert.rejects(
+      found,
+      failure(/generation_config\.json": "eos_token_id" is "2", expected a token's id, or a list of them$/),
+    );
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -354,6 +354,12 @@ Deno.test("encodeText: a text that would take minutes is refused, a pause is not
     assert.equal(encoded, 1024);
     assert.deepEqual(encodeText(cubic, "a".repeat(5000)), [5000]);
     assert.deepEqual(encodeText(taking((n) => 100 * n), "a".repeat(100_000)), [100_000]);
+    // where the text is cut to look at its beginning, half a character is left out
+    const strict = {
+      ...cubic,
+      encode: (text: string) => (assert.ok(!text.includes("\ufffd")), [text.length]),
+    };
+    for (const head of [511, 512]) encodeText(strict, `${"a".repeat(head)}${"😀".repeat(600)}`);
     // the first look at a text may fall into a pause of the program
     const looks = [500];
     assert.deepEqual(encodeText(taking(() => looks.pop() ?? 1), "a".repeat(1e6)), [1e6]);

@@ -1,5 +1,6 @@
 /**
- * Runs programs in separate processes, so that a lost device or a kernel that never ends does not affect this one.
+ * Runs programs in separate processes, so that a lost device or a kernel that never ends does not affect this one, and
+ * reads what they print, line by line.
  *
  * @module
  */

@@ -59,7 +59,6 @@ export async function* datasetFiles(
   const get = request(repository);
   const response = await get(url);
   if (!response.ok) {
-    await response.body?.cancel();
     throw fault(
       repository,
       response.status === 401 || response.status === 404
@@ -67,7 +66,7 @@ export async function* datasetFiles(
         : `the hub answers ${response.status}, expected 200`,
     );
   }
-  const configs = await response.json().catch(() => undefined);
+  const configs = await response.json().catch(() => ({})); // no list: there is nothing to choose from
   const chosenConfig = choose(repository, "configuration", configs, config, ["default"]);
   const splits = configs[chosenConfig];
   const chosenSplit = choose(repository, "split", splits, split, SPLITS);
@@ -97,11 +96,13 @@ function choose(
   return known ?? (what === "configuration" ? keys.sort().at(-1)! : keys[0]);
 }
 
-/** `fetch` that gives up in time, and says what failed. */
+/** `fetch` that gives up in time and says what failed. The body is read here, so that its errors are told alike. */
 function request(repository: string): typeof fetch {
   return async (input, init) => {
     try {
-      return await fetch(input, { ...init, signal: AbortSignal.timeout(TIMEOUT) });
+      const response = await fetch(input, { ...init, signal: AbortSignal.timeout(TIMEOUT) });
+      const body = init?.method === "HEAD" ? null : await response.arrayBuffer();
+      return new Response(body, response);
     } catch (error) {
       if (error instanceof Deno.errors.NotCapable) {
         throw fault(

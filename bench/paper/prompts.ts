@@ -43,13 +43,13 @@ export async function textsFor(task: Task, source: string | undefined, count: nu
 }
 
 /**
- * The first texts of a file, of a folder's files in the order of their paths, other files than these passed over, or of a
- * data set on the hub.
+ * The first texts of a file, of the files in a folder in the order of their paths, or of a data set on the hub.
  *
- * @param path `owner/name[:CONFIG[:SPLIT]]`, where no file or folder is called so; `.parquet`; `.jsonl`, `.json` (an array, or lines too), `.story`, `.txt`, `news.en-*`, each also with `.gz`:
- * plain text is of LM1B one text a line, else one text a file
- * @param count the most that are read; of lines and Parquet, the rest of the file is not
- * @param hub where data sets are fetched from
+ * @param path a file: `.parquet`, or `.jsonl`, `.json` (an array or lines), `.story`, `.txt`, `news.en-*`, each of these
+ * also with `.gz`; a folder, of which other files are skipped; or `owner/name[:CONFIG[:SPLIT]]`, if there is no such file
+ * or folder. Plain text has one text per line for LM1B, otherwise one per file
+ * @param count how many texts are read; lines and Parquet are read no further than that
+ * @param hub where data sets are downloaded from
  * @throws {Error} if there is no text, or a record has none in the task's column
  */
 export async function readTexts(

@@ -117,7 +117,10 @@ export interface Draft {
   readonly tokens: Int32Array;
   /** The exact distributions that the tokens were drawn from, n rows; absent: each token is a point mass. */
   readonly q?: Distributions | undefined;
-  /** [n] the denoising step that revealed each token; tokens revealed together share a number. */
+  /**
+   * [n] the denoising step that revealed each token; tokens revealed together share a number. Within a step, a token may
+   * depend on tokens to its left, but not to its right: the conditions in `acceptance.ts`.
+   */
   readonly steps: Int32Array;
   /** Number of network evaluations. */
   readonly passes: number;

@@ -60,7 +60,7 @@ interface Entry {
 export class Checkpoint implements Weights, Disposable {
   /** The folder. */
   readonly origin: string;
-  /** `config.json`, parsed. */
+  /** `config.json`, parsed, with the `eos_token_id` of `generation_config.json` if there is one. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly #files: readonly TensorFile[];
   readonly #entries: ReadonlyMap<string, Entry>;
@@ -263,10 +263,9 @@ function transposeBand(
 }
 
 /**
- * Opens the checkpoint in a folder: reads `config.json`, of `generation_config.json` the tokens that end a text, and the
- * headers of its weight files, and no tensor. Takes
- * `model.safetensors`, else `model.safetensors.index.json`, else `model.safetensors.gz`, else `pytorch_model.bin`,
- * else `pytorch_model.bin.index.json`.
+ * Opens the checkpoint in a folder: reads `config.json`, the `eos_token_id` of `generation_config.json`, and the headers
+ * of its weight files, but no tensor. Takes `model.safetensors`, else `model.safetensors.index.json`, else
+ * `model.safetensors.gz`, else `pytorch_model.bin`, else `pytorch_model.bin.index.json`.
  *
  * @param folder a path or a `file:` URL
  * @throws {CheckpointError} if it is not a folder, has no valid `config.json`, no weights, or broken ones
@@ -298,12 +297,14 @@ export async function openCheckpoint(folder: string | URL): Promise<Checkpoint> 
   }
 }
 
-/** What `generation_config.json` says of the tokens that end a text, which counts before the model's configuration. */
+/** The tokens that end a text according to `generation_config.json`, which takes precedence over `config.json`. */
 async function endOfText(folder: string): Promise<{ readonly eos_token_id?: unknown }> {
   const path = join(folder, "generation_config.json");
   if (await kindOf(path) !== "file") return {};
   const { eos_token_id } = await readJson(path);
-  return eos_token_id === undefined || eos_token_id === null ? {} : { eos_token_id };
+  if (eos_token_id === undefined || eos_token_id === null) return {};
+  if ([eos_token_id].flat().every(Number.isInteger)) return { eos_token_id };
+  throw fault(path, `"eos_token_id" is ${brief(eos_token_id)}, expected a token's id, or a list of them`);
 }
 
 /** Which of {@linkcode WEIGHT_FILES} a folder's weights are in. */

@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { checkKinds, HUB } from "../given.ts";
 import { shown } from "../shown.ts";
 import { ModelCache, namesIn, readShards, SMALL_FILES } from "./cache.ts";
-import { WEIGHT_FILES } from "./checkpoint.ts";
+import { findWeights, WEIGHT_FILES } from "./checkpoint.ts";
 import { HubClient, HubError } from "./client.ts";
 import { isFolderHere, isRefusal, kindOf, mayRead, withinFolder } from "./files.ts";
 import { DEFAULT_REVISION, type ModelName, parseModelName } from "./names.ts";
@@ -59,7 +59,7 @@ export async function locateModel(place: string | URL, options: HubOptions = {})
       try {
         return await fetchModel(name, commit, options);
       } catch (error) {
-        // another tool fetched it: only a tokenizer can be missing, and the hub may have none
+        // another tool downloaded it: at most small files are missing, which the hub may not have either
         if (error instanceof HubError || isRefusal(error)) return snapshot;
         throw error;
       }
@@ -158,7 +158,8 @@ async function fetchModel(name: ModelName, source: string, options: HubOptions):
   });
   const remote = await client.revision(source);
   const { commit, files } = remote;
-  const weights = WEIGHT_FILES.find((file) => files.has(file));
+  // those that are here, even if the hub has others that would be preferred
+  const weights = await findWeights(cache.snapshot(commit)) ?? WEIGHT_FILES.find((file) => files.has(file));
   if (!files.has(SMALL_FILES[0]) || weights === undefined) {
     throw client.fault(
       `it has no ${

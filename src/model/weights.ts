@@ -9,7 +9,7 @@
 export interface Weights {
   /** Where they come from, for messages: a folder or a file. */
   readonly origin: string;
-  /** `config.json`, parsed. */
+  /** `config.json`, parsed, with the `eos_token_id` of `generation_config.json` if there is one. */
   readonly config: Readonly<Record<string, unknown>>;
   /** Whether there is a tensor of that name. */
   has(name: string): boolean;
