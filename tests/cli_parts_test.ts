@@ -6,10 +6,11 @@
  */
 
 import assert from "node:assert/strict";
-import { parseCommandLine, UsageError } from "../src/cli/args.ts";
+import { parseCommandLine, UsageError, type Values } from "../src/cli/args.ts";
+import { engineOptions, generateOptions, readText } from "../src/cli/command.ts";
 import { describeMachine } from "../src/cli/machine.ts";
 import { measure } from "../src/cli/measure.ts";
-import { Output, printable, readInput, table } from "../src/cli/terminal.ts";
+import { Output, printable, readInput, table, type Terminal } from "../src/cli/terminal.ts";
 import { StatisticsCollector } from "../src/decode/metrics.ts";
 import type { Engine, GenerateOptions } from "../src/engine.ts";
 import { visible } from "./helpers.ts";
@@ -27,6 +28,20 @@ function memory(
       return taken.length;
     },
     isTerminal: () => isTerminal,
+  };
+}
+
+/** What was written to a sink, which holds one character per byte. */
+function utf8(bytes: string): string {
+  return new TextDecoder().decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0)));
+}
+
+/** Standard streams in memory. */
+function terminal(input: string = ""): Terminal {
+  return {
+    out: new Output(memory(false)),
+    err: new Output(memory(false)),
+    input: () => Promise.resolve(input),
   };
 }
 
@@ -109,6 +124,65 @@ Deno.test("options that cannot be understood say what they are and what was expe
   }
 });
 
+Deno.test("options at the ends of their ranges are valid", () => {
+  const valuesOf = (line: string) => parseCommandLine(["generate", ...line.split(" ")]).values;
+  assert.deepEqual(valuesOf("--temperature 0 --top-k 0 --top-p 1 --max-tokens 1 --gamma 1"), {
+    ...{ temperature: 0, "top-k": 0, "top-p": 1 },
+    ...{ "max-tokens": 1, gamma: 1 },
+  });
+  assert.deepEqual(valuesOf("--seed 0"), { seed: 0n });
+  assert.deepEqual(valuesOf("--seed 0xfF"), { seed: 255n });
+  assert.deepEqual(valuesOf("-V"), { version: true });
+});
+
+Deno.test("each option reaches what it is for", () => {
+  const { values } = parseCommandLine([
+    ...["generate", "--target", "a", "--drafter", "b", "--device", "wasm", "--draft-device", "reference"],
+    ...["--dtype", "bf16", "--drafter-dtype", "f32", "--threads", "3", "--rule", "block", "--gamma", "5"],
+    ...["--steps", "2", "--order", "random", "--draft-context", "6", "--context-cache", "draft"],
+    ...["--sigma", "1.5", "--hot-start", "--temperature", "0.7", "--top-k", "8", "--top-p", "0.9"],
+    ...["--seed", "4", "--max-tokens", "10", "--stop", "end"],
+  ]);
+  assert.deepEqual(generateOptions(values), {
+    ...{ rule: "block", gamma: 5, steps: 2, order: "random", draftContext: 6, contextCache: "draft" },
+    ...{ sigma: 1.5, hotStart: true, temperature: 0.7, topK: 8, topP: 0.9, seed: 4n, maxTokens: 10 },
+    stop: ["end"],
+  });
+  const { hub: _, ...options } = engineOptions(values, terminal());
+  assert.deepEqual(options, {
+    ...{ target: "a", drafter: ["b"], device: "wasm", draftDevice: "reference" },
+    ...{ dtype: "bf16", drafterDtype: "f32", threads: 3 },
+  });
+  assert.equal(engineOptions({ drafter: ["none"] }, terminal()).drafter, null);
+});
+
+Deno.test("an option of devices or drafters is refused only where it would have no effect", () => {
+  const refused: readonly Values[] = [
+    { threads: 2, device: "reference" },
+    { threads: 2, device: "cuda:1", "draft-device": "reference" },
+    { drafter: ["ngram"], "drafter-dtype": "f32" },
+    { target: "a", "draft-device": "wasm" },
+  ];
+  for (const values of refused) assert.throws(() => engineOptions(values, terminal()), UsageError);
+  const accepted: readonly Values[] = [
+    { threads: 2 },
+    { threads: 2, device: "wasm" },
+    { threads: 2, device: "reference", "draft-device": "wasm" },
+    { drafter: ["ngram", "sedd"], "drafter-dtype": "f32" },
+    { "draft-device": "wasm" }, // of the embedded drafter
+  ];
+  for (const values of accepted) assert.doesNotThrow(() => engineOptions(values, terminal()));
+});
+
+Deno.test("one final newline of standard input is no part of the text", async () => {
+  const read = (input: string) => readText([], "PROMPT", terminal(input));
+  assert.equal(await read("a \n"), "a ");
+  assert.equal(await read("a\r\n"), "a");
+  assert.equal(await read("a\n\n"), "a\n");
+  assert.equal(await read("a"), "a");
+  await assert.rejects(read("\n"), { name: "UsageError", message: "the PROMPT is empty" });
+});
+
 Deno.test("output is written whole, coloured only for people, and never left on an open line", () => {
   const pipe = memory(false), plain = new Output(pipe);
   plain.write(plain.styled("accepted", "twelve bytes"));
@@ -131,9 +205,8 @@ Deno.test("output is written whole, coloured only for people, and never left on 
   for (const text of ["run 1", "run 1", "loading x: 9 %", "a loading x: 9 %", "", ""]) {
     progress.progress(text);
   }
-  const bytes = Uint8Array.from(narrow.text, (byte) => byte.charCodeAt(0));
   assert.equal(
-    visible(new TextDecoder().decode(bytes)),
+    visible(utf8(narrow.text)),
     "\r␛[Krun 1\r␛[K…g x: 9 %\r␛[K",
   );
 });
@@ -285,6 +358,9 @@ Deno.test("compare takes turns with the same seeds, and tells a text that is not
   assert.deepEqual(settings.options, { steps: 2, gamma: 3 });
   // of one set of options, each drafter is given what it has a use for
   assert.ok(asked.every(({ drafter, steps }) => steps === (drafter === "wrong" ? undefined : 2)));
+
+  // no text ends early, except by the context
+  assert.ok(asked.every(({ stopTokens }) => stopTokens?.length === 0));
 
   const timed = asked.filter((options) => options.maxTokens === 4 && options.rule === undefined);
   assert.deepEqual(timed.map(({ drafter, seed }) => [drafter, seed]), [
