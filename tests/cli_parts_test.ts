@@ -8,9 +8,12 @@
 import assert from "node:assert/strict";
 import { parseCommandLine, UsageError, type Values } from "../src/cli/args.ts";
 import { engineOptions, generateOptions, readText } from "../src/cli/command.ts";
+import { report } from "../src/cli/compare.ts";
+import { describe, show } from "../src/cli/generate.ts";
 import { describeMachine } from "../src/cli/machine.ts";
 import { measure } from "../src/cli/measure.ts";
 import { Output, printable, readInput, table, type Terminal } from "../src/cli/terminal.ts";
+import type { Round } from "../src/decode/loop.ts";
 import { StatisticsCollector } from "../src/decode/metrics.ts";
 import type { Engine, GenerateOptions } from "../src/engine.ts";
 import { visible } from "./helpers.ts";
@@ -100,12 +103,15 @@ Deno.test("options that cannot be understood say what they are and what was expe
     ["--gamma=", /^--gamma is ""/],
     ["--max-tokens ten", /^--max-tokens is "ten"/],
     ["--temperature -0.5", /^--temperature is "-0.5", expected a number of at least 0$/],
+    ["--max-tokens 0", /^--max-tokens is "0", expected an integer of at least 1$/],
+    ["--temperature=", /^--temperature is ""/],
     ["--temperature Infinity", /^--temperature is "Infinity"/],
     ["--top-p 0", /^--top-p is "0", expected a number in \(0, 1\]$/],
     ["--top-p 1.1", /^--top-p is "1.1"/],
     ["--top-k 1.5", /^--top-k is "1.5"/],
     ["--seed -1", /^--seed is "-1", expected an integer in \[0, 2\^64\)$/],
     ["--seed 18446744073709551616", /^--seed is/],
+    ["--sigma Infinity", /^--sigma is "Infinity"/],
     ["--sigma 0", /^--sigma is "0", expected a positive number, or schedule$/],
     ["--rule greedy", /^--rule is "greedy", expected one of block, ordered, /],
     ["--order up", /^--order is "up"/],
@@ -371,4 +377,122 @@ Deno.test("compare takes turns with the same seeds, and tells a text that is not
   assert.ok(asked.slice(0, 3).every(({ seed }) => seed === 11n));
   const coupled = asked.filter(({ rule }) => rule === "coupled");
   assert.deepEqual(coupled.map(({ seed }) => seed), [7n, 8n, 7n, 8n]);
+});
+
+Deno.test("compare tells the median, the quartiles and a text that differs in any way", async () => {
+  const speeds: Record<string, readonly number[]> = {
+    plain: [400, 100, 300, 200],
+    late: [40, 10, 100, 20],
+  };
+  // under `coupled`: different only in the first text, cut short, and too long
+  const texts: Record<string, (tokens: number[], seed: number) => number[]> = {
+    first: (tokens, seed) => seed === 1 ? [...tokens.slice(1), 0] : tokens,
+    short: (tokens) => tokens.slice(1),
+    long: (tokens) => [...tokens, 0],
+  };
+  const toy = toyEngine([]);
+  const engine: Pick<Engine, "drafters" | "device" | "dtype" | "draftDevice" | "generate" | "unused"> = {
+    ...toy,
+    unused: () => [],
+    drafters: ["late", "first", "short", "long"],
+    async generate(prompt, options = {}) {
+      const { stats, text } = await toy.generate(prompt, { ...options, drafter: options.drafter && "right" });
+      const name = options.drafter ?? "plain", seed = Number(options.seed), tokens = [seed, seed];
+      const tokensPerSecond = speeds[name]?.[seed - 1] ?? 1;
+      return {
+        text,
+        tokens: options.rule === "coupled" ? texts[name]?.(tokens, seed) ?? tokens : tokens,
+        // half of the rounds of "late" have no draft, and "short" never drafts
+        stats: {
+          ...stats,
+          tokensPerSecond,
+          ...(name === "late" ? { plainRounds: 1 } : {}),
+          ...(name === "short" ? { draftTokens: 0, acceptedTokens: 0 } : {}),
+        },
+      };
+    },
+  };
+  const settings = { prompts: ["a", "b"], repetitions: 2, maxTokens: 2, options: {} };
+  const { rows } = await measure(engine as Engine, settings, () => {});
+  const [plain, late, , short] = rows;
+  assert.deepEqual([plain.tokensPerSecond, plain.tokensPerSecondQuartiles], [250, [175, 325]]);
+  assert.deepEqual([late.tokensPerSecond, late.tokensPerSecondQuartiles], [30, [17.5, 55]]);
+  assert.equal(late.speedup, 0.12);
+  assert.deepEqual([plain.plainShare, late.plainShare, short.plainShare], [1, 0.5, 0]);
+  assert.equal(short.draftAcceptanceRate, 0);
+  assert.equal(late.draftAcceptanceRate, 0.5);
+  assert.deepEqual(rows.map((row) => row.equalsPlainUnderCoupled), [null, true, false, false, false]);
+});
+
+Deno.test("compare fails after the table if a text under coupled is not plain decoding's", async () => {
+  const sink = memory(false);
+  const reported = report(toyEngine([]), ["a"], 2, { "max-tokens": 4 }, {
+    ...terminal(),
+    out: new Output(sink),
+  });
+  await assert.rejects(reported, /^Error: Cannot vouch for diffusion wrong: /);
+  const out = utf8(sink.text);
+  assert.match(out, /^plain +100\.0 +100–100 +1\.00× +1\.00 +1\.00 \+ 2\.00$/m);
+  assert.match(
+    out,
+    /^diffusion right +2 +ordered +250\.0 +250–250 +2\.50× +2\.00 +1\.00 \.00 +1\.00 \+ 2\.00 +yes$/m,
+  );
+  assert.match(out, /^diffusion wrong +2 +ordered +50\.0 .* NO$/m);
+  assert.match(
+    out,
+    /^Prompts: 1; runs on each: 2; seeds: one per run, from 1; tokens: at most 4 each; every /m,
+  );
+});
+
+/** A stream of one token of each origin, with a control character in the last. */
+function toyStream(): Engine {
+  const origins = ["accepted", "corrected", "bonus", "target"] as const;
+  const texts = ["a", "b", "c", "\x07"];
+  const collector = new StatisticsCollector({ promptTokens: 1 });
+  const toy = {
+    drafters: ["toy"],
+    async *stream() {
+      const pieces = origins.map((origin, i) => ({ token: i, text: texts[i], origin }));
+      yield { text: texts.join(""), pieces, stats: collector.statistics() };
+      return { text: texts.join(""), tokens: [0, 1, 2, 3], stats: collector.statistics() };
+    },
+  };
+  return toy as unknown as Engine;
+}
+
+Deno.test("each origin has its own colour, and only a terminal is kept from control characters", async () => {
+  const shown = async (prompt: string | number[], isTerminal: boolean, color: boolean, draft: boolean) => {
+    const sink = memory(isTerminal);
+    await show(toyStream(), prompt, {}, { ...terminal(), out: new Output(sink, color) }, draft);
+    return visible(utf8(sink.text));
+  };
+  const colours = "␛[38;5;28ma␛[0m␛[38;5;164mb␛[0m␛[1;38;5;32mc␛[0m";
+  assert.equal(await shown("x", false, true, true), `${colours}\x07\n`);
+  assert.equal(await shown("x", true, true, true), `␛[2mx␛[0m${colours}␇\n`);
+  assert.equal(await shown("x", true, true, false), "abc␇\n"); // without the prompt and colours
+  assert.equal(await shown([7, 8], true, false, true), "7,8,0,1,2,3\n");
+  assert.equal(await shown([7, 8], false, false, false), "0,1,2,3\n");
+});
+
+Deno.test("statistics tell plain decoding, the end of the context, and a drafter that never drafted", () => {
+  const round: Round = {
+    ...{ tokens: [1], from: ["target" as const], draft: [], accepted: 0, draftPasses: 0, prefillMs: 0 },
+    ...{ draftMs: 0, verifyMs: 5, totalMs: 10 },
+  };
+  const plain = new StatisticsCollector({ promptTokens: 1, seed: 7 });
+  plain.add({ ...round, finishReason: "context" });
+  assert.equal(
+    describe(plain.statistics()),
+    "1 tokens up to the end of the context, 100.0 tokens/s, plain decoding, seed 7",
+  );
+  const idle = new StatisticsCollector({
+    ...{ promptTokens: 1, seed: 7, rule: "block" },
+    drafter: { name: "n-gram", leftToRight: true },
+  });
+  idle.add(round);
+  assert.equal(
+    describe(idle.statistics()),
+    "1 tokens, 100.0 tokens/s, τ 1.00 tokens per round, nothing drafted, n-gram, γ 0.0 on average, " +
+      "0.0 passes of the drafter per draft, 1 of 1 rounds without a draft, rule block (exact), seed 7",
+  );
 });

@@ -103,7 +103,7 @@ function loadAll(values: Values, terminal: Terminal): Promise<Engine> {
  * Measures, and prints the comparison.
  * @throws {Error} if a text under `coupled` differs from plain decoding
  */
-async function report(
+export async function report(
   engine: Engine,
   prompts: readonly string[],
   repetitions: number,
