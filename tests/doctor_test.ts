@@ -8,8 +8,12 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { type CudaKernel, CudaModule } from "../ffi/launch.ts";
+import type { Backend } from "../src/backend/backend.ts";
 import { createCudaBackend } from "../src/backend/cuda/backend.ts";
+import { createWasmBackend } from "../src/backend/wasm/backend.ts";
+import { doctor } from "../src/cli/doctor.ts";
 import { selfTest } from "../src/cli/self_test.ts";
+import { Output } from "../src/cli/terminal.ts";
 import { onStandIn, standIn, whyNoStandIn } from "./cuda/standin.ts";
 
 /** The program, with no permission but to read and those given. */
@@ -63,6 +67,29 @@ Deno.test("doctor: no GPU is one line and no failure; the self test of what is t
   assert.equal(out.match(/^GPU .*$/gm)?.length, 1);
   assert.match(out, /^GPU +none: Cannot load libcuda: .*\nauto +wasm\n/m);
   assert.match(out, /^ {2}attention, causal, 5 rows +\d/m);
+});
+
+Deno.test("doctor: an operation that a device computes wrongly is marked, named and a failure", async () => {
+  using backend = await createWasmBackend({ threads: 1 });
+  const shipped: Backend = Object.getPrototypeOf(backend), { distribution } = shipped;
+  shipped.distribution = function (out, logits, sampling) {
+    distribution.call(this, out, logits, { ...sampling, temperature: 3 });
+  };
+  let told = "";
+  const sink = {
+    writeSync: (bytes: Uint8Array) => (told += new TextDecoder().decode(bytes), bytes.length),
+    isTerminal: () => false,
+  };
+  try {
+    const terminal = { out: new Output(sink), err: new Output(sink), input: () => Promise.resolve("") };
+    await assert.rejects(doctor.run({ command: "doctor", words: [], values: {} }, terminal), {
+      message: /^Cannot rely on this machine: wrong results in (.*; )?wasm: [^;]*distribution/,
+    });
+  } finally {
+    shipped.distribution = distribution;
+  }
+  assert.match(told, /^ {2}distribution .*\d WRONG /m);
+  assert.doesNotMatch(told, /^ {2}copy .*WRONG/m);
 });
 
 Deno.test(`doctor: the stand-in's device is found, chosen and tested${whyNoStandIn}`, {
