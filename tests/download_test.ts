@@ -152,12 +152,21 @@ Deno.test("a folder that is here is meant before a model of that name", () =>
     assert.equal(hub.requests.length, 0);
   }));
 
+/** A snapshot of which another tool has fetched the configuration alone. */
+async function begunByAnotherTool(
+  { commit }: FakeHub,
+  { cacheDir }: { readonly cacheDir: string },
+): Promise<string> {
+  const root = join(cacheDir, "models--owner--name"), folder = join(root, "snapshots", commit);
+  for (const name of [join(root, "refs"), folder]) await Deno.mkdir(name, { recursive: true });
+  await Deno.writeTextFile(join(root, "refs", "main"), commit);
+  await Deno.writeTextFile(join(folder, "config.json"), CONFIG);
+  return folder;
+}
+
 Deno.test("what other tools fetched is used offline as it is, and completed online", () =>
   withHub(MODEL, async (hub, options) => {
-    const root = join(options.cacheDir, "models--owner--name"), folder = join(root, "snapshots", hub.commit);
-    for (const name of [join(root, "refs"), folder]) await Deno.mkdir(name, { recursive: true });
-    await Deno.writeTextFile(join(root, "refs", "main"), hub.commit);
-    await Deno.writeTextFile(join(folder, "config.json"), CONFIG);
+    const folder = await begunByAnotherTool(hub, options);
     const offline = { ...options, offline: true };
     await assert.rejects(
       locateModel("owner/name", offline),
@@ -185,10 +194,7 @@ Deno.test("what other tools fetched is used offline as it is, and completed onli
 
 Deno.test("a model is completed with the weights that it has, not with others", () =>
   withHub(MODEL, async (hub, options) => {
-    const root = join(options.cacheDir, "models--owner--name"), folder = join(root, "snapshots", hub.commit);
-    for (const name of [join(root, "refs"), folder]) await Deno.mkdir(name, { recursive: true });
-    await Deno.writeTextFile(join(root, "refs", "main"), hub.commit);
-    await Deno.writeTextFile(join(folder, "config.json"), CONFIG);
+    const folder = await begunByAnotherTool(hub, options);
     await Deno.writeTextFile(join(folder, "pytorch_model.bin"), "not needed");
     assert.equal(await locateModel("owner/name", options), folder);
     assert.equal(hub.count(WEIGHTS), 0);
