@@ -18,11 +18,12 @@ const LONGEST = 64;
 /** Length of the text that costs are measured on, in tokens. */
 const MEASURED_CONTEXT = 32;
 /** Each length is measured at least twice, at most MOST_TURNS times, and not again after PATIENCE_MS. */
-const MOST_TURNS = 7, PATIENCE_MS = 100;
+const MOST_TURNS = 7, PATIENCE_MS = 200;
 
 /**
  * Measures the cost of rounds by drafting and verifying a made-up text. γ is doubled for as long as a drafter with an
- * acceptance of 90 % would gain by it. Target and drafter forget their text.
+ * acceptance of 90 % would gain by it. Devices compute rows in tiles, so that a pass over one row more than a power of
+ * two costs much more: one token fewer than each power is measured too. Target and drafter forget their text.
  *
  * @param options how the following text is decoded
  * @throws {Error} if target or drafter are in the middle of another text's round
@@ -74,22 +75,23 @@ async function measure(
     const { draftMs, verifyMs } = await timed(gamma);
     return draftMs + verifyMs;
   };
+  const twice = async (gamma: number) => [await round(gamma), await round(gamma)];
   target.keepHidden?.(drafter.hiddenLayers ?? []);
   if (length > 1) await target.score(text.subarray(0, length - 1), 1, sampling, signal);
   await round(1); // warm-up
   drafter.reset();
   const first = await round(1); // the drafter reads the text
-  const known: [gamma: number, ms: number[]][] = [];
+  const known: [gamma: number, ms: number[]][] = [], began = performance.now();
   for (let gamma = 0, before = 0; gamma <= longest; gamma = Math.max(1, 2 * gamma)) {
-    const ms = await round(gamma);
-    known.push([gamma, [ms]]);
-    const rate = (1 - 0.9 ** (gamma + 1)) / ms;
+    if (gamma > 3) known.push([gamma - 1, await twice(gamma - 1)]);
+    const times = await twice(gamma);
+    known.push([gamma, times]);
+    const rate = (1 - 0.9 ** (gamma + 1)) / Math.min(...times); // one slow round must not end the search
     if (gamma > 1 && rate < before) break;
     before = rate;
   }
   // repeated, taking turns, to reduce noise
-  const began = performance.now();
-  for (let turns = 1; turns < 2 || turns < MOST_TURNS && performance.now() - began < PATIENCE_MS; turns++) {
+  for (let turns = 2; turns < MOST_TURNS && performance.now() - began < PATIENCE_MS; turns++) {
     for (const [gamma, times] of known) times.push(await round(gamma));
   }
   const costs = interpolated(known.map(([gamma, times]) => [gamma, lowerMedian(times)]));
