@@ -211,7 +211,7 @@ function mean(values: readonly number[]): number {
 }
 
 function markdown(
-  { date, machine, gamma, texts, conditioning: { kept, anew, ratio }, rows }: Report,
+  { date, machine, gamma, texts, conditioning: { ratio }, rows }: Report,
 ): string {
   const won = ({ ms, msQuartiles: [low, high], timeWon }: Row) => {
     const base = ms / (1 - timeWon);
@@ -237,21 +237,20 @@ function markdown(
     "σ is the same in all passes, so the time conditioning is computed only once in every row. This does not affect",
     `acceptance. A pass over ${
       Math.min(...WINDOWS.filter((w) => w !== "all"))
-    } tokens of text and ${gamma} masked ones in int8 takes ${told(kept, "ms")}, and`,
-    `${told(anew, "ms")}, ${told(ratio)}, if the conditioning is computed again, which is done on the host.`,
+    } tokens of text and ${gamma} masked ones in int8 takes ${told(ratio)} the time if the`,
+    "conditioning is computed again, which is done on the host.",
     "",
     "![Acceptance lost against time won](drafter.svg)",
     "",
     "Larger points: the drafter sees more of the text. Bars: one standard error between texts.",
     "",
     ...markdownTable([
-      ["T", "dtype", "context cache", "window", "time per draft", "time won", "accepted", "acceptance lost"],
+      ["T", "dtype", "context cache", "window", "time won", "accepted", "acceptance lost"],
       ...rows.map((row) => [
         row.steps,
         row.dtype,
         String(row.cache),
         row.window,
-        told({ value: row.ms, quartiles: row.msQuartiles }, "ms"),
         won(row),
         row.accepted.toFixed(2),
         `${(100 * row.acceptanceLost).toFixed(1)} ± ${(100 * row.acceptanceLostError).toFixed(1)} %`,

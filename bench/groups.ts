@@ -4,7 +4,7 @@
  * 4"` distinguishes processors with the same name.
  *
  * Deliberately absent: medians, which Deno does not report (the report has means, and ranges from the fastest run to
- * the 75th percentile), and ratios, since `deno bench` does not interleave benchmarks.
+ * the 75th percentile), and times: they hold for one hour of one machine.
  *
  * @module
  */
@@ -21,6 +21,7 @@ interface Output {
   readonly benches: readonly {
     readonly group: string | null;
     readonly name: string;
+    readonly baseline: boolean;
     readonly results: readonly (
       | {
         readonly ok: { readonly n: number; readonly min: number; readonly avg: number; readonly p75: number };
@@ -37,30 +38,28 @@ export function markdown({ runtime, cpu, benches }: Output, date: string): strin
     "# `deno bench`, group by group",
     "",
     `${date}, ${cpu}, ${runtime}. Made by \`deno task bench:groups:report\`: the mean of the runs, and the range from`,
-    "the fastest to the 75th percentile. The benchmarks of a group are not interleaved, so their times are not closely",
-    "comparable; `bench` and `bench:paper` report ratios.",
+    "the fastest to the 75th percentile, as multiples of the mean of the group's baseline. The benchmarks of a group do",
+    "not take turns, so these ratios are rough; those of `bench` and `bench:paper` are closer.",
     "",
     ...[...groups].flatMap(([group, benches]) => {
+      const base = benches.find(({ baseline }) => baseline)?.results[0];
+      const times = (ns: number) => base && "ok" in base ? `${(ns / base.ok.avg).toPrecision(3)} ×` : "";
       return [
         `## ${group}`,
         "",
         ...markdownTable([
           ["", "mean", "fastest – 75 %"],
-          ...benches.map(({ name, results: [result] }) => {
-            if (!("ok" in result)) return [name, "failed", ""];
+          ...benches.map(({ name, baseline, results: [result] }) => {
+            const title = baseline ? `**${name}**` : name;
+            if (!("ok" in result)) return [title, "failed", ""];
             const { avg, min, p75 } = result.ok;
-            return [name, duration(avg), `${duration(min)} – ${duration(p75)}`];
+            return [title, times(avg), `${times(min)} – ${times(p75)}`];
           }),
         ]),
         "",
       ];
     }),
   ].join("\n");
-}
-
-function duration(ns: number): string {
-  const [unit, name] = ns >= 1e6 ? [1e6, "ms"] : ns >= 1e3 ? [1e3, "µs"] : [1, "ns"];
-  return `${(ns / unit).toPrecision(3)} ${name}`;
 }
 
 if (import.meta.main) {

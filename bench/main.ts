@@ -35,7 +35,7 @@ import {
   where,
   writeReport,
 } from "./report.ts";
-import { perTurn, told } from "./spread.ts";
+import { over, perTurn, told } from "./spread.ts";
 
 /** The γ to try for each drafter. */
 const GAMMAS = [1, 2, 3, 4, 6, "auto"] as const;
@@ -103,7 +103,8 @@ function markdown({ date, alone = {}, kernels, dtype, pair }: CpuReport): string
     const chosen = gamma === "auto" ? `, mean γ ${row.meanGamma.toFixed(2)}` : "";
     return `${told(speedup(row))}, τ ${row.meanAcceptanceLength.toFixed(2)}${chosen}`;
   };
-  const first = (method: string) => method in alone ? told(alone[method].firstMs, "ms", 1) : "";
+  const first = (method: string) =>
+    method in alone ? told(over(alone[method].firstMs, alone.plain.firstMs.value)) : "";
   const peak = (method: string) => megabytes(alone[method]?.peakBytes);
   return [
     `${where(date, machine)}.`,
@@ -134,8 +135,8 @@ function markdown({ date, alone = {}, kernels, dtype, pair }: CpuReport): string
       ]),
     ]),
     "",
-    "First token: the time from a prompt of a dozen tokens to the end of the first round. Peak memory: that of a separate",
-    "process, including Deno itself.",
+    "First token: the time from a prompt of a dozen tokens to the end of the first round, relative to plain decoding's",
+    "median. Peak memory: that of a separate process, including Deno itself.",
     "",
     allEqual(pair)
       ? "Under `coupled`, every text equalled plain decoding, token for token."

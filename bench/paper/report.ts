@@ -9,7 +9,7 @@ import { type Curves, type HeatMap, svg } from "../charts.ts";
 import { markdownTable } from "../markdown.ts";
 import { megabytes } from "../peak.ts";
 import { type Measured, where } from "../report.ts";
-import { told } from "../spread.ts";
+import { over, told } from "../spread.ts";
 import type { Measurement } from "./measure.ts";
 import { bounds, type PaperCell, paperCells, targets, type TaskName, tasks } from "./paper.ts";
 import { type FailedTarget, FIGURE_TASK, type Grid, type TargetRun, type TaskRun } from "./run.ts";
@@ -39,11 +39,11 @@ export function markdown(report: Report): string {
     ...(report.quick ? ["", "**A quick run: too short for any figure to be meaningful.**"] : []),
     "",
     "Speed-ups are relative to plain decoding by this engine of the same prompt and seed, run immediately before: the",
-    "median of the turns, with quartiles in brackets, without the time of the prompt. The first token is timed to the end",
-    "of the first round, including the prompt. Temperature 1. α has two definitions: _drafted_ is accepted over drafted",
-    "tokens, and depends on γ; _tested_ is accepted over tested tokens, not counting those after a rejection (Leviathan et",
-    "al. 2023). Perplexity is that of the generated texts under the target, with a range of one standard error: exact rows",
-    "differ only by chance.",
+    "median of the turns, with quartiles in brackets, without the time of the prompt. The time to the first token is that",
+    "to the end of the first round, including the prompt, relative to plain decoding's median. Temperature 1. α has two",
+    "definitions: _drafted_ is accepted over drafted tokens, and depends on γ; _tested_ is accepted over tested tokens, not",
+    "counting those after a rejection (Leviathan et al. 2023). Perplexity is that of the generated texts under the target,",
+    "with a range of one standard error: exact rows differ only by chance.",
     "",
     "## Tables 1 and 3: the paper's models",
     "",
@@ -204,21 +204,19 @@ function taskSection({ task, source, promptTokens, maxTokens, rows }: TaskRun): 
         "α tested",
         "accepted / draft",
         "τ",
-        "tokens/s",
         "speed-up",
         "first token",
         "perplexity",
       ],
-      ...rows.map(measurementRow),
+      ...rows.map((row) => measurementRow(row, rows[0])),
     ]),
     "",
   ];
 }
 
-function measurementRow(row: Measurement): string[] {
-  const { title, options, rule, exactness, meanGamma, natsError } = row;
+function measurementRow(row: Measurement, baseline: Measurement): string[] {
+  const { title, options, rule, exactness, meanGamma, natsError, firstMs, firstMsQuartiles } = row;
   const plain = options.drafter === null;
-  const [low, high] = row.tokensPerSecondQuartiles.map((speed) => speed.toFixed(0));
   const range = natsError === null
     ? ""
     : ` (${Math.exp(row.nats - natsError).toFixed(1)}–${Math.exp(row.nats + natsError).toFixed(1)})`;
@@ -231,9 +229,10 @@ function measurementRow(row: Measurement): string[] {
     plain ? "" : row.alphaTested.toFixed(2),
     plain ? "" : row.acceptedPerDraft.toFixed(2),
     row.meanAcceptanceLength.toFixed(2),
-    `${row.tokensPerSecond.toFixed(0)} (${low}–${high})`,
     plain ? "1.00 ×" : speedupOf(row),
-    row.firstMs === undefined ? "" : told({ value: row.firstMs, quartiles: row.firstMsQuartiles }, "ms", 0),
+    firstMs === undefined || baseline.firstMs === undefined
+      ? ""
+      : told(over({ value: firstMs, quartiles: firstMsQuartiles }, baseline.firstMs)),
     `${Math.exp(row.nats).toFixed(1)}${range}`,
   ];
 }
@@ -276,12 +275,12 @@ const DRIFT = 1.1;
 /** A note if plain decoding differs between a grid and the table of the same task. */
 function drift({ tasks }: TargetRun, { plain }: Grid): string {
   const table = tasks.find(({ task }) => task === FIGURE_TASK)!.rows[0].tokensPerSecond;
-  const here = plain.tokensPerSecond;
-  if (Math.max(table, here) / Math.min(table, here) <= DRIFT) return "";
-  return ` Plain decoding made ${here.toFixed(0)} tokens a second here and ${
-    table.toFixed(0)
-  } in the table above: the ` +
-    "machine's speed changed in between, so compare speed-ups, not speeds.";
+  const ratio = plain.tokensPerSecond / table;
+  if (Math.max(ratio, 1 / ratio) <= DRIFT) return "";
+  return ` Plain decoding had ${
+    ratio.toFixed(2)
+  } times the speed here that it had in the table above: the machine's ` +
+    "speed changed in between, so compare speed-ups of one table only.";
 }
 
 /** The paper's shapes: measured costs, random acceptance. */
@@ -292,7 +291,8 @@ function syntheticSection({ date, machine, shapes, targets }: SyntheticRun): str
     `shapes with random weights, as ${dtype}, ran through the real decoding loops under \`${RULE}\`. Whether a tested token`,
     "was accepted was drawn at random with the paper's α. The cost of a round is thus measured, and its yield is assumed:",
     "τ = 1 + α + … + α^γ. The speed-up is τ over the time of a round in plain steps, both measured in the same turn: the",
-    `median of the turns, with minimum and maximum. Texts start with ${promptTokens} tokens; SEDD (T = 1) sees the last ${draftContext}.`,
+    "median of the turns, with minimum and maximum. Draft, verify and round are times in plain steps, medians (with quartiles). Texts start with",
+    `${promptTokens} tokens; SEDD (T = 1) sees the last ${draftContext}.`,
     `Each cell of SEDD was run with the paper's γ and with γ = ${smallGamma}, which suits a CPU.`,
     "",
     `${where(date, machine)}.`,
@@ -308,10 +308,7 @@ function syntheticTarget({ title, bytes, draftBytes, plain, cells }: SyntheticTa
     `Weights read: target ${megabytes(bytes)}, GPT-2's shape ${
       megabytes(draftBytes.classical)
     }, SEDD small's ` +
-    `${megabytes(draftBytes.diffusion)}. A plain step: ${
-      range(plain.ms, plain.msQuartiles, 0)
-    } ms. Rounds per cell: ` +
-    `${cells[0].rounds}.`,
+    `${megabytes(draftBytes.diffusion)}. Rounds per cell: ${cells[0].rounds}.`,
     "",
     ...markdownTable([
       [
@@ -321,19 +318,20 @@ function syntheticTarget({ title, bytes, draftBytes, plain, cells }: SyntheticTa
         "γ",
         "τ",
         "τ drawn",
-        "draft, ms",
-        "verify, ms",
-        "round, ms",
+        "draft",
+        "verify",
+        "round",
         "speed-up",
         "paper",
       ],
-      ...cells.map(syntheticRow),
+      ...cells.map((cell) => syntheticRow(cell, plain.ms)),
     ]),
     "",
   ];
 }
 
-function syntheticRow(row: SyntheticCell): string[] {
+/** @param stepMs milliseconds of a plain step */
+function syntheticRow(row: SyntheticCell, stepMs: number): string[] {
   const { cell, gamma, tau, drawnTau, draftMs, verifyMs, ms, msQuartiles, speedup, speedupRange } = row;
   return [
     titleOf(cell.task),
@@ -342,17 +340,12 @@ function syntheticRow(row: SyntheticCell): string[] {
     String(gamma),
     tau.toFixed(2),
     drawnTau.toFixed(1),
-    draftMs.toFixed(0),
-    verifyMs.toFixed(0),
-    range(ms, msQuartiles, 0),
+    times(draftMs / stepMs),
+    times(verifyMs / stepMs),
+    told(over({ value: ms, quartiles: msQuartiles }, stepMs)),
     told({ value: speedup, quartiles: speedupRange }), // minimum and maximum, as stated above
     gamma === cell.gamma ? times(cell.speedup) : "",
   ];
-}
-
-/** A value with its quartiles. */
-function range(value: number, [low, high]: readonly [number, number], digits: number): string {
-  return `${value.toFixed(digits)} (${low.toFixed(digits)}–${high.toFixed(digits)})`;
 }
 
 /** The charts, by the file names in the report. */
