@@ -42,8 +42,8 @@ export function markdown({ runtime, cpu, benches }: Output, date: string): strin
     "not take turns, so these ratios are rough; those of `bench` and `bench:paper` are closer.",
     "",
     ...[...groups].flatMap(([group, benches]) => {
-      const base = benches.find(({ baseline }) => baseline)?.results[0];
-      const times = (ns: number) => base && "ok" in base ? `${(ns / base.ok.avg).toPrecision(3)} ×` : "";
+      const base = (benches.find(({ baseline }) => baseline) ?? benches[0]).results[0];
+      const times = (ns: number) => "ok" in base ? `${(ns / base.ok.avg).toPrecision(3)} ×` : "no baseline";
       return [
         `## ${group}`,
         "",

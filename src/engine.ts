@@ -73,7 +73,7 @@ export interface EngineOptions extends WatchOptions {
    * would end a text with a {@linkcode LogitsError}; those of published models are far from it.
    * @default the fastest: `"int8"` on a CPU, `"f16"` on a GPU, for its tensor cores
    */
-  readonly drafterDtype?: Dtype | undefined;
+  readonly draftDtype?: Dtype | undefined;
   /** Threads of the CPU backend, at most 512. The text does not depend on it. @default the number of cores */
   readonly threads?: number | undefined;
   /** For models by name: the cache, the hub, and download progress. @default from the environment */

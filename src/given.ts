@@ -100,7 +100,7 @@ export const LOADING = {
   device: DEVICE,
   draftDevice: DEVICE,
   dtype: DTYPE,
-  drafterDtype: DTYPE,
+  draftDtype: DTYPE,
   threads: NUMBER,
   hub: OBJECT,
   onProgress: FUNCTION,

@@ -100,7 +100,7 @@ export async function loadDrafter(
   }
   using checkpoint = await openDrafter(choice, options);
   const drafting = draftingOf(checkpoint);
-  const dtype = options.drafterDtype ?? (backend.name === "cuda" ? "f16" : "int8");
+  const dtype = options.draftDtype ?? (backend.name === "cuda" ? "f16" : "int8");
   const loaded = await load(checkpoint, backend, { dtype, target, targetBackend, anyOrder: true }, options);
   const { model } = loaded;
   if (model.shape.vocabSize !== vocabSize) {

@@ -144,7 +144,7 @@ Deno.test("options at the ends of their ranges are valid", () => {
 Deno.test("each option reaches what it is for", () => {
   const { values } = parseCommandLine([
     ...["generate", "--target", "a", "--drafter", "b", "--device", "wasm", "--draft-device", "reference"],
-    ...["--dtype", "bf16", "--drafter-dtype", "f32", "--threads", "3", "--rule", "block", "--gamma", "5"],
+    ...["--dtype", "bf16", "--draft-dtype", "f32", "--threads", "3", "--rule", "block", "--gamma", "5"],
     ...["--steps", "2", "--order", "random", "--draft-context", "6", "--context-cache", "draft"],
     ...["--sigma", "1.5", "--hot-start", "--temperature", "0.7", "--top-k", "8", "--top-p", "0.9"],
     ...["--seed", "4", "--max-tokens", "10", "--stop", "end"],
@@ -157,7 +157,7 @@ Deno.test("each option reaches what it is for", () => {
   const { hub: _, ...options } = engineOptions(values, terminal());
   assert.deepEqual(options, {
     ...{ target: "a", drafter: ["b"], device: "wasm", draftDevice: "reference" },
-    ...{ dtype: "bf16", drafterDtype: "f32", threads: 3 },
+    ...{ dtype: "bf16", draftDtype: "f32", threads: 3 },
   });
   assert.equal(engineOptions({ drafter: ["none"] }, terminal()).drafter, null);
 });
@@ -166,7 +166,7 @@ Deno.test("an option of devices or drafters is refused only where it would have 
   const refused: readonly Values[] = [
     { threads: 2, device: "reference" },
     { threads: 2, device: "cuda:1", "draft-device": "reference" },
-    { drafter: ["ngram"], "drafter-dtype": "f32" },
+    { drafter: ["ngram"], "draft-dtype": "f32" },
     { target: "a", "draft-device": "wasm" },
   ];
   for (const values of refused) assert.throws(() => engineOptions(values, terminal()), UsageError);
@@ -174,7 +174,7 @@ Deno.test("an option of devices or drafters is refused only where it would have 
     { threads: 2 },
     { threads: 2, device: "wasm" },
     { threads: 2, device: "reference", "draft-device": "wasm" },
-    { drafter: ["ngram", "sedd"], "drafter-dtype": "f32" },
+    { drafter: ["ngram", "sedd"], "draft-dtype": "f32" },
     { "draft-device": "wasm" }, // of the embedded drafter
   ];
   for (const values of accepted) assert.doesNotThrow(() => engineOptions(values, terminal()));

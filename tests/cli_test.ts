@@ -89,9 +89,9 @@ Deno.test("what is not understood is one line and exit code 2", async () => {
     ["generate", "--color", PROMPT],
     ["help", "write"],
     ["help", "generate", "compare"],
-    ["generate", "--drafter", "none", "--drafter-dtype", "f32", PROMPT],
+    ["generate", "--drafter", "none", "--draft-dtype", "f32", PROMPT],
     ["compare", "--drafter", "ngram", "--draft-device", "wasm"],
-    ["generate", "--target", "fixtures/parity/gpt2-bare", "--drafter-dtype", "f32", "--tokens", "1"],
+    ["generate", "--target", "fixtures/parity/gpt2-bare", "--draft-dtype", "f32", "--tokens", "1"],
     ["generate", "--device", "reference", "--threads", "2", PROMPT],
   ];
   for (const line of lines) {

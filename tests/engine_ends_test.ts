@@ -182,7 +182,7 @@ Deno.test("the end of a text is not held back, and of a draft that a stop string
   const generate = async (decode: (ids: number[]) => string, stop: string[]) => {
     const tokenizer = { encode: () => [], decode };
     // a drafter with the target's own law: every token is accepted
-    using engine = await loadEngine({ target, drafter: target, drafterDtype: "f32", tokenizer, threads: 1 });
+    using engine = await loadEngine({ target, drafter: target, draftDtype: "f32", tokenizer, threads: 1 });
     return await engine.generate([1, 2, 3], { rule: "coupled", seed: 1, gamma: 5, maxTokens: 12, stop });
   };
   const { text, tokens } = await generate(letters, []);

@@ -72,11 +72,11 @@ Deno.test("an engine is not loaded with options of the wrong kind, and the hub i
     [
       { drafters: [] },
       'there is no option "drafters", expected one of target, drafter, tokenizer, device, draftDevice, dtype, ' +
-      "drafterDtype, threads, hub, onProgress, signal",
+      "draftDtype, threads, hub, onProgress, signal",
     ],
     [{ threads: "2" }, 'threads is "2", expected a number'],
     [{ dtype: "fp16" }, `dtype is "fp16", ${dtypes}`],
-    [{ drafterDtype: "INT8" }, `drafterDtype is "INT8", ${dtypes}`],
+    [{ draftDtype: "INT8" }, `draftDtype is "INT8", ${dtypes}`],
     [{ hub: "cache" }, 'hub is "cache", expected an object'],
   ];
   for (const [options, message] of loading) {

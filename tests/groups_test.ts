@@ -3,31 +3,40 @@
 import assert from "node:assert/strict";
 import { markdown } from "../bench/groups.ts";
 
-Deno.test("each benchmark stands in its group with its times, and one that failed says so", () => {
-  const bench = (group: string | null, name: string, avg: number) => ({
-    ...{ group, name },
+Deno.test("each benchmark stands in its group relative to its baseline, and one that failed says so", () => {
+  const bench = (group: string | null, name: string, avg: number, baseline = false) => ({
+    ...{ group, name, baseline },
     results: [{ ok: { n: 9, min: avg / 2, avg, p75: 2 * avg } }],
   });
   const text = markdown({
     runtime: "Deno/0.0.0 x",
     cpu: "a processor",
     benches: [
-      bench("rows", "one", 2e6),
-      bench("law", "alone", 500),
       bench("rows", "four", 3e6),
-      { group: "rows", name: "broken", results: [{ failed: {} }] },
+      bench("law", "alone", 500),
+      bench("rows", "one", 2e6, true),
+      { group: "rows", name: "broken", baseline: false, results: [{ failed: {} }] },
       bench(null, "stray", 4e3),
+      { group: "gone", name: "broken too", baseline: true, results: [{ failed: {} }] },
+      bench("gone", "left", 4e3),
     ],
   }, "2026-01-02");
   assert.match(text, /^2026-01-02, a processor, Deno\/0\.0\.0 x\./m);
-  assert.deepEqual([...text.matchAll(/^## (.*)$/gm)].map(([, group]) => group), ["rows", "law", "other"]);
+  assert.deepEqual([...text.matchAll(/^## (.*)$/gm)].map(([, group]) => group), [
+    "rows",
+    "law",
+    "other",
+    "gone",
+  ]);
   for (
     const row of [
-      "| one | 2.00 ms | 1.00 ms – 4.00 ms |",
-      "| four | 3.00 ms | 1.50 ms – 6.00 ms |",
+      "| **one** | 1.00 × | 0.500 × – 2.00 × |",
+      "| four | 1.50 × | 0.750 × – 3.00 × |",
       "| broken | failed |  |",
-      "| alone | 500 ns | 250 ns – 1.00 µs |",
-      "| stray | 4.00 µs | 2.00 µs – 8.00 µs |",
+      "| alone | 1.00 × | 0.500 × – 2.00 × |",
+      "| stray | 1.00 × | 0.500 × – 2.00 × |",
+      "| **broken too** | failed |  |",
+      "| left | no baseline | no baseline – no baseline |",
     ]
   ) assert.ok(text.includes(`\n${row}\n`), row);
 });

@@ -135,7 +135,7 @@ Deno.test("loadEngine refuses what cannot work with one clear message", async ()
     /there is no such folder, .*; embedded drafters are sedd-target, sedd-causal, sedd, gpt2$/,
   );
   await assert.rejects(
-    loadEngine({ drafter: "sedd", drafterDtype: "q4" as "int8", threads: 1 }),
+    loadEngine({ drafter: "sedd", draftDtype: "q4" as "int8", threads: 1 }),
     ({ message }) => !message.includes("embedded drafters"),
   );
   await assert.rejects(loadEngine({ device: "cuda" }), /Cannot open the device "cuda"/);

@@ -55,7 +55,7 @@ async function textsWith(device: Device, draftDevice: Device): Promise<unknown[]
   using engine = await loadEngine({
     target: fixture("parity/gpt2-bare"),
     drafter: drafters,
-    drafterDtype: "f32",
+    draftDtype: "f32",
     device,
     draftDevice,
     threads: 1,

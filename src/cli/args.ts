@@ -138,7 +138,7 @@ const OPTIONS = {
   device: deviceOption("where to compute (default: auto, the fastest available)"),
   "draft-device": deviceOption("where the drafters compute (default: auto, the target's device)"),
   dtype: choice("precision of the target's weights (default: that of its checkpoint)", dtypes),
-  "drafter-dtype": choice("precision of the drafters' weights (default: int8; on a GPU f16)", dtypes),
+  "draft-dtype": choice("precision of the drafters' weights (default: int8; on a GPU f16)", dtypes),
   threads: count("CPU threads (default: all cores); the text does not depend on it"),
   rule: ruleOption,
   gamma: GAMMA,

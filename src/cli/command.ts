@@ -36,7 +36,7 @@ export const MODEL_OPTIONS: readonly OptionName[] = [
   "device",
   "draft-device",
   "dtype",
-  "drafter-dtype",
+  "draft-dtype",
   "threads",
 ];
 
@@ -156,7 +156,7 @@ export function engineOptions(values: Values, { err }: Terminal): EngineOptions 
   }
   const weightless = drafter?.every((name) => name === "none" || name === "ngram") ??
     values.target !== undefined;
-  const unused = (["draft-device", "drafter-dtype"] as const).find((name) => values[name] !== undefined);
+  const unused = (["draft-device", "draft-dtype"] as const).find((name) => values[name] !== undefined);
   if (weightless && unused !== undefined) {
     throw new UsageError(`--${unused} is given without a drafter that is a model`);
   }
@@ -170,7 +170,7 @@ export function engineOptions(values: Values, { err }: Terminal): EngineOptions 
     device: values.device,
     draftDevice: values["draft-device"],
     dtype: values.dtype,
-    drafterDtype: values["drafter-dtype"],
+    draftDtype: values["draft-dtype"],
     threads: values.threads,
     hub: { onDownload: showDownloads(err) },
   };

@@ -293,7 +293,7 @@ function walk(model: CausalModel, steps: number): string {
 /** Greedy texts under every exact rule, and those of the rules that share noise at two temperatures. */
 async function identity(dtype: Dtype): Promise<string> {
   const pair = smoke ? SMALL_PAIR : { drafter: [...embeddedDrafters, "ngram"] };
-  using engine = await loadEngine({ ...pair, device: "cuda", dtype, drafterDtype: dtype });
+  using engine = await loadEngine({ ...pair, device: "cuda", dtype, draftDtype: dtype });
   const prompts = smoke ? [[3, 1, 4, 1, 5]] : [[5, 600, 31], [1, 2, 3, 4, 5, 6, 7, 8]];
   const exact = rules.filter((rule) => rule !== "paper" && isExact(rule, true));
   const runs = [

@@ -47,7 +47,7 @@ if (import.meta.main) {
   const most = Number(values.rounds ?? 10_000), end = performance.now() + 1e3 * Number(values.seconds ?? 60);
   using backend = createCudaBackend();
   await multiply(backend);
-  const halves = { device: "cuda", dtype: "f16", drafterDtype: "bf16" } as const;
+  const halves = { device: "cuda", dtype: "f16", draftDtype: "bf16" } as const;
   using pair = await loadEngine({ ...halves, drafter: ["sedd-target", "gpt2", "sedd"] });
   using small = await loadEngine({ ...SMALL_PAIR, ...halves });
   let rounds = 0;
