@@ -35,7 +35,7 @@ pub struct Project {
     format: usize,
     /// What follows: 0 nothing, 1 GELU, 2 adding to out instead of replacing it.
     then: usize,
-    /// 1: the weights are in no cache, and a group of them fits into the nearest.
+    /// 1: the weights are in no cache.
     cold: usize,
 }
 

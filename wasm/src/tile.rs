@@ -26,6 +26,8 @@ pub trait Format {
     const GROUPED: bool = true;
     /// Whether a panel that many tiles of rows need is first held as f32: where that takes more than shuffles.
     const WIDENED: bool = false;
+    /// Whether a sum is ready for its next step within a cycle, so that the sums of one panel keep the processor busy.
+    const PROMPT: bool = false;
     /// Vectors that every step needs. They pass through [`opaque`], for V8 makes a constant anew at each use.
     type Held: Copy;
     fn hold() -> Self::Held;
@@ -150,6 +152,7 @@ impl Format for Int8 {
 
 impl Format for Int8Pairs {
     const STEP: usize = 32;
+    const PROMPT: bool = true;
     type Held = v128;
     #[inline(always)]
     fn hold() -> v128 {
@@ -302,7 +305,7 @@ unsafe fn fetch(w: Panels, panels: usize, steps: usize) {
 }
 
 /// M rows, all panels: of one row those of a matrix by the group and loose ones by four, else one by one. `cold` ones
-/// are fetched first, as many at a time.
+/// are fetched first, as many at a time; if sums are prompt, they are read one by one instead, in one stretch of memory.
 #[inline(always)]
 unsafe fn row_tile<F: Format, const M: usize>(
     out: Rows,
@@ -316,13 +319,16 @@ unsafe fn row_tile<F: Format, const M: usize>(
     for first in (0..panels).step_by(side_by_side) {
         let count = side_by_side.min(panels - first);
         let (out, w) = (out.from(0, first * 8), w.from(first));
-        if cold {
+        let alone = cold && F::PROMPT;
+        if cold && !alone {
             fetch(w, count, steps);
         }
-        match (M == 1 && count == side_by_side, F::GROUPED) {
-            (true, true) => tile::<F, M, GROUP>(out, x, w, steps),
-            (true, false) => tile::<F, M, 4>(out, x, w, steps),
-            _ => (0..count).for_each(|p| tile::<F, M, 1>(out.from(0, p * 8), x, w.from(p), steps)),
+        if M > 1 || alone || count < side_by_side {
+            (0..count).for_each(|p| tile::<F, M, 1>(out.from(0, p * 8), x, w.from(p), steps));
+        } else if F::GROUPED {
+            tile::<F, M, GROUP>(out, x, w, steps);
+        } else {
+            tile::<F, M, 4>(out, x, w, steps);
         }
     }
 }
@@ -334,8 +340,8 @@ unsafe fn row_tile<F: Format, const M: usize>(
 /// once. Several rows take one: they have no more accumulators than x86 has registers then, and read memory in one
 /// stretch, from panel to panel.
 ///
-/// Panels that are `cold`, and few enough for the nearest cache, are worth fetching before one row is multiplied with
-/// them. Several rows take their time with each, and the processor fetches ahead by itself.
+/// Panels that are `cold` are worth fetching before one row is multiplied with them, unless sums are prompt. Several rows
+/// take their time with each, and the processor fetches ahead by itself.
 #[inline(never)]
 pub unsafe fn multiply<F: Format>(
     out: Rows,
