@@ -20,6 +20,7 @@ import { unlessAborted } from "./decode/event_loop.ts";
 import { checkRequest, type Origin, type Round } from "./decode/loop.ts";
 import { type Statistics, StatisticsCollector } from "./decode/metrics.ts";
 import { measureCosts } from "./decode/measure_costs.ts";
+import { SharedProfile } from "./decode/shared_profile.ts";
 import { ModelTarget } from "./decode/model_target.ts";
 import { PhiloxSource } from "./decode/random.ts";
 import { type Score, scoreTokens } from "./decode/score.ts";
@@ -101,7 +102,7 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
    * between runs: with `auto`, the same seed gives the same text only under `coupled` and `match`, at temperature 0, or
    * with `costs`. The first text with `auto` waits until rounds have been timed. So does the first with another rule,
    * other drafting options, or another kind of sampling (greedy, or with top-k or top-p). Acceptance in one text
-   * affects γ in later ones, so the texts of one engine need different seeds.
+   * affects γ in later ones, except in those with the same seed, which have the same noise.
    * @default the drafter's `config.json` (`specdiff.drafting.gamma`), else 4
    */
   readonly gamma?: number | "auto" | undefined;
@@ -325,7 +326,7 @@ export class Engine implements Disposable {
       : speculate(target, drafter, tokens, {
         ...settings,
         rule,
-        gamma: await chooseGamma(options, loaded!, target, drafter, rule),
+        gamma: await chooseGamma(options, loaded!, target, drafter, rule, random.seed),
       });
     const collector = new StatisticsCollector({
       promptTokens: tokens.length,
@@ -495,6 +496,7 @@ async function chooseGamma(
   target: Target,
   drafter: Drafter,
   rule: Rule,
+  seed: bigint,
 ): Promise<number | DraftController> {
   if (options.gamma !== "auto") return options.gamma ?? gamma;
   if (options.costs !== undefined) return new DraftController(options.costs);
@@ -508,15 +510,16 @@ async function chooseGamma(
     const others = costs.get(key);
     if (others === undefined) break;
     // the other text may be aborted; that does not affect this one
-    const profile = await unlessAborted(others.catch(() => undefined), signal);
-    if (profile !== undefined) return new DraftController(profile);
+    const shared = await unlessAborted(others.catch(() => undefined), signal);
+    if (shared !== undefined) return new DraftController(shared.of(seed));
   }
   checkDrafting(target, drafter, 0, rule); // before anything is measured
-  const own = measureCosts(target, drafter, { rule, sampling: { temperature, topK, topP }, signal });
+  const own = measureCosts(target, drafter, { rule, sampling: { temperature, topK, topP }, signal })
+    .then((profile) => new SharedProfile(profile));
   if (costs.size === MOST_COSTS) costs.delete(costs.keys().next().value!); // the oldest
   costs.set(key, own);
   try {
-    return new DraftController(await own);
+    return new DraftController((await own).of(seed));
   } catch (error) {
     costs.delete(key);
     throw error;

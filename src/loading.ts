@@ -7,7 +7,7 @@
 
 import type { Backend, Dtype } from "./backend/backend.ts";
 import { AutoregressiveDrafter } from "./decode/autoregressive_drafter.ts";
-import type { CostProfile } from "./decode/cost_profile.ts";
+import type { SharedProfile } from "./decode/shared_profile.ts";
 import { DiffusionDrafter, type DiffusionDrafterOptions } from "./decode/diffusion_drafter.ts";
 import type { Drafter } from "./decode/drafter.ts";
 import { NgramDrafter } from "./decode/ngram_drafter.ts";
@@ -41,7 +41,7 @@ export interface LoadedDrafter {
   /** Options that it does not use. */
   readonly unused: readonly (keyof DiffusionDrafterOptions)[];
   /** Costs of rounds, by the options that affect them. Measured when first needed. */
-  readonly costs: Map<string, Promise<CostProfile>>;
+  readonly costs: Map<string, Promise<SharedProfile>>;
   /** The default γ. */
   readonly gamma: number;
   /** @param capacity the most tokens a text will have; a drafter's own context may be shorter */

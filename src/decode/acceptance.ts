@@ -13,17 +13,18 @@
  * test with a point mass at x_j in place of q_j never fails, whatever x_j came from: accept with probability p_j(x_j),
  * otherwise draw from p_j without x_j. `ordered` and `block` use q_j where the premise holds, and a point mass elsewhere.
  *
- * They are exact under five conditions. Which positions a step reveals may depend on distributions, but not on tokens
+ * They are exact under six conditions. Which positions a step reveals may depend on distributions, but not on tokens
  * drawn in that step. Within a step, a token may depend on tokens to its left, but not to its right. Revealed tokens do
- * not change. The number of verified tokens does not depend on drafted values.
- * And q_j is the very vector that x_j was drawn from.
+ * not change. The number of verified tokens does not depend on drafted values. The noise of a round's draws and tests is
+ * independent of whatever chose its γ and T. And q_j is the very vector that x_j was drawn from.
  *
  * **Why this holds for `block`**, which looks at the whole draft at once. Let s_j = max(t_0 … t_j), and let I_j consist
- * of x_0 … x_{j−1} and all tokens revealed before step s_j, on either side. The I_j grow with j. If t_j = s_j, then x_j
- * follows q_j given I_j, since it was drawn given earlier steps and tokens to its left only. Otherwise x_j belongs to I_j, and is a point
- * mass given I_j. Block verification needs no more than such a sequence. By induction from the last token, with the tower
- * property, at least j tokens are kept with probability b_j given I_j. The token at index j is then y, drafted or
- * corrected, with probability min(q_j(y), b_j·p_j(y)) + max(0, b_j·p_j(y) − q_j(y)) = b_j·p_j(y).
+ * of x_0 … x_{j−1} and all tokens revealed before step s_j, on either side; I_n is the whole draft. The I_j grow with j.
+ * If t_j = s_j, then x_j follows q_j given I_j, since it was drawn given earlier steps and tokens to its left only.
+ * Otherwise x_j belongs to I_j, and is a point mass given I_j. Block verification needs no more than such a sequence. By
+ * induction from I_n, with the tower property, at least j tokens are kept with probability b_j given I_j. The token at
+ * index j is then y, drafted or corrected, with probability min(q_j(y), b_j·p_j(y)) + max(0, b_j·p_j(y) − q_j(y)) =
+ * b_j·p_j(y).
  *
  * Deliberately absent: trees, several drafts per round, and thresholds that trade exactness for speed.
  *

@@ -2,8 +2,9 @@
  * Chooses γ and T while decoding: each round uses those with the most expected tokens per millisecond, or makes a plain
  * step if that is faster. Costs and acceptance come from a {@linkcode CostProfile}.
  *
- * A choice is made before anything of its round is drawn, and depends on earlier rounds alone. It is thus
- * non-anticipating, and every rule that is exact for a fixed γ and T stays exact.
+ * A choice is made before anything of its round is drawn, and depends on earlier rounds alone: of this text, and of
+ * others with independent noise (`shared_profile.ts`). It is thus non-anticipating, and every rule that is exact for a
+ * fixed γ and T stays exact.
  *
  * Deliberately absent: choosing the rule. Rules cost no time, and `block` accepts the most of any draft.
  *
@@ -57,7 +58,8 @@ export class DraftController implements DraftPolicy {
   /**
    * For one text.
    *
-   * @param costs a profile, which is updated; or fixed milliseconds of a round for each γ from 0 on. With fixed costs,
+   * @param costs a profile, which is updated, and which another text with the same seed must not have used
+   * ({@linkcode SharedProfile}); or fixed milliseconds of a round for each γ from 0 on. With fixed costs,
    * γ depends only on acceptance in this text, so the same seed gives the same text
    * @throws {RangeError} as {@linkcode CostProfile}
    */

@@ -36,7 +36,7 @@ const BELIEVED_UNREAD = 8;
 
 /**
  * The cost of a round by γ and T on this machine, and recent acceptance rates. It outlives a text, so that the next one
- * starts from what is known.
+ * starts from what is known ({@linkcode SharedProfile}).
  */
 export class CostProfile {
   /** [longest draft + 1] milliseconds of a round with γ tokens, by γ, non-decreasing; index 0: a plain step. */
@@ -56,6 +56,7 @@ export class CostProfile {
   readonly #timed: Float64Array;
   /** [longest draft + 1] milliseconds of verifying γ tokens: an upper estimate. */
   readonly #verifyMs: Float64Array;
+  readonly #first: ConstructorParameters<typeof CostProfile>;
 
   /**
    * Starts from measured costs.
@@ -93,6 +94,7 @@ export class CostProfile {
       );
     }
     this.stepChoices = choices;
+    this.#first = [this.ms.slice(), readingMs, steps];
     this.#step = stepMs / this.ms[0];
     for (let gamma = this.ms.length - 2; gamma >= 0; gamma--) this.#noMoreThan(gamma, this.ms[gamma + 1]);
     this.#ratios = this.ms.map((ms) => ms / this.ms[0]);
@@ -101,6 +103,11 @@ export class CostProfile {
     const each = () => (choices ?? [1]).map(() => new Float64Array(this.ms.length - 1));
     this.#tested = each();
     this.#accepted = each();
+  }
+
+  /** A profile with the first costs of this one, which has learned nothing. */
+  fresh(): CostProfile {
+    return new CostProfile(...this.#first);
   }
 
   /** Expected milliseconds of a round with γ tokens in T steps. */

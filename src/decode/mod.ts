@@ -40,6 +40,7 @@ export { type RunDescription, type Statistics, StatisticsCollector } from "./met
 export { ModelTarget } from "./model_target.ts";
 export { NgramDrafter } from "./ngram_drafter.ts";
 export { invert, PhiloxSource, Purpose, type RandomSource } from "./random.ts";
+export { SharedProfile } from "./shared_profile.ts";
 export { reveal, type RevealOrder, revealOrders, type RevealRequest } from "./reveal.ts";
 export type { DraftPlan, DraftPolicy } from "./policy.ts";
 export { type Score, scoreTokens } from "./score.ts";

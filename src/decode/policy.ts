@@ -17,7 +17,7 @@ export interface DraftPlan {
 /**
  * Decides what each round drafts. It is asked before anything of a round is drawn, and informed once the round is over.
  * A choice can therefore depend only on the past, which keeps every rule exact (see the non-anticipating schedules of
- * DSpark, arXiv 2607.05147, App. A).
+ * DSpark, arXiv 2607.05147, App. A), as long as it does not depend on another text with the same seed.
  */
 export interface DraftPolicy {
   /** The plan of the next round, in which at most `most` tokens can be drafted. */
