@@ -9,15 +9,13 @@
  * @module
  */
 
+import { describeMachine, type Machine } from "../src/cli/machine.ts";
 import { readOptions } from "../tools/arguments.ts";
 import { markdownTable } from "./markdown.ts";
-import { drafterWeights, kernelSources, refreshReadme } from "./report.ts";
+import { drafterWeights, kernelSources, type Measured, refreshReadme, toldClosely, where } from "./report.ts";
 
 /** The part of `deno bench --json` that is used. Times are in nanoseconds. */
 interface Output {
-  /** Deno's version, its target, and the processor. */
-  readonly runtime: string;
-  readonly cpu: string;
   readonly benches: readonly {
     readonly group: string | null;
     readonly name: string;
@@ -31,13 +29,22 @@ interface Output {
   }[];
 }
 
+/** The contents of `bench/reports/groups.json`. */
+export interface Report extends Output, Measured {
+  /** Day of the run. */
+  readonly date: string;
+  readonly machine: Machine;
+}
+
 /** The report as Markdown, with a line for each failed benchmark. */
-export function markdown({ runtime, cpu, benches }: Output, date: string): string {
+export function markdown({ date, machine, benches }: Report): string {
   const groups = Map.groupBy(benches, ({ group }) => group ?? "other");
   return [
     "# `deno bench`, group by group",
     "",
-    `${date}, ${cpu}, ${runtime}. Made by \`deno task bench:groups:report\`: the mean of the runs, and the range from`,
+    `${
+      where(date, machine)
+    }. Made by \`deno task bench:groups:report\`: the mean of the runs, and the range from`,
     "the fastest to the 75th percentile, as multiples of the mean of the group's baseline. The benchmarks of a group do",
     "not take turns, so these ratios are rough; those of `bench` and `bench:paper` are closer.",
     "",
@@ -65,13 +72,17 @@ export function markdown({ runtime, cpu, benches }: Output, date: string): strin
 if (import.meta.main) {
   const { generation } = readOptions({ generation: { type: "string" } });
   const output: Output = JSON.parse(await new Response(Deno.stdin.readable).text());
-  const date = new Date().toISOString().slice(0, 10), folder = new URL("./reports/", import.meta.url);
-  const flags = Deno.env.get("DENO_V8_FLAGS");
-  const cpu = [output.cpu, ...generation ? [generation] : [], ...flags ? [`V8 with ${flags}`] : []].join(" ");
-  const report = { date, sources: kernelSources, weights: drafterWeights(), ...output, cpu };
+  const report: Report = {
+    date: new Date().toISOString().slice(0, 10),
+    machine: toldClosely(describeMachine(""), generation),
+    sources: kernelSources,
+    weights: drafterWeights(),
+    ...output,
+  };
+  const folder = new URL("./reports/", import.meta.url);
   // without paths of this machine
   const text = JSON.stringify(report, (key, value) => key === "origin" ? undefined : value, 2);
   await Deno.writeTextFile(new URL("groups.json", folder), `${text}\n`);
-  await Deno.writeTextFile(new URL("groups.md", folder), markdown(report, date));
+  await Deno.writeTextFile(new URL("groups.md", folder), markdown(report));
   await refreshReadme();
 }

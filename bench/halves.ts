@@ -48,7 +48,6 @@ export async function halves(): Promise<Section> {
     figures: [
       ratio("plain decoding, against that in f32", perTurn(plain.f16, plain.f32)),
       ratio(`${DRAFTER} at γ = ${gamma}, against that in f32`, perTurn(drafted.f16, drafted.f32)),
-      ratio(`${DRAFTER} at γ = ${gamma}, against plain decoding in f16`, perTurn(drafted.f16, plain.f16)),
     ],
   };
 }

@@ -108,8 +108,11 @@ function markdown({ date, alone = {}, kernels, dtype, pair }: CpuReport): string
   const peak = (method: string) => megabytes(alone[method]?.peakBytes);
   return [
     `${where(date, machine)}.`,
-    "Kernels: medians of ratios turn by turn within one run, with quartiles in brackets. The pair: medians of interleaved",
-    "runs over that of plain decoding, with the quartiles of the runs. Reproduce with `deno task bench`.",
+    "All ratios are medians of ratios turn by turn within one run, with quartiles in brackets. The pair: each method on",
+    `the ${PROMPTS.length} prompts of \`compare\`, ${pair[0].settings.repetitions} texts of ${
+      pair[0].settings.maxTokens
+    } tokens each, against plain decoding of the`,
+    "same prompt and seed. Reproduce with `deno task bench`.",
     "",
     ...markdownTable([
       [
@@ -149,7 +152,8 @@ function markdown({ date, alone = {}, kernels, dtype, pair }: CpuReport): string
       ),
     ]),
     "",
-    "Speed-up over plain decoding, for each drafter and γ:",
+    "Speed-up over plain decoding, for each drafter and γ. The best of several is a little higher than it would be in",
+    "another run, since it was selected by this one:",
     "",
     ...markdownTable([
       ["γ", ...embeddedDrafters],

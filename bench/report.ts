@@ -70,6 +70,8 @@ export interface PeerRow {
 /** One model in one dtype; the first row is specdiff's plain decoding. */
 export interface PeerTable {
   readonly title: string;
+  /** The engines that chose the same tokens as specdiff in plain decoding; absent: not recorded. */
+  readonly same?: readonly string[];
   readonly rows: readonly PeerRow[];
 }
 
@@ -149,14 +151,12 @@ export function judged(figure: Figure): string {
   return met ? amount(figure, more) : `${amount(figure, more)} ✗`;
 }
 
-/** A row's speed relative to `tokensPerSecond`, with the quartiles of its runs. */
-function speedOver(row: Row, tokensPerSecond: number): Spread {
-  return over({ value: row.tokensPerSecond, quartiles: row.tokensPerSecondQuartiles }, tokensPerSecond);
-}
-
-/** A row's speed relative to plain decoding in the same run. */
-export function speedup(row: Row): Spread {
-  return speedOver(row, row.tokensPerSecond / row.speedup);
+/** A row's speed relative to plain decoding; in older reports a ratio of medians, with the quartiles of its own runs. */
+export function speedup(row: Omit<Row, "speedupQuartiles"> & Partial<Row>): Spread {
+  const { speedup, speedupQuartiles, tokensPerSecond, tokensPerSecondQuartiles } = row;
+  const quartiles = speedupQuartiles ??
+    over({ value: 0, quartiles: tokensPerSecondQuartiles }, tokensPerSecond / speedup).quartiles;
+  return { value: speedup, quartiles };
 }
 
 /** The row of a drafter at its fastest fixed γ. */
@@ -367,7 +367,6 @@ function peerFigures(upToDate: UpToDate): string {
   const fastest = (report: PeerReport, which: RegExp) =>
     pair(report).filter((row) => which.test(row.engine) && row.failure === undefined)
       .toSorted((a, b) => time(a)!.value - time(b)!.value).at(0);
-  const named = (report: PeerReport, engine: string) => pair(report).find((row) => row.engine === engine);
   /** The speed of one row relative to another. */
   const faster = (row: PeerRow | undefined, than: PeerRow | undefined) => {
     const own = time(row), other = time(than);
@@ -393,11 +392,11 @@ function peerFigures(upToDate: UpToDate): string {
       }),
     ],
     [
-      `${title}: speculative decoding with gpt2 at temperature 1, against llama.cpp's`,
+      `${title}: speculative decoding with gpt2 at temperature 1, against the best of llama.cpp's`,
       "",
       ...reports.map(({ report }) =>
         upToDate(report, "gpt2")
-          ? faster(named(report, "specdiff + gpt2"), named(report, "llama.cpp + gpt2"))
+          ? faster(fastest(report, /^specdiff \+ gpt2/), fastest(report, /^llama.cpp \+ gpt2/))
           : ""
       ),
     ],

@@ -9,8 +9,8 @@ Deno.test("each benchmark stands in its group relative to its baseline, and one 
     results: [{ ok: { n: 9, min: avg / 2, avg, p75: 2 * avg } }],
   });
   const text = markdown({
-    runtime: "Deno/0.0.0 x",
-    cpu: "a processor",
+    date: "2026-01-02",
+    machine: { cpu: "a processor", cores: 3, os: "linux", arch: "x", deno: "0.0.0", device: "", v8Flags: "" },
     benches: [
       bench("rows", "four", 3e6),
       bench("law", "alone", 500),
@@ -20,8 +20,11 @@ Deno.test("each benchmark stands in its group relative to its baseline, and one 
       { group: "gone", name: "broken too", baseline: true, results: [{ failed: {} }] },
       bench("gone", "left", 4e3),
     ],
-  }, "2026-01-02");
-  assert.match(text, /^2026-01-02, a processor, Deno\/0\.0\.0 x\./m);
+  });
+  assert.match(
+    text,
+    /^2026-01-02, a processor, 3 cores, linux x, Deno 0\.0\.0, no flags of V8, so Wasm bounds checks are on\./m,
+  );
   assert.deepEqual([...text.matchAll(/^## (.*)$/gm)].map(([, group]) => group), [
     "rows",
     "law",

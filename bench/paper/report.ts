@@ -43,7 +43,8 @@ export function markdown(report: Report): string {
     "to the end of the first round, including the prompt, relative to plain decoding's median. Temperature 1. α has two",
     "definitions: _drafted_ is accepted over drafted tokens, and depends on γ; _tested_ is accepted over tested tokens, not",
     "counting those after a rejection (Leviathan et al. 2023). Perplexity is that of the generated texts under the target,",
-    "with a range of one standard error: exact rows differ only by chance.",
+    "with a range of one standard error: exact rows differ only by chance. Peak memory: that of a separate process that",
+    "generates a text with the target and this drafter, including Deno itself.",
     "",
     "## Tables 1 and 3: the paper's models",
     "",
@@ -90,10 +91,10 @@ function paperTable({ targets: runs, failed = [] }: Report): string[] {
 
 function rowOf({ task, method, gamma }: PaperCell, run: TargetRun): Measurement | undefined {
   const { classical, diffusion } = run.models;
+  const drafter = method === "classical" ? classical : diffusion[0];
   return run.tasks.find((taskRun) => taskRun.task === task)!.rows.find(({ options }) =>
-    method === "classical"
-      ? classical !== undefined && options.drafter === classical
-      : options.drafter === diffusion[0] && options.gamma === gamma && options.steps === 1
+    drafter !== undefined && options.drafter === drafter && options.gamma === gamma &&
+    (options.steps ?? 1) === 1
   );
 }
 
@@ -168,22 +169,18 @@ function targetSection(run: TargetRun): string[] {
       run.title === null ? ", not one of the paper's" : `, the paper's ${run.title}`
     }. Drafters: ${
       [...drafters].join("; ")
-    }. γ are the paper's; so are lengths, as far as the context allows.${memoryOf(run)}`,
+    }. γ are the paper's; so are lengths, as far as the context allows.`,
     "",
-    ...run.tasks.flatMap((taskRun) => taskSection(taskRun)),
+    ...run.tasks.flatMap((taskRun) => taskSection(run, taskRun)),
     ...(run.grids.length > 0 ? ["### Figure 2", ""] : []),
     ...run.grids.flatMap((grid) => gridSection(run, grid)),
   ];
 }
 
-/** The peak memory; all methods share one process. */
-function memoryOf({ peakBytes }: TargetRun): string {
-  return peakBytes === null || peakBytes === undefined
-    ? ""
-    : ` Peak memory of the process so far, with the target and all drafters: ${megabytes(peakBytes)}.`;
-}
-
-function taskSection({ task, source, promptTokens, maxTokens, rows }: TaskRun): string[] {
+function taskSection(
+  { peakBytes = {} }: TargetRun,
+  { task, source, promptTokens, maxTokens, rows }: TaskRun,
+): string[] {
   const number = task === "lm1b" ? 3 : 1;
   const prompts = source === null ? "our own" : `the first of \`${source}\``;
   return [
@@ -206,15 +203,18 @@ function taskSection({ task, source, promptTokens, maxTokens, rows }: TaskRun): 
         "τ",
         "speed-up",
         "first token",
+        "peak memory",
         "perplexity",
       ],
-      ...rows.map((row) => measurementRow(row, rows[0])),
+      ...rows.map((row) =>
+        measurementRow(row, rows[0], megabytes(peakBytes[row.options.drafter ?? rows[0].title]))
+      ),
     ]),
     "",
   ];
 }
 
-function measurementRow(row: Measurement, baseline: Measurement): string[] {
+function measurementRow(row: Measurement, baseline: Measurement, peak: string): string[] {
   const { title, options, rule, exactness, meanGamma, natsError, firstMs, firstMsQuartiles } = row;
   const plain = options.drafter === null;
   const range = natsError === null
@@ -233,6 +233,7 @@ function measurementRow(row: Measurement, baseline: Measurement): string[] {
     firstMs === undefined || baseline.firstMs === undefined
       ? ""
       : told(over({ value: firstMs, quartiles: firstMsQuartiles }, baseline.firstMs)),
+    peak,
     `${Math.exp(row.nats).toFixed(1)}${range}`,
   ];
 }
@@ -289,11 +290,13 @@ function syntheticSection({ date, machine, shapes, targets }: SyntheticRun): str
   return [
     "**Synthetic acceptance: not a measurement of these models.** Their weights are not available here. Models of these",
     `shapes with random weights, as ${dtype}, ran through the real decoding loops under \`${RULE}\`. Whether a tested token`,
-    "was accepted was drawn at random with the paper's α. The cost of a round is thus measured, and its yield is assumed:",
-    "τ = 1 + α + … + α^γ. The speed-up is τ over the time of a round in plain steps, both measured in the same turn: the",
+    "was accepted was drawn at random with the mean of the paper's α. The cost of a round is thus measured, and its yield",
+    "is assumed: τ = 1 + α + … + α^γ, as if the paper's α held for drafts made in one step with so little context. It does",
+    "not state its T, and drafts in one step are accepted less. The speed-up is τ over the time of a round in plain steps, both measured in the same turn: the",
     "median of the turns, with minimum and maximum. Draft, verify and round are times in plain steps, medians (with quartiles). Texts start with",
     `${promptTokens} tokens; SEDD (T = 1) sees the last ${draftContext}.`,
-    `Each cell of SEDD was run with the paper's γ and with γ = ${smallGamma}, which suits a CPU.`,
+    `Each cell was run with the paper's γ and with γ = ${smallGamma}, which suits a CPU. A round costs the same in all tasks:`,
+    "rows with the same drafter and γ share one measurement.",
     "",
     `${where(date, machine)}.`,
     "",
@@ -317,7 +320,6 @@ function syntheticTarget({ title, bytes, draftBytes, plain, cells }: SyntheticTa
         "α",
         "γ",
         "τ",
-        "τ drawn",
         "draft",
         "verify",
         "round",
@@ -332,14 +334,13 @@ function syntheticTarget({ title, bytes, draftBytes, plain, cells }: SyntheticTa
 
 /** @param stepMs milliseconds of a plain step */
 function syntheticRow(row: SyntheticCell, stepMs: number): string[] {
-  const { cell, gamma, tau, drawnTau, draftMs, verifyMs, ms, msQuartiles, speedup, speedupRange } = row;
+  const { cell, gamma, tau, draftMs, verifyMs, ms, msQuartiles, speedup, speedupRange } = row;
   return [
     titleOf(cell.task),
     cell.method === "classical" ? "GPT-2" : "SEDD small",
     cell.alpha.toFixed(2),
     String(gamma),
     tau.toFixed(2),
-    drawnTau.toFixed(1),
     times(draftMs / stepMs),
     times(verifyMs / stepMs),
     told(over({ value: ms, quartiles: msQuartiles }, stepMs)),

@@ -12,7 +12,7 @@ import { openCheckpoint } from "../../src/hub/checkpoint.ts";
 import { locateModel } from "../../src/hub/models.ts";
 import type { Rule } from "../../src/decode/acceptance.ts";
 import { encodeText } from "../../src/hub/tokenizer.ts";
-import { peakBytes } from "../peak.ts";
+import { peakOf } from "../alone.ts";
 import { toldClosely } from "../report.ts";
 import { type Measurement, measureMethods, type Method } from "./measure.ts";
 import { CLASSICAL_GAMMA, targets, type TargetTitle, type Task, type TaskName } from "./paper.ts";
@@ -89,8 +89,8 @@ export interface TargetRun {
   readonly dtype: Dtype;
   readonly models: Models;
   readonly machine: Machine;
-  /** Peak memory of the process so far, target and all drafters; absent: not recorded. */
-  readonly peakBytes?: number | null;
+  /** Peak memory of separate processes: plain decoding (`plain`) and each drafter; absent: not recorded. */
+  readonly peakBytes?: Readonly<Record<string, number | null>>;
   readonly tasks: readonly TaskRun[];
   readonly grids: readonly Grid[];
 }
@@ -153,8 +153,8 @@ export async function runTarget(
   const { target, classical, diffusion, dtype } = models;
   const name = nameOf(models);
   progress(`${name}: loading`);
-  const drafter = [...(classical === undefined ? [] : [classical]), ...diffusion];
-  using engine = await loadEngine({ target, drafter, dtype });
+  const drafters = [...(classical === undefined ? [] : [classical]), ...diffusion];
+  using engine = await loadEngine({ target, drafter: drafters, dtype });
   const { layers, width, contextLength } = engine.target.shape;
   const taskRuns: TaskRun[] = [];
   for (const taskTexts of texts) {
@@ -174,12 +174,20 @@ export async function runTarget(
     );
     grids.push({ drafter, maxTokens, plain, cells });
   }
+  const peaks: Record<string, number | null> = {};
+  for (const drafter of [null, ...drafters]) {
+    progress(`${name}: memory of ${drafter ?? PLAIN.title}`);
+    peaks[drafter ?? PLAIN.title] = await peakOf({ target, drafter, dtype }).catch((error) => {
+      progress(error.message);
+      return null;
+    });
+  }
   return {
     name,
     title: titleOf(layers, width),
     ...{ layers, width, contextLength, bytes: engine.target.bytes, dtype: engine.dtype, models },
     machine: toldClosely(describeMachine(engine.device), generation),
-    peakBytes: peakBytes(),
+    peakBytes: peaks,
     tasks: taskRuns,
     grids,
   };
@@ -190,14 +198,14 @@ const PLAIN: Method = { title: "plain", options: { drafter: null } };
 /** The paper's own test where that is exact, for all alike. */
 const RULE: Rule = "ordered";
 
-/** The rows of Tables 1 and 3: the paper's, the same with γ chosen, and the paper's own test. */
+/** The rows of Tables 1 and 3: the paper's, the same drafters with γ chosen, and the paper's own test. */
 function tableMethods({ classical, diffusion }: Models, { gamma }: Task): Method[] {
   return [
     PLAIN,
-    ...(classical === undefined ? [] : [{
-      title: `classical, ${classical}`,
-      options: { drafter: classical, gamma: CLASSICAL_GAMMA, rule: RULE },
-    }]),
+    ...(classical === undefined ? [] : [CLASSICAL_GAMMA, "auto" as const].map((gamma) => ({
+      title: `classical, ${classical}${gamma === "auto" ? ", γ chosen" : ""}`,
+      options: { drafter: classical, gamma, rule: RULE },
+    }))),
     ...diffusion.flatMap((drafter): Method[] => [
       { title: `diffusion, ${drafter}`, options: { drafter, gamma, steps: 1, rule: RULE } },
       { title: `diffusion, ${drafter}, γ chosen`, options: { drafter, gamma: "auto", steps: 1, rule: RULE } },

@@ -68,7 +68,7 @@ export const paperShapes: Shapes = {
   smallGamma: 3,
   promptTokens: 64,
   draftContext: 32,
-  turns: 3,
+  turns: 5,
   rounds: 2,
 };
 
@@ -89,8 +89,6 @@ export interface SyntheticCell extends Timing {
   /** Median milliseconds of a round in the drafter; in the target and the test. */
   readonly draftMs: number;
   readonly verifyMs: number;
-  /** Tokens per round in this run. */
-  readonly drawnTau: number;
   /** 1 + α + … + α^γ, the expected tokens per round. */
   readonly tau: number;
   /**
@@ -122,8 +120,8 @@ export interface SyntheticRun extends Pick<Measured, "sources"> {
 }
 
 /**
- * Runs every cell of the paper for each target, and each cell of the diffusion drafter once more with a small γ. Cells
- * take turns with one another and with plain decoding.
+ * Runs every cell of the paper for each target, and each once more with a small γ. Cells of one drafter and γ differ in α
+ * alone and are measured together. All take turns with one another and with plain decoding.
  * @param generation of the processor, if its name does not tell
  */
 export async function runSynthetic(
@@ -166,18 +164,24 @@ async function runTarget(
   using classical = new AutoregressiveDrafter(small, backend);
   using diffusion = new DiffusionDrafter(sedd, backend, { draftContext });
   const drafters: Readonly<Record<PaperCell["method"], Drafter>> = { classical, diffusion };
-  const runs = paperCells.filter((cell) => cell.target === title).flatMap((cell) =>
-    (cell.method === "diffusion" ? [cell.gamma, smallGamma] : [cell.gamma])
-      .map((gamma) => ({ cell, gamma, rounds: [] as Round[], ratios: [] as number[] }))
-  );
+  const asked = paperCells.filter((cell) => cell.target === title)
+    .flatMap((cell) => [cell.gamma, smallGamma].map((gamma) => ({ cell, gamma })));
+  // a round costs the same whatever the task: α decides only what it yields
+  const runs = [...Map.groupBy(asked, ({ cell, gamma }) => `${cell.method} ${gamma}`).values()].map((
+    cells,
+  ) => ({
+    ...{ method: cells[0].cell.method, gamma: cells[0].gamma, cells: cells.map(({ cell }) => cell) },
+    alpha: cells.reduce((sum, { cell }) => sum + cell.alpha, 0) / cells.length,
+    ...{ rounds: [] as Round[], ratios: [] as number[] },
+  }));
   const prompt = madeUpText(shapes.promptTokens, model.shape.vocabSize);
   const plain: Round[] = [];
   for (let turn = 1; turn <= turns; turn++) {
-    for (const { cell, gamma, rounds, ratios } of runs) {
-      progress(`turn ${turn} of ${turns}: ${cell.task}, ${cell.method}, γ = ${gamma}`);
+    for (const { method, gamma, alpha, rounds, ratios } of runs) {
+      progress(`turn ${turn} of ${turns}: ${method}, γ = ${gamma}`);
       const steps = () => some(autoregress(target, prompt, { seed: turn }), shapes.rounds);
       // the drafter belongs to all turns
-      const random = new SyntheticAcceptance(drafters[cell.method], cell.alpha, turn);
+      const random = new SyntheticAcceptance(drafters[method], alpha, turn);
       const options = { gamma, rule: RULE, random } as const;
       const before = await steps();
       const found = await some(speculate(target, random, prompt, options), shapes.rounds);
@@ -192,14 +196,14 @@ async function runTarget(
     bytes: model.bytes,
     draftBytes: { classical: small.bytes, diffusion: sedd.bytes },
     plain: timing(plain),
-    cells: runs.map(({ cell, gamma, rounds, ratios }) => {
+    cells: asked.map(({ cell, gamma }) => {
+      const { rounds, ratios } = runs.find((run) => run.cells.includes(cell) && run.gamma === gamma)!;
       const tau = 1 + expectedPrefix(cell.alpha, gamma), speedups = ratios.map((ratio) => tau * ratio);
       return {
         ...{ cell, gamma, tau },
         ...timing(rounds),
         draftMs: median(rounds.map(({ draftMs }) => draftMs)),
         verifyMs: median(rounds.map(({ verifyMs }) => verifyMs)),
-        drawnTau: rounds.reduce((sum, { tokens }) => sum + tokens.length, 0) / rounds.length,
         speedup: median(speedups),
         speedupRange: [Math.min(...speedups), Math.max(...speedups)],
       };

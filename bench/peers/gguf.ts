@@ -5,9 +5,9 @@
  * @module
  */
 
-import type { Gpt2, Tensor } from "./weights.ts";
+import type { Gpt2, PeerDtype, Tensor } from "./weights.ts";
 
-const F32 = 0, Q8_0 = 8; // ggml types
+const F32 = 0, F16 = 1, Q8_0 = 8; // ggml types
 const U32 = 4, I32 = 5, FLOAT = 6, STRING = 8, ARRAY = 9; // types of metadata
 const ALIGNMENT = 32;
 
@@ -41,6 +41,13 @@ function q8({ values }: Tensor): Uint8Array {
     view.setFloat16(at, scale, true);
     for (let i = 0; i < 32; i++) view.setInt8(at + 2 + i, scale > 0 ? Math.round(row[i] / scale) : 0);
   }
+  return out;
+}
+
+/** Values as f16. */
+function f16({ values }: Tensor): Uint8Array {
+  const out = new Uint8Array(2 * values.length), view = new DataView(out.buffer);
+  values.forEach((value, i) => view.setFloat16(2 * i, value, true));
   return out;
 }
 
@@ -93,11 +100,11 @@ export async function vocabularyIn(file: URL): Promise<Vocabulary> {
   return { tokens, merges, special: added.map(({ id }: { id: number }) => id) };
 }
 
-/** Writes the model to a file; matrices as Q8_0 if `dtype` is `int8`. */
+/** Writes the model to a file; matrices as F16, or as Q8_0 if `dtype` is `int8`. */
 export async function writeGguf(
   path: string,
   model: Gpt2,
-  dtype: "f32" | "int8",
+  dtype: PeerDtype,
   vocabulary?: Vocabulary,
 ): Promise<void> {
   const numbers = {
@@ -132,12 +139,16 @@ export async function writeGguf(
   }
   for (const [gguf, name] of list) {
     const tensor = await model.tensor(name), { shape, values } = tensor;
-    const small = dtype === "int8" && shape.length === 2 && name !== "wpe.weight";
+    const format = shape.length < 2 || name === "wpe.weight" ? "f32" : dtype;
     header.text(gguf).u32(shape.length);
     for (const n of shape.toReversed()) header.u64(n); // the fastest axis first
-    header.u32(small ? Q8_0 : F32).u64(data.length);
-    data.bytes(small ? q8(tensor) : new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
-      .pad();
+    header.u32({ f32: F32, f16: F16, int8: Q8_0 }[format]).u64(data.length);
+    const bytes = format === "f32"
+      ? new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+      : format === "f16"
+      ? f16(tensor)
+      : q8(tensor);
+    data.bytes(bytes).pad();
   }
   header.pad();
   using file = await Deno.create(path);

@@ -77,9 +77,12 @@ export async function llamaBench(
   };
 }
 
+/** How its drafter chooses tokens: the likeliest, as it does unless told otherwise, or at random. */
+export const draftSamplings = ["greedy", "probabilistic"] as const;
+
 /**
- * Its speculative decoding at temperature 1 with a smaller model, which drafts the likeliest tokens, as many as it does
- * unless told otherwise. Both models have a vocabulary.
+ * Its speculative decoding at temperature 1 with a smaller model, which drafts as many tokens as it does unless told
+ * otherwise: 3, which suits specdiff best here too. Both models have a vocabulary.
  */
 export class LlamaServer implements Disposable {
   readonly #server: Deno.ChildProcess;
@@ -96,6 +99,7 @@ export class LlamaServer implements Disposable {
     program: string,
     target: string,
     drafter: string,
+    sampling: typeof draftSamplings[number],
     threads: number,
   ): Promise<LlamaServer> {
     const probe = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = probe.addr;
@@ -104,6 +108,7 @@ export class LlamaServer implements Disposable {
       "--model": target,
       "--model-draft": drafter,
       "--spec-type": "draft-simple",
+      "--spec-draft-sampling": sampling,
       "--threads": threads,
       "--threads-draft": threads,
       "--parallel": 1,

@@ -34,16 +34,18 @@ import { linesOf, textOf } from "../../tools/own_process.ts";
 import { markdownTable } from "../markdown.ts";
 import { into, over, spreadOf, told } from "../spread.ts";
 import { vocabularyIn, writeGguf } from "./gguf.ts";
-import { llamaBench, LlamaServer } from "./llama.ts";
+import { draftSamplings, llamaBench, LlamaServer } from "./llama.ts";
 import { onnxOf, ONNXRUNTIME } from "./onnx.ts";
 import type { Answer, Order } from "./peer.ts";
-import { type Gpt2, gpt2Of, noiseGpt2 } from "./weights.ts";
+import { type Gpt2, gpt2Of, noiseGpt2, type PeerDtype } from "./weights.ts";
 
 /** Turns that each engine has. */
 const ROUNDS = 5;
 /** Turns before those, until compilers have seen what is hot. */
 const WARM_UP = 3;
 const THREADS = navigator.hardwareConcurrency;
+/** After so many seconds without an answer, an engine has failed. */
+const PATIENCE = 300;
 
 const options = readOptions({ write: { type: "boolean" }, generation: { type: "string" } });
 
@@ -111,8 +113,15 @@ async function start(engine: string, model: Model, dtype: string, ...file: strin
   const errors = new Response(child.stderr).text();
   const answers = linesOf(textOf(child.stdout))[Symbol.asyncIterator](), orders = child.stdin.getWriter();
   const next = async () => {
+    let late = false;
+    const timer = setTimeout(() => {
+      late = true;
+      peer.stop();
+    }, 1000 * PATIENCE);
     const { value } = await answers.next();
+    clearTimeout(timer);
     if (value !== undefined) return JSON.parse(value);
+    if (late) throw new Error(`no answer after ${PATIENCE} s`);
     const reason = (await errors).split("\n").find((line) => /rror/.test(line));
     throw new Error(reason ?? "it ended without a word");
   };
@@ -140,7 +149,7 @@ function missing(program: string, error: unknown): unknown {
 }
 
 /** llama.cpp. */
-function startLlama(model: Model, dtype: "f32" | "int8"): Promise<Peer> {
+function startLlama(model: Model, dtype: PeerDtype): Promise<Peer> {
   const program = Deno.env.get("LLAMA_BENCH") ?? "llama-bench";
   return withFile(".gguf", async (file) => {
     await writeGguf(file, await weightsOf(model), dtype);
@@ -160,7 +169,11 @@ function startLlama(model: Model, dtype: "f32" | "int8"): Promise<Peer> {
 }
 
 /** llama.cpp's own speculative decoding on the embedded pair, both models held as the peers hold them. */
-async function startLlamaServer(drafter: string): Promise<Peer> {
+async function startLlamaServer(
+  engine: string,
+  drafter: string,
+  sampling: typeof draftSamplings[number],
+): Promise<Peer> {
   const program = Deno.env.get("LLAMA_SERVER") ?? "llama-server";
   const folder = await Deno.makeTempDir(), target = `${folder}/target.gguf`, draft = `${folder}/draft.gguf`;
   const remove = () => Deno.removeSync(folder, { recursive: true });
@@ -168,9 +181,9 @@ async function startLlamaServer(drafter: string): Promise<Peer> {
     const vocabulary = await vocabularyIn(new URL("../tokenizer.json", embeddedTarget()));
     await writeGguf(target, await weightsOf("pair"), "f32", vocabulary);
     await writeGguf(draft, gpt2Of(await openCheckpoint(embeddedDrafter(drafter)!)), "int8", vocabulary);
-    const server = await LlamaServer.start(program, target, draft, THREADS);
+    const server = await LlamaServer.start(program, target, draft, sampling, THREADS);
     return {
-      engine: `llama.cpp + ${drafter}`,
+      engine,
       obey: (order: Order) => {
         if (order.what === "decode") return server.generate(order.tokens);
         throw new Error("Cannot measure: only whole texts are speculated");
@@ -186,7 +199,7 @@ async function startLlamaServer(drafter: string): Promise<Peer> {
   }
 }
 
-async function measure(model: Model, dtype: "f32" | "int8"): Promise<PeerTable> {
+async function measure(model: Model, dtype: PeerDtype): Promise<PeerTable> {
   const tokens = model === "pair" ? 192 : 16, context = 16;
   const orders: Record<string, Order> = {
     "one token": { what: "decode", context, tokens },
@@ -196,15 +209,25 @@ async function measure(model: Model, dtype: "f32" | "int8"): Promise<PeerTable> 
   };
   const engines: [engine: string, open: (engine: string) => Promise<Peer>][] = [
     ["specdiff", (engine) => start(engine, model, dtype)],
-    ["onnxruntime-node", (engine) => startOnnx(engine, model, dtype)],
-    ["onnxruntime-web", (engine) => startOnnx(engine, model, dtype)],
     ["llama.cpp", () => startLlama(model, dtype)],
   ];
-  if (model === "pair" && dtype === "f32") {
+  if (dtype !== "f16") {
+    for (const engine of ["onnxruntime-node", "onnxruntime-web"]) {
+      engines.push([engine, () => startOnnx(engine, model, dtype)]);
+    }
+  }
+  if (model === "pair" && dtype !== "int8") {
     for (const drafter of embeddedDrafters) {
       engines.push([`specdiff + ${drafter}`, (engine) => start(engine, model, dtype)]);
     }
-    engines.push(["llama.cpp + gpt2", () => startLlamaServer("gpt2")]);
+  }
+  if (model === "pair" && dtype === "f32") {
+    for (const sampling of draftSamplings) {
+      engines.push([
+        `llama.cpp + gpt2, ${sampling}`,
+        (engine) => startLlamaServer(engine, "gpt2", sampling),
+      ]);
+    }
   }
   /** Those that work, and why others do not: one that fails at any time is a line of the table. */
   const peers = new Map<string, Peer>(), failures = new Map<string, string>();
@@ -260,7 +283,12 @@ async function measure(model: Model, dtype: "f32" | "int8"): Promise<PeerTable> 
     };
   });
   const names = { pair: "the embedded target (11.5 M)", "124M": "GPT-2 124M's shape" };
-  return { title: `${names[model]}, ${dtype === "int8" ? "int8 / q8" : dtype}`, rows };
+  const texts = engines.flatMap(([engine]) => {
+    const tokens = engine.includes("+") ? undefined : answers.get(engine)!.get("one token")?.[0].tokens;
+    return tokens === undefined ? [] : [[engine, String(tokens)] as const];
+  });
+  const same = texts.filter(([, text]) => text === texts[0][1]).map(([engine]) => engine);
+  return { title: `${names[model]}, ${dtype === "int8" ? "int8 / q8" : dtype}`, same, rows };
 }
 
 const HEAD = ["engine", "speed", "4-row pass", "9-row pass", "first token", "peak memory"];
@@ -277,18 +305,20 @@ function markdown(report: PeerReport): string {
     "",
     "Speed is plain decoding token by token, relative to specdiff (larger is faster); the likeliest token is taken",
     "(llama.cpp takes none). Rows with a drafter decode at temperature 1, sampling included, with exactly the target's",
-    "distribution. llama.cpp's is its own speculative decoding with the drafter in Q8_0 and its default draft length.",
-    "Passes follow 16 tokens, and are relative to the same engine's pass over one row: the cost of verifying a draft.",
-    "They compute logits of every row, except in llama.cpp, whose benchmark requests only those of the last row, so its",
-    "passes over several rows do less work. The first token follows a prompt of 16 tokens; with a drafter, one of a dozen,",
-    "and it includes the rest of its round. Memory is the peak of a separate process, including the runtime, and the",
-    "model's file if that is read as a whole.",
-    ...tables.flatMap(({ title, rows }) => {
+    "distribution. llama.cpp's are its own speculative decoding with the drafter in Q8_0, which drafts the likeliest",
+    "tokens or samples them, and its default draft length, 3. Only llama.cpp has kernels for f16. Passes follow 16 tokens,",
+    "and are relative to the same engine's pass over one row: the cost of verifying a draft. They compute logits of every",
+    "row, except in llama.cpp, whose benchmark requests only those of the last row, so its passes over several rows do",
+    "less work. The first token follows a prompt of 16 tokens; with a drafter, one of a dozen, and it includes the rest of",
+    "its round. Its time is in tokens of specdiff's plain decoding. Memory is the peak of a separate process, including",
+    "the runtime, and the model's file if that is read as a whole.",
+    ...tables.flatMap(({ title, same = [], rows }) => {
       const base = timeOf(rows.find(({ engine }) => engine === "specdiff")!, "one token");
       return [
         "",
         `### ${title}`,
         "",
+        ...same.length > 1 ? [`The same tokens were chosen by ${same.join(", ")}.`, ""] : [],
         ...markdownTable([
           HEAD,
           ...rows.map((row) => {
@@ -303,7 +333,7 @@ function markdown(report: PeerReport): string {
               engine === "specdiff" ? `**${engine}**` : engine,
               base ? told(into(base.value, time)) : "",
               ...passes.map((cost) => cost ? told(cost) : ""),
-              first ? told(first, "tokens' time", 1) : "",
+              first ? told(first, "tokens", 1) : "",
               megabytes(row.peakBytes),
             ];
           }),
@@ -325,9 +355,15 @@ function markdown(report: PeerReport): string {
 /** Of the peers that ran. */
 const versions: Record<string, string> = { onnxruntime: ONNXRUNTIME };
 const tables: PeerTable[] = [];
-for (const model of ["pair", "124M"] as const) {
-  for (const dtype of ["f32", "int8"] as const) tables.push(await measure(model, dtype));
-}
+for (
+  const [model, dtype] of [
+    ["pair", "f32"],
+    ["pair", "f16"],
+    ["pair", "int8"],
+    ["124M", "f32"],
+    ["124M", "int8"],
+  ] as const
+) tables.push(await measure(model, dtype));
 const machine = toldClosely(describeMachine(""), options.generation);
 const date = new Date().toISOString().slice(0, 10);
 const report: PeerReport = {

@@ -117,8 +117,8 @@ async function ownRunner(weights: Weights, dtype: Dtype, threads: number): Promi
 }
 
 /** The whole engine: a drafter and the target's law at temperature 1, a new text each time. */
-async function speculating(drafter: string, threads: number): Promise<Runner> {
-  const engine = await loadEngine({ drafter, threads, dtype: "f32" });
+async function speculating(drafter: string, dtype: Dtype, threads: number): Promise<Runner> {
+  const engine = await loadEngine({ drafter, threads, dtype });
   let seed = 0;
   return {
     async generate(count) {
@@ -175,7 +175,7 @@ async function obey(order: Order, runner: Runner, vocabSize: number): Promise<Om
 
 async function open(engine: string, model: string, dtype: Dtype, threads: number): Promise<Runner> {
   const drafter = /^specdiff \+ (.*)$/.exec(engine)?.[1];
-  if (drafter !== undefined) return speculating(drafter, threads);
+  if (drafter !== undefined) return speculating(drafter, dtype, threads);
   const weights = model === "124M" ? noiseGpt2() : await openCheckpoint(embeddedTarget());
   return ownRunner(weights, dtype, threads);
 }

@@ -7,6 +7,9 @@
 
 import type { Weights } from "../../src/model/weights.ts";
 
+/** How peers hold matrices. */
+export type PeerDtype = "f32" | "f16" | "int8";
+
 /** A GPT-2's sizes. */
 export interface Gpt2Sizes {
   readonly layers: number;

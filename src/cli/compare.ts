@@ -149,7 +149,6 @@ function render({ machine, settings, rows }: Comparison): string[] {
         "γ",
         "rule",
         "tokens/s",
-        "quartiles",
         "speed-up",
         "τ",
         "accepted",
@@ -165,8 +164,9 @@ function render({ machine, settings, rows }: Comparison): string[] {
           : String(row.gamma),
         row.drafter === null ? "" : row.rule,
         row.tokensPerSecond.toFixed(1),
-        row.tokensPerSecondQuartiles.map((speed) => speed.toFixed(0)).join("–"),
-        `${row.speedup.toFixed(2)}×`,
+        row.drafter === null
+          ? "1.00×"
+          : `${row.speedup.toFixed(2)}× (${row.speedupQuartiles.map((ratio) => ratio.toFixed(2)).join("–")})`,
         row.meanAcceptanceLength.toFixed(2),
         positions(row.acceptanceRatePerPosition),
         `${row.msPerRound.draft.toFixed(2)} + ${row.msPerRound.verify.toFixed(2)}`,
@@ -179,6 +179,7 @@ function render({ machine, settings, rows }: Comparison): string[] {
         "auto: γ was chosen for each round, and T if a drafter offers several; the number is the mean γ, 0 without a draft",
       ]
       : []),
+    "speed-up: over plain decoding of the same prompt and seed, the median of the runs (and quartiles);",
     "τ: tokens per round; accepted: acceptance rates at positions 1, 2, …;",
     "ms/round: drafter + target;",
     "coupled = plain: whether the text under the rule coupled, in an extra run, equals plain decoding",

@@ -62,8 +62,10 @@ export interface Row {
   readonly tokensPerSecond: number;
   /** First and third quartile. */
   readonly tokensPerSecondQuartiles: readonly [number, number];
-  /** tokensPerSecond relative to plain decoding. */
+  /** Speed relative to plain decoding of the same prompt and seed: median of the runs. */
   readonly speedup: number;
+  /** First and third quartile. */
+  readonly speedupQuartiles: readonly [number, number];
   /** τ, tokens per round, over all runs. */
   readonly meanAcceptanceLength: number;
   /** Accepted of drafted tokens, over all runs. */
@@ -168,13 +170,12 @@ export async function measure(
     }
   }
 
-  const plainSpeed = quantile(speeds(methods[0].runs), 0.5);
   const labels = methodLabels(methods);
   const { device, draftDevice, dtype } = engine;
   return {
     machine: describeMachine(device === draftDevice ? device : `${device}, drafts on ${draftDevice}`),
     settings: { prompts, repetitions, maxTokens, seed: String(seed), dtype, options: given(others) },
-    rows: methods.map((method, i) => toRow(labels[i], method, plainSpeed)),
+    rows: methods.map((method, i) => toRow(labels[i], method, methods[0].runs)),
   };
 }
 
@@ -203,9 +204,15 @@ function methodLabels(methods: readonly Method[]): string[] {
   );
 }
 
-function toRow(method: string, { drafter, options, runs, equalsPlain }: Method, plainSpeed: number): Row {
-  const sorted = speeds(runs);
-  const tokensPerSecond = quantile(sorted, 0.5);
+function toRow(
+  method: string,
+  { drafter, options, runs, equalsPlain }: Method,
+  plain: readonly Statistics[],
+): Row {
+  const [tokensPerSecond, tokensPerSecondQuartiles] = middle(runs.map((run) => run.tokensPerSecond));
+  const [speedup, speedupQuartiles] = middle(
+    runs.map((run, i) => run.tokensPerSecond / plain[i].tokensPerSecond),
+  );
   const sum = (of: (run: Statistics) => number) => runs.reduce((total, run) => total + of(run), 0);
   const longest = Math.max(...runs.map((run) => run.draftedPerPosition.length));
   const drafted = sum((run) => run.draftTokens), rounds = sum((run) => run.rounds);
@@ -218,9 +225,7 @@ function toRow(method: string, { drafter, options, runs, equalsPlain }: Method, 
     rule: runs[0].rule,
     exactness: runs[0].exactness,
     runs: runs.length,
-    tokensPerSecond,
-    tokensPerSecondQuartiles: [quantile(sorted, 0.25), quantile(sorted, 0.75)],
-    speedup: tokensPerSecond / plainSpeed,
+    ...{ tokensPerSecond, tokensPerSecondQuartiles, speedup, speedupQuartiles },
     meanAcceptanceLength: sum((run) => run.tokens) / rounds,
     draftAcceptanceRate: drafted === 0 ? 0 : sum((run) => run.acceptedTokens) / drafted,
     acceptanceRatePerPosition: Array.from(
@@ -236,9 +241,10 @@ function toRow(method: string, { drafter, options, runs, equalsPlain }: Method, 
   };
 }
 
-/** Tokens per second of some runs, ascending. */
-function speeds(runs: readonly Statistics[]): number[] {
-  return runs.map((run) => run.tokensPerSecond).sort((a, b) => a - b);
+/** The median, and the first and third quartile. */
+function middle(values: readonly number[]): [median: number, quartiles: [number, number]] {
+  const sorted = values.toSorted((a, b) => a - b);
+  return [quantile(sorted, 0.5), [quantile(sorted, 0.25), quantile(sorted, 0.75)]];
 }
 
 /** A quantile of ascending values, interpolated between neighbours. */
