@@ -185,6 +185,19 @@ for (const [name, { open, halfTolerance, shapes, heads: headShapes }] of Object.
     }
   });
 
+  Deno.test(`${name}: a backend that is disposed of while a matrix loads is named as the reason`, async () => {
+    const backend = await open();
+    const chunks = function* () {
+      yield values(20, 1);
+      backend[Symbol.dispose]();
+      yield values(20, 2);
+    };
+    await assert.rejects(backend.matrix({ outputs: 4, inputs: 10, dtype: "f32" }, chunks()), {
+      name: "Error",
+      message: /backend\b.* is disposed$/,
+    });
+  });
+
   Deno.test(`${name}: int8 products are exact integers`, async () => {
     using backend = await open();
     // rows that span exactly 0 … 127 and channels that span exactly ±127 quantise to themselves

@@ -179,6 +179,7 @@ export class CudaBackend implements Backend {
       using pinned = this.#gpu.device.pin(Math.min(most, outputs) * inputs * 4);
       const staging = new Float32Array(pinned.buffer);
       for await (const { start, rows, values } of check.checkedChunks(options, chunks)) {
+        this.#gpu.expectOpen(); // whoever made the chunk may have disposed of it
         for (let row = 0; row < rows; row += most) {
           const count = Math.min(rows - row, most);
           staging.set(values.subarray(row * inputs, (row + count) * inputs));
