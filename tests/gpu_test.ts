@@ -73,6 +73,8 @@ Deno.test("what a process of its own says is heard, however it ends", async () =
 Deno.test("reports of several processes make one, which has what each found", () => {
   const one = emptyReport(), two = emptyReport();
   one.figures.verify.value = 1.5;
+  one.figures.plain.value = 0.5;
+  two.figures.plain.value = 0.6;
   one.environment.cuBLAS = "13";
   one.failures.push("first");
   two.gpu = "X";
@@ -80,7 +82,11 @@ Deno.test("reports of several processes make one, which has what each found", ()
   two.tables.push({ title: "t", columns: [], rows: [] });
   two.failures.push("second");
   const { figures, gpu, plainSpeed, environment, tables, failures } = merge([one, two]);
-  assert.deepEqual([figures.verify.value, figures.draft.value], [1.5, null]);
+  assert.deepEqual([figures.verify, figures.draft, figures.plain].map(({ value }) => value), [
+    1.5,
+    null,
+    0.6,
+  ]);
   assert.deepEqual([gpu, plainSpeed, environment, tables.length], ["X", 7, { cuBLAS: "13" }, 1]);
   assert.deepEqual(failures, ["first", "second"]);
 });

@@ -68,7 +68,8 @@ export function merge(reports: readonly Report[]): Report {
     whole.plainSpeed = report.plainSpeed ?? whole.plainSpeed;
     Object.assign(whole.environment, report.environment);
     for (const [name, { value }] of Object.entries(report.figures)) {
-      whole.figures[name as FigureName].value ??= value;
+      const figure = whole.figures[name as FigureName];
+      figure.value = value ?? figure.value;
     }
     whole.tables.push(...report.tables);
     whole.failures.push(...report.failures);

@@ -23,13 +23,11 @@
 struct uint2 { uint32_t x, y; };
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
 struct int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
-inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
@@ -277,12 +275,7 @@ template <class T> Shown<T> show(const T& mine) {
   return {set};
 }
 
-// ---- 16-bit floats
-
-// ---- noise that a test decides on
-
-// By purpose, position and counter; what is not here is drawn.
-inline std::map<std::tuple<uint32_t, uint32_t, uint32_t>, uint4> told_noise;
+// ---- floats by their bits
 
 inline uint32_t bits_of(float value) {
   uint32_t bits;
@@ -294,6 +287,11 @@ inline float float_of(uint32_t bits) {
   std::memcpy(&value, &bits, 4);
   return value;
 }
+
+// ---- noise that a test decides on
+
+// By purpose, position and counter; what is not here is drawn.
+inline std::map<std::tuple<uint32_t, uint32_t, uint32_t>, uint4> told_noise;
 
 } // namespace emulator
 
