@@ -337,6 +337,42 @@ onStandIn(
   },
 );
 
+onStandIn(
+  "a kernel that goes beyond its shared memory, or copies from or to an odd place, fails",
+  (standIn) => {
+    const staged = (shared: number, shift: bigint) => (bench: Bench, x: bigint) => {
+      const kernel = bench.module.kernel("selftest_staged", ["pointer", "pointer", "i32"]);
+      bench.stream.launch(kernel, { grid: 1, block: 8, shared }, x, x + shift, 1);
+    };
+    const beside = (place: number) => (bench: Bench, x: bigint) => {
+      const kernel = bench.module.kernel("selftest_beside", ["pointer", "i32"]);
+      bench.stream.launch(kernel, { grid: 1, block: 1 }, x, place);
+    };
+    const dynamic = "selftest_staged: dynamic shared memory was written beyond what the launch has of it";
+    const array = "selftest_beside: shared memory was written outside an array";
+    const copy = "selftest_staged: an asynchronous copy is not from and to multiples of 16 bytes";
+    const runs: readonly [run: (bench: Bench, x: bigint) => void, complaint?: string][] = [
+      [staged(256, 0n)],
+      [staged(252, 0n), dynamic],
+      [staged(128, 0n), dynamic],
+      [staged(0, 0n), dynamic],
+      [staged(256, 4n), copy],
+      [staged(256, 0n)], // after a block that had more, and what went beyond it
+      [beside(3)],
+      [beside(4), array],
+      [beside(-1), array],
+      [beside(0)],
+    ];
+    for (const [run, complaint] of runs) {
+      using bench = new Bench();
+      run(bench, bench.put(new Float32Array(256)));
+      if (complaint === undefined) bench.stream.synchronize();
+      else assert.throws(() => bench.stream.synchronize(), failedCall("cuStreamSynchronize", 719));
+      assert.deepEqual(standIn.complaints(), complaint === undefined ? [] : [complaint]);
+    }
+  },
+);
+
 /** For `assert.throws`: a driver's call that returned `code`. */
 function failedCall(call: string, code: number): (error: unknown) => boolean {
   return (error) => {

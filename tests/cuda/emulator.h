@@ -1,8 +1,8 @@
 // What `ffi/kernels/device.cuh` offers on a GPU, offered by a CPU, so that the kernels' own source runs in tests.
 // One block at a time; a thread of a block is a fiber that runs until it meets a barrier of its block or warp.
-// Deliberately unkind: shared memory starts as NaN, asynchronous copies land at the wait and no earlier, and a
-// barrier that some thread does not come to fails the launch. It says nothing about speed, caches, or races
-// between the threads of a block that a barrier does not settle.
+// Deliberately unkind: shared memory starts as NaN and stands between guards, asynchronous copies land at the wait and
+// no earlier, and a barrier that some thread does not come to fails the launch. It says nothing about speed, caches, or
+// races between the threads of a block that a barrier does not settle.
 #pragma once
 
 #include <algorithm>
@@ -51,7 +51,7 @@ using std::max, std::min;
 #define SD_SHARED(type, name, count) \
   static emulator::Shared<type, count> name##_shared; \
   type(&name)[count] = name##_shared.enter()
-#define SD_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::block().dynamic.data())
+#define SD_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::block().dynamic.bytes)
 
 namespace emulator {
 
@@ -125,11 +125,45 @@ struct Fiber {
   Thread* thread = nullptr; // null: idle
 };
 
+constexpr unsigned char POISON = 0xff; // of all bytes: NaN in f32, f16 and bf16
+
+inline bool all_poison(const unsigned char* bytes, size_t count) {
+  return count == 0 || (bytes[0] == POISON && std::memcmp(bytes, bytes + 1, count - 1) == 0);
+}
+
+constexpr size_t MOST_SHARED = 227 << 10; // bytes of dynamic shared memory a block may have
+
+// The dynamic shared memory of a block, and behind it a guard as large as the largest stage of a ring.
+struct Dynamic {
+  static constexpr size_t GUARD = 64 << 10;
+  alignas(128) unsigned char bytes[MOST_SHARED + GUARD];
+  size_t size = 0;              // of the block
+  size_t used = sizeof(bytes);  // what may not be poison
+
+  void begin(size_t of_block) {
+    size = of_block;
+    std::memset(bytes, POISON, max(size, used)); // what the block before had may be the guard now
+    used = size;
+  }
+  // Whether the guard is as it was.
+  bool end() {
+    const bool holds = all_poison(bytes + size, GUARD);
+    if (!holds) used = sizeof(bytes);
+    return holds;
+  }
+};
+
+// The guards around an array in shared memory, and the bytes of each.
+constexpr size_t ARRAY_GUARD = 256;
+struct Guards { const unsigned char *before, *after; };
+
 struct Block {
   std::function<void()> body;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
-  std::vector<unsigned char> dynamic;
+  Dynamic dynamic;
+  std::vector<Guards> arrays;    // that its threads have come to
+  const char* fault = nullptr;   // what went wrong
   Barrier barrier;
   std::vector<std::unique_ptr<Fiber>> fibers;
   Fiber* running = nullptr;
@@ -227,8 +261,8 @@ inline void wait_at(Barrier& barrier) {
 // Whether blocks, and threads that no barrier orders, run from the last to the first.
 inline bool reversed = false;
 
-// Runs one block of a kernel.
-inline bool run_block(const std::function<void()>& body, Index3 shape, size_t dynamic_bytes) {
+// Runs one block of a kernel. What it did wrong, or null.
+inline const char* run_block(const std::function<void()>& body, Index3 shape, size_t dynamic_bytes) {
   Block& all = block();
   const size_t count = size_t(shape.x) * shape.y * shape.z;
   all.body = body;
@@ -243,18 +277,31 @@ inline bool run_block(const std::function<void()>& body, Index3 shape, size_t dy
     thread.warp = &all.warps[i / 32];
   }
   all.barrier = {0, uint32_t(count), 0};
-  all.dynamic.assign(dynamic_bytes, 0xff);
-  return all.run();
+  all.dynamic.begin(dynamic_bytes);
+  all.arrays.clear();
+  all.fault = nullptr;
+  if (!all.run()) all.fault = "some threads wait at a barrier that others never reach";
+  if (!all.dynamic.end()) all.fault = "dynamic shared memory was written beyond what the launch has of it";
+  for (auto [before, after] : all.arrays) {
+    if (all_poison(before, ARRAY_GUARD) && all_poison(after, ARRAY_GUARD)) continue;
+    all.fault = "shared memory was written outside an array";
+  }
+  return all.fault;
 }
 
 // An array of the block, NaN when the first thread comes to it.
 template <class T, size_t N> struct Shared {
+  alignas(16) unsigned char before[ARRAY_GUARD];
   alignas(16) T values[N];
+  alignas(16) unsigned char after[ARRAY_GUARD];
   uint64_t serial = 0;
   T (&enter())[N] {
     if (serial != block().serial) {
       serial = block().serial;
-      std::memset(static_cast<void*>(values), 0xff, sizeof(values));
+      std::memset(before, POISON, sizeof(before));
+      std::memset(static_cast<void*>(values), POISON, sizeof(values));
+      std::memset(after, POISON, sizeof(after));
+      block().arrays.push_back({before, after});
     }
     return values;
   }
@@ -386,6 +433,10 @@ inline float2 load_l2(const float2* source) { return *source; }
 inline float4 load_l2(const float4* source) { return *source; }
 
 inline void cp_async16(void* shared, const void* global) {
+  if ((uintptr_t(shared) | uintptr_t(global)) % 16 != 0) {
+    emulator::block().fault = "an asynchronous copy is not from and to multiples of 16 bytes";
+    return;
+  }
   emulator::Thread& thread = emulator::self();
   thread.copies.push_back({shared, global, thread.copy_group});
 }

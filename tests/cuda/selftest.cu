@@ -65,6 +65,13 @@ SD_KERNEL(64, selftest_stuck, float* out) {
   out[threadIdx.x] = shfl(out[threadIdx.x], 0);
 }
 
+// Writes one number at a place of an array of 4 in shared memory, perhaps beside it.
+SD_KERNEL(1, selftest_beside, float* out, int place) {
+  SD_SHARED(float, values, 4);
+  values[place] = 1;
+  *out = values[place];
+}
+
 // to_f16 and to_bf16 of x, and back.
 SD_KERNEL(32, selftest_convert, float* f16, float* bf16, const float* x, int count) {
   for (int i = threadIdx.x; i < count; i += 32) {

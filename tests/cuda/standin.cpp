@@ -118,8 +118,9 @@ struct Context { int device; int retained = 0; Status lost = SUCCESS; };
 Context contexts[8];
 thread_local Context* current = nullptr;
 
+using emulator::all_poison, emulator::MOST_SHARED, emulator::POISON;
+
 constexpr size_t GUARD = 256;
-constexpr unsigned char POISON = 0xff; // of all bytes: NaN in f32, f16 and bf16
 
 struct Allocation {
   size_t bytes;
@@ -205,10 +206,6 @@ struct Call {
 #define ENTER_RELEASE() \
   const Call call(__func__); \
   const Status status = call.status || current == nullptr ? call.status : current->lost
-
-bool all_poison(const unsigned char* bytes, size_t count) {
-  return std::all_of(bytes, bytes + count, [](unsigned char byte) { return byte == POISON; });
-}
 
 // Whether nothing was written around the allocations. Complains once for each.
 bool guards_hold() {
@@ -386,7 +383,7 @@ API Status cuDeviceGetAttribute(int* value, int attribute, int device) {
     case 16: *value = 4; break;          // multiprocessors
     case 75: *value = int(setting("major", device)); break;
     case 76: *value = int(setting("minor", device)); break;
-    case 97: *value = 227 << 10; break;  // shared memory per block
+    case 97: *value = MOST_SHARED; break;  // shared memory per block
     default: return INVALID_VALUE;
   }
   return SUCCESS;
@@ -555,7 +552,7 @@ API Status cuModuleGetFunction(Function** function, Module* module, const char* 
 API Status cuFuncSetAttribute(Function* function, int attribute, int value) {
   ENTER_CONTEXT();
   const int MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
-  if (attribute != MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > 227 << 10) return INVALID_VALUE;
+  if (attribute != MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > int(MOST_SHARED)) return INVALID_VALUE;
   if (!is_here(function->device, __func__)) return INVALID_HANDLE;
   function->most_shared = value;
   return SUCCESS;
@@ -618,8 +615,9 @@ API Status cuLaunchKernelEx(const Config* config, Function* function, void** par
     for (uint64_t place = 0; place < blocks; place++) {
       const uint64_t i = emulator::reversed ? blocks - 1 - place : place;
       blockIdx = {uint32_t(i % x), uint32_t(i / x % y), uint32_t(i / x / y)};
-      if (emulator::run_block(body, blockDim, shared_bytes)) continue;
-      complain("%s: some threads wait at a barrier that others never reach", label.c_str());
+      const char* fault = emulator::run_block(body, blockDim, shared_bytes);
+      if (fault == nullptr) continue;
+      complain("%s: %s", label.c_str(), fault);
       return LAUNCH_FAILED;
     }
     if (guards_hold()) return SUCCESS;
