@@ -8,11 +8,12 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { type CudaKernel, CudaModule } from "../ffi/launch.ts";
+import { CudaStream } from "../ffi/stream.ts";
 import type { Backend } from "../src/backend/backend.ts";
 import { createCudaBackend } from "../src/backend/cuda/backend.ts";
 import { createWasmBackend } from "../src/backend/wasm/backend.ts";
 import { doctor } from "../src/cli/doctor.ts";
-import { selfTest } from "../src/cli/self_test.ts";
+import { casesOf, checkOperation, selfTest } from "../src/cli/self_test.ts";
 import { Output } from "../src/cli/terminal.ts";
 import { onStandIn, standIn, whyNoStandIn } from "./cuda/standin.ts";
 
@@ -184,6 +185,42 @@ onStandIn("the self test runs every kernel there is", async (standIn) => {
   standIn.reset();
   for (const { operation, error, allowed } of await selfTest(backend)) assert.ok(error <= allowed, operation);
   assert.deepEqual(names.filter((name) => standIn.calls(name) === 0), []);
+});
+
+onStandIn(
+  "the self test finds out if blocks that share a sum or a softmax do not come together",
+  async (standIn) => {
+    await standIn.withMachine({ loses: 1 }, async () => {
+      using backend = createCudaBackend();
+      const wrong = (await selfTest(backend)).filter(({ error, allowed }) => !(error <= allowed));
+      assert.deepEqual(wrong.map(({ operation }) => operation), [
+        "project, shared sums, f16, 1 row",
+        "project, shared sums, f16, 12 rows",
+        "project, shared sums, bf16, 1 row",
+        "project, shared sums, bf16, 12 rows",
+        "attention, f32, 5 rows after 300",
+        "attention, f16, 5 rows after 300",
+        "a pass, three times",
+      ]);
+    });
+  },
+);
+
+onStandIn("the self test finds out if what was recorded is not run", async () => {
+  const { run } = CudaStream.prototype;
+  using _ = { [Symbol.dispose]: () => void (CudaStream.prototype.run = run) };
+  for (const left of [1, 2]) { // launches of the graph: where it has just been recorded, and where it is used again
+    let launched = 0;
+    CudaStream.prototype.run = function (graph) {
+      if (++launched !== left) run.call(this, graph);
+    };
+    using backend = createCudaBackend();
+    const thrice = casesOf(backend).find(([operation]) => operation === "a pass, three times")!;
+    const { error, allowed } = await checkOperation(backend, thrice);
+    assert.ok(error > allowed, `launch ${left} is left out`);
+    assert.equal(launched, 2);
+    assert.deepEqual(backend.graphs, { recorded: 1, dependent: true });
+  }
 });
 
 onStandIn("an operation that a device cannot do is named", async (standIn) => {

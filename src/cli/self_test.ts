@@ -1,7 +1,7 @@
 /**
- * The self test of a device: every operation, on a few numbers, against the reference backend. The numbers of rows are
- * chosen so that every kernel of every device runs. It takes about a second and detects a broken driver or kernel; rare
- * shapes and whole models are tested in `tests/`.
+ * The self test of a device: every operation, on a few numbers, against the reference backend. The sizes are chosen so
+ * that every kernel of every device runs, and so that blocks of a GPU share sums and softmaxes. It takes about a second
+ * and detects a broken driver or kernel; rare shapes and whole models are tested in `tests/`.
  *
  * @module
  */
@@ -14,6 +14,7 @@ import {
   type Dtype,
   dtypes,
   type Matrix,
+  type MatrixOptions,
   type Vector,
 } from "../backend/backend.ts";
 import { createReferenceBackend } from "../backend/reference.ts";
@@ -44,14 +45,20 @@ const WIDTH = 96, OUTPUTS = 200, HEADS = 3, LAYERS = 1;
 /** Rows that a GPU passes to cuBLAS, if it is allowed and available. */
 const MANY = 300;
 
+/** Products of f16 or bf16 whose sums two blocks of a GPU share. */
+const SHARED = { outputs: 40, inputs: 528 } as const;
+
+/** Positions before attention that blocks of a GPU share: a few of their chunks. */
+const LONG = 300;
+
 /** Errors from rounding inputs to 16 bits, or from quantising rows. */
 const ALLOWED: Readonly<Record<Dtype, number>> = { f32: 1e-5, f16: 2e-3, bf16: 1e-2, int8: 5e-3 };
 
 /** Numbers of rows and inputs for which a GPU has separate kernels. */
-const HALF_ROWS = [[1, WIDTH], [12, WIDTH], [24, WIDTH], [48, WIDTH], [64, WIDTH], [1024, WIDTH], [
-  8448,
-  16,
-]] as const;
+const HALF_ROWS = [
+  ...[1, 12, 24, 48, 64, 1024].map((rows) => [rows, WIDTH] as const),
+  [8448, 16],
+] as const;
 const ROWS: Readonly<Record<Dtype, readonly (readonly [rows: number, inputs: number])[]>> = {
   f32: [[1, WIDTH], [17, WIDTH]],
   f16: HALF_ROWS,
@@ -64,14 +71,19 @@ const CASES: readonly Case[] = [
     ROWS[dtype].map(([rows, inputs]): Case => [
       `project, ${dtype}, ${rows === 1 ? "1 row" : `${rows} rows`}`,
       ALLOWED[dtype],
-      (backend) => projected(backend, dtype, rows, inputs, false),
+      (backend) => projected(backend, dtype, rows, { inputs }),
     ])
   ),
   ...(["f16", "bf16"] as const).flatMap((dtype): Case[] => [
+    ...[1, 12].map((rows): Case => [
+      `project, shared sums, ${dtype}, ${rows === 1 ? "1 row" : `${rows} rows`}`,
+      ALLOWED[dtype],
+      (backend) => projected(backend, dtype, rows, SHARED),
+    ]),
     [
       `project in any order, ${dtype}, ${MANY} rows`,
       ALLOWED[dtype],
-      (backend) => projected(backend, dtype, MANY, WIDTH, true),
+      (backend) => projected(backend, dtype, MANY, { anyOrder: true }),
     ],
     [
       `projectResidual in any order, ${dtype}, ${MANY} rows`,
@@ -109,6 +121,15 @@ const CASES: readonly Case[] = [
       return attend(backend, rows, 5, { cache: sequence, causalRows: rows }, heads).read();
     },
   ]),
+  ...([["f32", HEADS, undefined], ["f16", 2, 2]] as const).map(([dtype, heads, halfHeads]): Case => [
+    `attention, ${dtype}, 5 rows after ${LONG}`,
+    ALLOWED[dtype],
+    (backend) => {
+      const sequence = longCache(backend, heads, halfHeads);
+      return attend(backend, 5, 5, { cache: sequence, causalRows: 5 }, heads).read();
+    },
+  ]),
+  ["a pass, three times", ALLOWED.f16, repeated],
   ["multiplyEmbedding", ALLOWED.f32, async (backend) => {
     const x = filled(backend, 2, WIDTH), table = await weights(backend, "f32");
     backend.multiplyEmbedding(x, x, { table, tokens: tokens(backend, [3, 150]) });
@@ -237,10 +258,9 @@ function filled(backend: Backend, rows: number, columns: number, seed = 1): Acti
 function weights(
   backend: Backend,
   dtype: Dtype,
-  inputs: number = WIDTH,
-  anyOrder: boolean = false,
+  { outputs = OUTPUTS, inputs = WIDTH, anyOrder = false }: Partial<MatrixOptions> = {},
 ): Promise<Matrix> {
-  return backend.matrix({ outputs: OUTPUTS, inputs, dtype, anyOrder }, [numbers(OUTPUTS * inputs, 4)]);
+  return backend.matrix({ outputs, inputs, dtype, anyOrder }, [numbers(outputs * inputs, 4)]);
 }
 
 function tokens(backend: Backend, ids: ArrayLike<number>): ReturnType<Backend["tokens"]> {
@@ -250,31 +270,38 @@ function tokens(backend: Backend, ids: ArrayLike<number>): ReturnType<Backend["t
 }
 
 function cache(backend: Backend, halfHeads?: number): Cache {
-  return backend.cache({ layers: LAYERS, width: WIDTH, capacity: 160, halfHeads });
+  return backend.cache({ layers: LAYERS, width: WIDTH, capacity: 320, halfHeads });
+}
+
+/** A cache of {@linkcode LONG} positions. */
+function longCache(backend: Backend, heads: number, halfHeads?: number): Cache {
+  const sequence = cache(backend, halfHeads);
+  backend.append(filled(backend, LONG, 2 * WIDTH), { cache: sequence, layer: 0, heads });
+  sequence.advance(LONG);
+  return sequence;
 }
 
 function rotation(backend: Backend): Vector {
   return backend.vector(numbers(WIDTH / HEADS / 2, 8));
 }
 
-/** A projection with all of its options. */
+/** A projection with all of its options, by a matrix that {@linkcode weights} makes. */
 async function projected(
   backend: Backend,
   dtype: Dtype,
   rows: number,
-  inputs: number,
-  anyOrder: boolean,
+  sizes: Partial<MatrixOptions>,
 ): Promise<Float32Array> {
-  const matrix = await weights(backend, dtype, inputs, anyOrder), out = backend.activation(rows, OUTPUTS);
+  const matrix = await weights(backend, dtype, sizes), { outputs, inputs } = matrix;
+  const out = backend.activation(rows, outputs), bias = backend.vector(numbers(outputs, 6));
   const norm = { gain: backend.vector(numbers(inputs, 5)), epsilon: 1e-5 };
-  const bias = backend.vector(numbers(OUTPUTS, 6));
   backend.project(out, filled(backend, rows, inputs), { matrix, norm, bias, activation: "gelu" });
   return out.read();
 }
 
 /** A residual projection with a gate. */
 async function added(backend: Backend, dtype: Dtype, rows: number, anyOrder: boolean): Promise<Float32Array> {
-  const matrix = await weights(backend, dtype, WIDTH, anyOrder), x = filled(backend, rows, OUTPUTS);
+  const matrix = await weights(backend, dtype, { anyOrder }), x = filled(backend, rows, OUTPUTS);
   const gate = backend.vector(numbers(OUTPUTS, 7));
   backend.projectResidual(x, filled(backend, rows, WIDTH, 2), { matrix, gate });
   return x.read();
@@ -292,6 +319,32 @@ function attend(
   backend.attention(out, qkv, { ...options, layer: 0, heads, scale: 0.2 });
   options.cache.advance(rows);
   return out;
+}
+
+/**
+ * A pass of one row, done three times, each stage of which needs the one before. A GPU computes it as it is, then
+ * records it, then launches what it has recorded. [3, outputs]
+ */
+async function repeated(backend: Backend): Promise<Float32Array> {
+  const sequence = longCache(backend, HEADS, HEADS), { outputs, inputs } = SHARED;
+  const back = await weights(backend, "f16", { outputs: inputs });
+  const head = await weights(backend, "f16", SHARED);
+  const qkv = filled(backend, 1, 3 * WIDTH), mixed = backend.activation(1, WIDTH);
+  const x = filled(backend, 1, inputs), out = backend.activation(1, outputs);
+  const norm = { gain: backend.vector(numbers(inputs, 5)), epsilon: 1e-5 };
+  const pass = () => {
+    backend.attention(mixed, qkv, { cache: sequence, layer: 0, heads: HEADS, scale: 0.2, causalRows: 1 });
+    backend.projectResidual(x, mixed, { matrix: back });
+    backend.project(out, x, { matrix: head, norm });
+  };
+  const found: number[] = [];
+  for (let time = 0; time < 3; time++) {
+    if (backend.repeat) backend.repeat({ cache: sequence, rows: 1, key: "self test" }, pass);
+    else pass();
+    sequence.advance(1);
+    found.push(...out.read());
+  }
+  return Float32Array.from(found);
 }
 
 /** [3, WIDTH] */
