@@ -13,9 +13,9 @@ import type { Backend } from "../src/backend/backend.ts";
 import { createCudaBackend } from "../src/backend/cuda/backend.ts";
 import { createWasmBackend } from "../src/backend/wasm/backend.ts";
 import { doctor } from "../src/cli/doctor.ts";
-import { casesOf, checkOperation, selfTest } from "../src/cli/self_test.ts";
+import { casesOf, checkOperation, NOT_TRIED, type OperationCheck, selfTest } from "../src/cli/self_test.ts";
 import { Output } from "../src/cli/terminal.ts";
-import { onStandIn, standIn, whyNoStandIn } from "./cuda/standin.ts";
+import { onStandIn, standIn, whyNoStandIn, withStandInNamed } from "./cuda/standin.ts";
 
 /** The program, with no permission but to read and those given. */
 async function program(
@@ -36,6 +36,20 @@ async function program(
     },
   }).output();
   return { code, out: new TextDecoder().decode(stdout), err: new TextDecoder().decode(stderr) };
+}
+
+/** What `doctor` prints in this process, where it fails with such a message. */
+async function failingDoctor(message: RegExp, values: { json?: boolean } = {}): Promise<string> {
+  let told = "";
+  const sink = {
+    writeSync: (bytes: Uint8Array) => (told += new TextDecoder().decode(bytes), bytes.length),
+    isTerminal: () => false,
+  };
+  const terminal = { out: new Output(sink), err: new Output(sink), input: () => Promise.resolve("") };
+  await assert.rejects(async () => await doctor.run({ command: "doctor", words: [], values }, terminal), {
+    message,
+  });
+  return told;
 }
 
 const MAY_LOAD = ["--allow-ffi", "--allow-env=SPECDIFF_LIBCUDA,SPECDIFF_LIBCUBLAS"];
@@ -77,15 +91,10 @@ Deno.test("doctor: an operation that a device computes wrongly is marked, named 
     distribution.call(this, out, logits, { ...sampling, temperature: 3 });
   };
   let told = "";
-  const sink = {
-    writeSync: (bytes: Uint8Array) => (told += new TextDecoder().decode(bytes), bytes.length),
-    isTerminal: () => false,
-  };
   try {
-    const terminal = { out: new Output(sink), err: new Output(sink), input: () => Promise.resolve("") };
-    await assert.rejects(doctor.run({ command: "doctor", words: [], values: {} }, terminal), {
-      message: /^Cannot rely on this machine: wrong results in (.*; )?wasm: [^;]*distribution/,
-    });
+    told = await failingDoctor(
+      /^Cannot rely on this machine: wrong results in (.*; )?wasm: [^;]*distribution/,
+    );
   } finally {
     shipped.distribution = distribution;
   }
@@ -223,11 +232,45 @@ onStandIn("the self test finds out if what was recorded is not run", async () =>
   }
 });
 
-onStandIn("an operation that a device cannot do is named", async (standIn) => {
-  using backend = createCudaBackend();
-  standIn.reset();
-  standIn.fail("cuLaunchKernelEx", 3, 719);
-  await assert.rejects(selfTest(backend), {
-    message: /^Cannot compute "project, f32, 1 row": CUDA 0 failed: cuLaunchKernelEx returned 719 /,
-  });
-});
+onStandIn(
+  "doctor: an operation that a device cannot do fails by itself, with its reason",
+  async (standIn) => {
+    const { code, out, err } = await program(["doctor"], MAY_LOAD, standIn.path, "memory=2000000");
+    assert.equal(code, 1);
+    assert.match(err, /^error: Cannot rely on this machine: no results of cuda:0: project, f16, 1024 rows; /);
+    assert.match(out, /^ {2}operation +cuda:0 +wasm +allowed$/m);
+    assert.match(out, /^ {2}project, f16, 1 row +\d\S+ +\d/m);
+    assert.match(out, /^ {2}project, f16, 8448 rows +FAILED +\d/m);
+    assert.match(out, /^What failed, and why\n( {2}cuda:0, .*\n)*$/m);
+    assert.match(out, /^ {2}cuda:0, project, f16, 8448 rows: Cannot hold an activation of 6\.70 MiB: /m);
+    assert.doesNotMatch(out, /WRONG|not tried/);
+  },
+);
+
+onStandIn(
+  "doctor: of a device that is lost nothing more is tried, and the others are tested",
+  async (standIn) => {
+    await withStandInNamed(standIn.path, async () => {
+      const failed = /^Cannot rely on this machine: no results of cuda:0: project, f32, 17 rows$/;
+      const reason = "CUDA 0 failed: cuLaunchKernelEx returned 719 ";
+      const lose = () => standIn.fail("cuLaunchKernelEx", 6, 719);
+      lose();
+      const told = await failingDoctor(failed);
+      assert.match(told, /^cuBLAS +none, .*: CUDA 0 failed: /m);
+      assert.match(told, /^ {2}project, f32, 1 row +\d\S+ +\d/m);
+      assert.match(told, /^ {2}project, f32, 17 rows +FAILED +\d/m);
+      assert.match(told, /^ {2}copy +not tried +\d/m);
+      assert.ok(told.includes(`\nWhat failed, and why\n  cuda:0, project, f32, 17 rows: ${reason}`), told);
+
+      lose();
+      const { tests } = JSON.parse(await failingDoctor(failed, { json: true }));
+      const [lost, wasm] = tests.map(({ operations }: { operations: OperationCheck[] }) => operations);
+      assert.ok(wasm.every(({ error, allowed }: OperationCheck) => error <= allowed));
+      const problems = lost.map(({ problem }: OperationCheck) => problem);
+      assert.equal(problems[0], undefined);
+      assert.ok(problems[1].startsWith(reason), problems[1]);
+      assert.deepEqual([...new Set(problems.slice(2))], [NOT_TRIED]);
+      assert.ok(problems.length > 40);
+    });
+  },
+);

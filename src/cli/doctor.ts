@@ -11,7 +11,7 @@ import { describeGpus, type DriverDescription, NO_GPU } from "../backend/cuda/de
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
 import { describeMachine } from "./machine.ts";
-import { type OperationCheck, selfTest } from "./self_test.ts";
+import { NOT_TRIED, type OperationCheck, selfTest } from "./self_test.ts";
 import { table } from "./terminal.ts";
 
 /** What a device was found to compute. */
@@ -43,7 +43,8 @@ export const doctor: Command = {
   summary: "List the devices, say which one is chosen, and check that they compute correctly.",
   details: [
     "Compares every operation of every device with the float64 reference. Finding a GPU needs --allow-ffi.",
-    "Fails if an operation is off by more than rounding explains. It is not a failure to have no GPU.",
+    "Fails if an operation is off by more than rounding explains, or cannot be done. It is not a failure to have",
+    "no GPU.",
   ],
   options: ["json"],
   examples: ["doctor", "doctor --json"],
@@ -52,12 +53,13 @@ export const doctor: Command = {
     const diagnosis = await diagnose();
     if (values.json) out.line(JSON.stringify(diagnosis, null, 2));
     else for (const line of render(diagnosis)) out.line(line);
-    const wrong = diagnosis.tests.flatMap(({ device, operations }) =>
-      operations.filter((check) => !isRight(check)).map(({ operation }) => `${device}: ${operation}`)
-    );
-    if (wrong.length > 0) {
-      throw new Error(`Cannot rely on this machine: wrong results in ${wrong.join("; ")}`);
-    }
+    const wrong = operationsOf(diagnosis.tests, (check) => check.problem === undefined && !isRight(check));
+    const failed = operationsOf(diagnosis.tests, hasFailed);
+    const reasons = [
+      ...(wrong.length > 0 ? [`wrong results in ${wrong.join("; ")}`] : []),
+      ...(failed.length > 0 ? [`no results of ${failed.join("; ")}`] : []),
+    ];
+    if (reasons.length > 0) throw new Error(`Cannot rely on this machine: ${reasons.join("; ")}`);
   },
 };
 
@@ -94,12 +96,33 @@ async function test(backend: Backend): Promise<Tested> {
     device: tested.device,
     description: tested.description,
     operations: await selfTest(tested),
-    ...(tested.name === "cuda" ? { cublas: (tested as CudaBackend).cublas } : {}),
+    ...(tested.name === "cuda" ? { cublas: cublasOf(tested as CudaBackend) } : {}),
   };
+}
+
+/** A GPU's cuBLAS; a device that is lost has none. */
+function cublasOf(backend: CudaBackend): CudaBackend["cublas"] {
+  try {
+    return backend.cublas;
+  } catch (error) {
+    return { problem: error instanceof Error ? error.message : String(error) };
+  }
 }
 
 function isRight({ error, allowed }: OperationCheck): boolean {
   return error <= allowed;
+}
+
+/** Whether an operation was tried and has no result. */
+function hasFailed({ problem }: OperationCheck): boolean {
+  return problem !== undefined && problem !== NOT_TRIED;
+}
+
+/** Operations of which something is so, each with its device: `cuda:0: copy`. */
+function operationsOf(tests: readonly Tested[], which: (check: OperationCheck) => boolean): string[] {
+  return tests.flatMap(({ device, operations }) =>
+    operations.filter(which).map(({ operation }) => `${device}: ${operation}`)
+  );
 }
 
 function render({ machine, driver, auto, why, tests, unusable }: Diagnosis): string[] {
@@ -121,8 +144,13 @@ function render({ machine, driver, auto, why, tests, unusable }: Diagnosis): str
   const cell = (tested: Tested, operation: string): string => {
     const check = tested.operations.find((check) => check.operation === operation);
     if (check === undefined) return "on the host"; // decisions that a device leaves to the host
+    if (check.problem === NOT_TRIED) return "not tried";
+    if (check.problem !== undefined) return "FAILED";
     return isRight(check) ? check.error.toExponential(1) : `${check.error.toExponential(1)} WRONG`;
   };
+  const failed = tests.flatMap(({ device, operations }) =>
+    operations.filter(hasFailed).map(({ operation, problem }) => `${device}, ${operation}: ${problem}`)
+  );
   return [
     ...table([
       ["machine", `${machine.os} ${machine.arch}, ${machine.cores} cores, Deno ${machine.deno}`],
@@ -149,5 +177,6 @@ function render({ machine, driver, auto, why, tests, unusable }: Diagnosis): str
         String(tests[0].operations.find((check) => check.operation === operation)!.allowed),
       ]),
     ], 1).map((line) => `  ${line}`),
+    ...(failed.length > 0 ? ["", "What failed, and why", ...failed.map((line) => `  ${line}`)] : []),
   ];
 }

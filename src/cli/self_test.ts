@@ -27,11 +27,16 @@ import { PhiloxSource, Purpose } from "../decode/random.ts";
 export interface OperationCheck {
   /** The operation and its input. */
   readonly operation: string;
-  /** The largest difference from the reference, relative to the largest value. */
+  /** The largest difference from the reference, relative to the largest value; infinite if there are no numbers. */
   readonly error: number;
   /** The largest error that rounding explains; 0 if both must be equal. */
   readonly allowed: number;
+  /** Why there is no result: the device's error, or {@linkcode NOT_TRIED}. */
+  readonly problem?: string;
 }
+
+/** Why there is no result of what comes after an operation that lost the device. */
+export const NOT_TRIED = "not tried: the device is lost";
 
 /** One operation: what it is called, how far it may be off, and how it is done on a device. */
 export type Case = readonly [
@@ -197,10 +202,7 @@ export function casesOf(backend: Backend): readonly Case[] {
   return backend.decisions === undefined ? CASES : [...CASES, ...DECISIONS];
 }
 
-/**
- * Compares an operation of a device with the oracle. What it allocates there dies with the backend.
- * @throws {Error} if the device cannot do it
- */
+/** Compares an operation of a device with the oracle. What it allocates there dies with the backend. */
 export async function checkOperation(
   backend: Backend,
   [operation, allowed, run]: Case,
@@ -210,9 +212,13 @@ export async function checkOperation(
   let found: Float32Array;
   try {
     found = await run(backend);
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new Error(`Cannot compute "${operation}": ${reason}`, { cause });
+  } catch (error) {
+    return {
+      operation,
+      error: Infinity,
+      allowed,
+      problem: error instanceof Error ? error.message : String(error),
+    };
   }
   const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   const error = expected.reduce((most, value, i) => {
@@ -222,15 +228,31 @@ export async function checkOperation(
   return { operation, error, allowed };
 }
 
-/** Compares every operation of a device with the oracle, as {@linkcode checkOperation} does. */
+/** Compares the operations of a device with the oracle, as {@linkcode checkOperation} does, until the device is lost. */
 export async function selfTest(backend: Backend): Promise<OperationCheck[]> {
   const checks: OperationCheck[] = [];
-  let turn = performance.now();
-  for (const operation of casesOf(backend)) {
+  let turn = performance.now(), lost = false;
+  for (const one of casesOf(backend)) {
+    if (lost) {
+      checks.push({ operation: one[0], error: Infinity, allowed: one[1], problem: NOT_TRIED });
+      continue;
+    }
     turn = await takeTurns(turn); // an interrupt is heard
-    checks.push(await checkOperation(backend, operation));
+    const check = await checkOperation(backend, one);
+    checks.push(check);
+    lost = check.problem !== undefined && !answers(backend);
   }
   return checks;
+}
+
+/** Whether a device still does as little as holding a number. */
+function answers(backend: Backend): boolean {
+  try {
+    backend.activation(1, 1).read();
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Unnormalised distributions, which give the same decisions. */

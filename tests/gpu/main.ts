@@ -76,7 +76,8 @@ const checks: readonly Check[] = [
     for (const [step, one] of operations.entries()) {
       if (step < from) continue;
       tell({ doing: one[0], step });
-      const { operation, error, allowed } = await checkOperation(backend, one);
+      const { operation, error, allowed, problem } = await checkOperation(backend, one);
+      if (problem !== undefined) throw new Error(problem); // goes on in another process, as the device may be lost
       if (!(error <= allowed)) tell({ wrong: `${operation} is off by ${error}, allowed ${allowed}` });
     }
     return `${operations.length} operations`;
