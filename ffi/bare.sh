@@ -77,9 +77,9 @@ all)
   unpack "${2:-$here/out}"
   status=0
   # what it is late with is no fault: the libraries may come from a slow disk for the first time, and the tests tell more
-  logged doctor 60 deno run --cached-only --allow-read --allow-env --allow-sys --allow-ffi cli.ts doctor ||
+  logged doctor 40 deno run --cached-only --allow-read --allow-env --allow-sys --allow-ffi cli.ts doctor ||
     late $? || status=1
-  tests test 270 --skip compute-sanitizer "${@:3}" || status=$?
+  tests test 290 --skip compute-sanitizer "${@:3}" || status=$?
   # where a check fails unless kernels wait for one another, they are measured so
   if grep -q '^ok  .*, with plain launches  ' "$out/test.log"; then
     export SPECDIFF_PLAIN_LAUNCHES=1

@@ -9,6 +9,7 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { emptyReport, markdown, merge, summary } from "../bench/gpu/report.ts";
+import { standIn, whyNoStandIn } from "./cuda/standin.ts";
 import { ownProcess, told } from "../tools/own_process.ts";
 import { noiseWeights, published } from "../tools/shapes.ts";
 import {
@@ -44,6 +45,32 @@ for (
     }
   });
 }
+
+Deno.test(`test:gpu: compute-sanitizer passes only if it tells how many rounds were made${whyNoStandIn}`, {
+  ignore: standIn === undefined,
+}, async () => {
+  const folder = await Deno.makeTempDir();
+  using _ = { [Symbol.dispose]: () => Deno.removeSync(folder, { recursive: true }) };
+  for (
+    const [script, code, row] of [
+      ["echo 321", 0, /^ok +compute-sanitizer finds no race .* 321 of 100 rounds$/m],
+      [
+        "echo all is well",
+        1,
+        /^FAILED +compute-sanitizer finds no race .* it told no number of rounds: all is well$/m,
+      ],
+      ["echo 321; exit 9", 1, /^FAILED +compute-sanitizer finds no race .* ended with 9, expected 0: 321$/m],
+    ] as const
+  ) {
+    await Deno.writeTextFile(`${folder}/compute-sanitizer`, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+    const { code: found, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", new URL("gpu/main.ts", import.meta.url).pathname, "--only", "no race"],
+      env: { SPECDIFF_LIBCUDA: standIn!.path, PATH: `${folder}:${Deno.env.get("PATH")}`, NO_COLOR: "1" },
+    }).output();
+    assert.equal(found, code, new TextDecoder().decode(stderr));
+    assert.match(new TextDecoder().decode(stdout), row);
+  }
+});
 
 Deno.test("what a process of its own says is heard, however it ends", async () => {
   const run = async (script: string, seconds = 60) => {

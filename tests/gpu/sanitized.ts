@@ -3,6 +3,7 @@
  * stages to turn, with sums that blocks share, then speculation, for many rounds. The embedded pair has attention over
  * several chunks, that is merged, and prompts of many rows; the smallest models there are have sizes that nothing
  * divides. Options: `--rounds`, `--seconds`; whichever comes first ends it, after a text of each. Prints the rounds made.
+ * Without it, `main.ts` makes the same rounds, all of them.
  *
  * @module
  */
@@ -21,6 +22,9 @@ export const SMALL_PAIR: { readonly target: URL; readonly drafter: readonly (URL
   target: fixture("parity/gpt2-bare/"),
   drafter: [fixture("parity/sedd-target-tiny/"), fixture("parity/gpt2-untied/"), "ngram"],
 };
+
+/** Rounds that a soak is to make. */
+export const MOST_ROUNDS = 10_000;
 
 /** Two blocks share a sum, in which each warp has six steps of 16 inputs: more than the longest ring has stages. */
 const OUTPUTS = 66 * 64, INPUTS = 2 * 8 * 6 * 16;
@@ -42,16 +46,16 @@ async function multiply(backend: Backend): Promise<void> {
   for (const first of firsts) assert.deepEqual(first, firsts[0]);
 }
 
-if (import.meta.main) {
-  const { values } = parseArgs({ options: { rounds: { type: "string" }, seconds: { type: "string" } } });
-  const most = Number(values.rounds ?? 10_000), end = performance.now() + 1e3 * Number(values.seconds ?? 60);
-  using backend = createCudaBackend();
-  await multiply(backend);
+/**
+ * Makes rounds of speculation until there are `most`, or `performance.now()` is `end`, and a text of each pair at least.
+ * @returns how many were made
+ */
+export async function makeRounds(most: number, end: number): Promise<number> {
   const halves = { device: "cuda", dtype: "f16", draftDtype: "bf16" } as const;
   using pair = await loadEngine({ ...halves, drafter: ["sedd-target", "gpt2", "sedd"] });
   using small = await loadEngine({ ...SMALL_PAIR, ...halves });
   let rounds = 0;
-  for (let seed = 0; seed < 2 || rounds < most && performance.now() < end; seed++) { // each pair at least once
+  for (let seed = 0; seed < 2 || rounds < most && performance.now() < end; seed++) {
     const [engine, prompt] = seed % 2 === 0 ? [pair, 150] : [small, 5];
     const drafter = engine.drafters[(seed >> 1) % engine.drafters.length];
     const rule = rules[(seed >> 1) % rules.length], gamma = 1 + seed % 7, maxTokens = 12;
@@ -61,5 +65,15 @@ if (import.meta.main) {
     assert.equal(found.length, maxTokens);
     rounds += stats.rounds;
   }
-  console.log(rounds);
+  return rounds;
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({ options: { rounds: { type: "string" }, seconds: { type: "string" } } });
+  const end = performance.now() + 1e3 * Number(values.seconds ?? 60);
+  {
+    using backend = createCudaBackend();
+    await multiply(backend);
+  }
+  console.log(await makeRounds(Number(values.rounds ?? MOST_ROUNDS), end));
 }
