@@ -12,6 +12,7 @@ import { CudaError } from "../ffi/context.ts";
 import { type CudaDevice, CudaDriver } from "../ffi/driver.ts";
 import type { CudaModule } from "../ffi/launch.ts";
 import { cudaSymbols } from "../ffi/libcuda.ts";
+import { acceptedKernels } from "../ffi/resources.ts";
 import type { CudaStream } from "../ffi/stream.ts";
 import { loadEngine } from "../mod.ts";
 import { createBackend } from "../src/backend/create.ts";
@@ -381,6 +382,42 @@ function failedCall(call: string, code: number): (error: unknown) => boolean {
     return true;
   };
 }
+
+Deno.test("what the compiler reports of a kernel is accepted on both architectures, or not at all", () => {
+  // as ptxas of CUDA 12 and 13 write it, with a function that is no kernel
+  const kernel = (name: string, arch: string, stack = 0, stores = 0) =>
+    `ptxas info    : Compiling entry function '${name}' for '${arch}'
+ptxas info    : Function properties for ${name}
+    ${stack} bytes stack frame, ${stores} bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 38 registers, used 0 barriers, 372 bytes cmem[0]
+ptxas info    : Function properties for __internal_trig_reduction_slowpathd
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+`;
+  const both = (name: string, stack?: number, stores?: number) =>
+    ["sm_80", "sm_90a"].map((arch) => kernel(name, arch, stack, stores)).join("");
+  assert.deepEqual(
+    acceptedKernels(both("embed") + both("rotation", 40)).map((found) => Object.values(found)),
+    [
+      ["embed", "sm_80", 0, 0, 38],
+      ["embed", "sm_90a", 0, 0, 38],
+      ["rotation", "sm_80", 40, 0, 38],
+      ["rotation", "sm_90a", 40, 0, 38],
+    ],
+  );
+  for (
+    const [report, message] of [
+      ["", /kernels on sm_80 are none, on sm_90a none, expected the same/],
+      ["ptxas info    : a report of another kind", /none.*none/],
+      [kernel("embed", "sm_80"), /kernels on sm_80 are embed, on sm_90a none/],
+      [both("embed") + kernel("pack", "sm_90a"), /kernels on sm_80 are embed, on sm_90a embed, pack/],
+      [both("embed", 8), /^Error: Cannot accept embed on sm_80: 0 bytes spilled, 8 bytes of stack$/],
+      [
+        both("rotation", 40, 8),
+        /^Error: Cannot accept rotation on sm_80: 8 bytes spilled, 40 bytes of stack$/,
+      ],
+    ] as const
+  ) assert.throws(() => acceptedKernels(report), message);
+});
 
 /** Calls whose failure is no error of theirs: it says that earlier work failed. */
 const RELEASING = /Free|Destroy|Unload|Release|cuCtxSynchronize/;
