@@ -51,39 +51,46 @@ export function encodeText(tokenizer: Tokenizer, text: string): number[] {
   );
 }
 
-/** Characters at the beginning of a text by which its time is judged. */
-const PROBE = 512;
-/** Milliseconds that they may take before anybody wonders: any published tokenizer takes less than one. */
-const SLOW_PROBE = 20;
+/** Milliseconds below which the beginning of a text says nothing about the rest: a mere pause may take as long. */
+const SLOW = 250;
 /** Milliseconds that a text may be expected to take. */
 const PATIENCE = 30_000;
 
 /**
- * Throws if a text is expected to take too long, as nothing can interrupt a regular expression, and a hostile one may take
- * the cube of the text's length. Only what is slow already is measured twice, so that a mere pause is no reason.
+ * Throws if a text is expected to take too long, as nothing can interrupt a regular expression, and a hostile one may
+ * take the cube of the text's length, or be quick until far into it. Hence its beginnings are timed, from a few characters
+ * up to half of it, each twice as long as the one before: they take no longer than the whole. `tokenizer_check.ts` limits
+ * how much slower than one the next can be.
  */
 function checkTime(tokenizer: Tokenizer, text: string): void {
-  if (text.length <= 2 * PROBE) return;
   const time = (length: number) => {
     const began = performance.now();
     const beginning = text.slice(0, length).replace(/[\ud800-\udbff]$/, ""); // no half of a character
-    tokenizer.encode(beginning.toWellFormed(), { add_special_tokens: false });
+    try {
+      tokenizer.encode(beginning.toWellFormed(), { add_special_tokens: false });
+    } catch {
+      // half a word may have no token
+    }
     return performance.now() - began;
   };
-  let once = time(PROBE);
-  if (once < SLOW_PROBE) return;
-  once = Math.min(once, time(PROBE)); // the first use of a pattern compiles it
-  const twice = time(2 * PROBE), growth = Math.log2(twice / once);
-  const expected = twice * (text.length / (2 * PROBE)) ** growth;
-  if (expected < PATIENCE) return;
-  throw new RangeError(
-    `Cannot encode a text of ${text.length} characters: the tokenizer takes ${Math.round(twice)} ms for ${
-      2 * PROBE
-    } ` +
-      `of them, and would take about ${Math.round(expected / 1000)} s for all, expected ${
-        PATIENCE / 1000
-      } at most`,
-  );
+  let before = Infinity;
+  for (let parts = 2 ** Math.floor(Math.log2(text.length / 2)); parts > 1; parts /= 2) {
+    const length = Math.ceil(text.length / parts);
+    const expected = (ms: number) => ms * parts ** Math.log2(ms / before);
+    const late = (ms: number) => ms >= SLOW && expected(ms) >= PATIENCE;
+    let now = time(length);
+    if (late(now)) now = Math.min(now, time(length)); // a pause does not happen twice
+    if (late(now)) {
+      throw new RangeError(
+        `Cannot encode a text of ${text.length} characters: the tokenizer takes ${
+          Math.round(now)
+        } ms for ${length} of them, and would take about ${
+          Math.round(expected(now) / 1000)
+        } s for all, expected ${PATIENCE / 1000} at most`,
+      );
+    }
+    before = now;
+  }
 }
 
 /** The type of a value, for messages: `a Promise`. */

@@ -60,13 +60,14 @@ export function checkTokenizer(
       pattern,
       "one in which no group is repeated",
     );
-    const { repetitions, choices } = mostOf(pattern as string);
+    const { repetitions, steps, length } = mostOf(pattern as string);
     expect(
-      repetitions <= MOST_REPETITIONS && choices <= MOST_CHOICES,
+      repetitions <= MOST_REPETITIONS && steps <= MOST_STEPS,
       "a pattern",
       pattern,
-      `one with at most ${MOST_REPETITIONS} repetitions in a row, and ${MOST_CHOICES} ways to count the bounded ones`,
+      `one with at most ${MOST_REPETITIONS} repetitions in a row, and ${MOST_STEPS} steps of the bounded ones`,
     );
+    expect(length <= MOST_STEPS, "a pattern", pattern, `one of at most ${MOST_STEPS} characters and classes`);
   });
   for (const part of ["normalizer", "decoder"]) {
     expect(
@@ -84,28 +85,35 @@ export function checkTokenizer(
  */
 const MOST_REPETITIONS = 2;
 
-/** The most ways in which the bounded repetitions of one alternative can be counted: `a?b{1,3}` has six. */
-const MOST_CHOICES = 1024;
+/**
+ * The most steps of the bounded repetitions of one alternative: `a?b{1,3}` has (1 + 1)·(3 + 1). It limits how much they
+ * multiply the time, and, with the length of a pattern, how far into a text the pattern can wait before it gets slow:
+ * `encodeText` sees in time what does so early.
+ */
+const MOST_STEPS = 1024;
 
 /** The largest factor by which a normalizer or decoder may lengthen a text. */
 const MOST_GROWTH = 64;
 
-/** The most of any alternative of a regular expression, that of its groups included. */
-function mostOf(pattern: string): { readonly repetitions: number; readonly choices: number } {
+/** The most of any alternative of a regular expression, that of its groups included, and its length. */
+function mostOf(
+  pattern: string,
+): { readonly repetitions: number; readonly steps: number; readonly length: number } {
   const plain = pattern.replace(/\\./gs, "x").replace(/\[[^\]]*\]/g, "x");
-  const most = { repetitions: 0, choices: 1 };
-  let repetitions = 0, choices = 1, depth = 0;
-  for (const [token, least, end] of plain.matchAll(/[()|]|(?:[*+?]|\{(\d*)(?:,(\d*))?\})[+?]?/g)) {
+  const most = { repetitions: 0, steps: 1, length: plain.length };
+  let repetitions = 0, steps = 1, depth = 0;
+  for (const [token, least, end = least] of plain.matchAll(/[()|]|(?:[*+?]|\{(\d*)(?:,(\d*))?\})[+?]?/g)) {
     if (token === "(") depth++;
     else if (token === ")") depth--;
     else if (token === "|") {
-      if (depth === 0) [repetitions, choices] = [0, 1];
-    } else if (token.startsWith("?")) choices *= 2;
-    else if (token.startsWith("{") && end !== "") {
-      choices *= end === undefined ? 1 : Number(end) - Number(least) + 1;
-    } else repetitions++;
+      if (depth === 0) [repetitions, steps] = [0, 1];
+    } else if (token.startsWith("?")) steps *= 2;
+    else {
+      if (!token.startsWith("{") || end === "") repetitions++;
+      steps *= Number(end || least || 0) + 1;
+    }
     most.repetitions = Math.max(most.repetitions, repetitions);
-    most.choices = Math.max(most.choices, choices);
+    most.steps = Math.max(most.steps, steps);
   }
   return most;
 }
