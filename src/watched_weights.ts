@@ -50,6 +50,7 @@ export function watchedWeights(checkpoint: Checkpoint, { onProgress, signal }: W
     read: async (name, shape) => await pass(await checkpoint.read(name, shape)),
     rows: (name, shape) => each(checkpoint.rows(name, shape), pass),
     transposed: (name, shape) => each(checkpoint.transposed(name, shape), pass),
+    equal: (one, other, shape) => checkpoint.equal(one, other, shape),
   };
 }
 

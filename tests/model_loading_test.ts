@@ -5,6 +5,7 @@
  */
 
 import assert from "node:assert/strict";
+import type { TensorData } from "../fixtures/write_safetensors.ts";
 import { type Activation, type Backend, type Dtype, dtypes } from "../src/backend/backend.ts";
 import { createReferenceBackend } from "../src/backend/reference.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
@@ -279,6 +280,36 @@ Deno.test("weights that would overflow as they are to be held are refused, and h
   });
   for (const dtype of ["f32", "bf16", "int8"] as const) {
     (await loadModel(large, backend, { dtype })).model[Symbol.dispose]();
+  }
+});
+
+Deno.test("a head beside a tied embedding: one matrix if they are equal, two if they differ; either may be alone", async () => {
+  using backend = createReferenceBackend();
+  const run = async (...[folder, fields, tensors]: Parameters<typeof altered>) => {
+    const loaded = await loadModel(await altered(folder, fields, tensors), backend);
+    assert(loaded.kind === "causal");
+    using model = loaded.model;
+    using cache = model.newCache(3);
+    return { bytes: model.bytes, logits: model.forward([1, 2, 3], cache).read().slice() };
+  };
+  const isEmbedding = ({ name }: TensorData) => /^(transformer\.)?wte\.weight$/.test(name);
+  const asHead = (tensor: TensorData) => ({ ...tensor, name: "lm_head.weight" });
+  const both = (all: TensorData[]) => [...all, asHead(all.find(isEmbedding)!)];
+  const headOnly = (all: TensorData[]) => all.map((one) => isEmbedding(one) ? asHead(one) : one);
+  const neither = (all: TensorData[]) => all.filter((one) => !isEmbedding(one));
+  for (const folder of ["gpt2-tiny", "gpt2-bare", "gpt-neo-tiny"]) {
+    const tied = await run(folder, {});
+    for (const tie_word_embeddings of [undefined, true]) {
+      assert.deepEqual(await run(folder, { tie_word_embeddings }, both), tied);
+      assert.deepEqual(await run(folder, { tie_word_embeddings }, headOnly), tied);
+    }
+    const lacking = { name: "CheckpointError", message: /"(transformer\.)?wte\.weight" is missing/ };
+    await assert.rejects(run(folder, {}, neither), lacking);
+    await assert.rejects(run(folder, { tie_word_embeddings: false }, headOnly), lacking);
+  }
+  const untied = await run("gpt2-untied", {});
+  for (const tie_word_embeddings of [undefined, true]) {
+    assert.deepEqual(await run("gpt2-untied", { tie_word_embeddings }), untied);
   }
 });
 

@@ -10,6 +10,7 @@
  * @module
  */
 
+import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { CheckpointError, tensorError, type Weights } from "../model/weights.ts";
 import { brief } from "../shown.ts";
@@ -65,6 +66,8 @@ export class Checkpoint implements Weights, Disposable {
   readonly #files: readonly TensorFile[];
   readonly #entries: ReadonlyMap<string, Entry>;
   readonly #buffers: Buffers = new Buffers();
+  /** Hashes of matrices that were compared, by name. */
+  readonly #hashes: Map<string, Promise<string>> = new Map();
 
   /**
    * Most people want {@linkcode openCheckpoint}.
@@ -161,6 +164,20 @@ export class Checkpoint implements Weights, Disposable {
     }
   }
 
+  /** As {@linkcode Weights} says. Each is read in order, which a compressed file needs, and once. */
+  async equal(one: string, other: string, shape: readonly [number, number]): Promise<boolean> {
+    return await this.#hash(one, shape) === await this.#hash(other, shape);
+  }
+
+  #hash(name: string, shape: readonly [number, number]): Promise<string> {
+    let hash = this.#hashes.get(name);
+    if (hash === undefined) {
+      hash = hashOf(this.rows(name, shape));
+      this.#hashes.set(name, hash);
+    }
+    return hash;
+  }
+
   /** Closes the files. */
   [Symbol.dispose](): void {
     for (const file of this.#files) file[Symbol.dispose]();
@@ -225,6 +242,15 @@ export class Checkpoint implements Weights, Disposable {
       for (let c = 0; c < columns; c++) out[start + c] *= scale.values[scale.perRow ? row : c];
     }
   }
+}
+
+/** A hash of all values. */
+async function hashOf(chunks: AsyncIterable<Float32Array>): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const { buffer, byteOffset, byteLength } of chunks) {
+    hash.update(new Uint8Array(buffer, byteOffset, byteLength));
+  }
+  return hash.digest("hex");
 }
 
 /** Chunk buffers that are reused: large garbage is collected late, and inflates peak memory. */

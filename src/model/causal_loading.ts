@@ -20,7 +20,7 @@ export interface CausalArchitecture {
   readonly shape: ModelShape;
   /** Of all norms. */
   readonly epsilon: number;
-  /** Whether the head is the embedding; if not, it is `lm_head.weight`. */
+  /** Whether the head is the embedding, unless the checkpoint has another one. */
   readonly tied: boolean;
   /** Uploads block i apart from its norms; the names of its tensors begin with `name`. */
   readonly block: (
@@ -30,12 +30,16 @@ export interface CausalArchitecture {
   ) => Promise<Omit<Block, "attentionNorm" | "mlpNorm">>;
 }
 
+/** The name of the head. */
+const HEAD = "lm_head.weight";
+
 /**
- * Loads a causal model.
+ * Loads a causal model. Of a tied embedding and head, a checkpoint may hold either, or both: if these differ, both are
+ * used, whatever the configuration says, as transformers does.
  *
  * @throws {CheckpointError} if a tensor is missing, or not as expected
  */
-export function loadCausal(
+export async function loadCausal(
   weights: Weights,
   backend: Backend,
   options: LoadOptions,
@@ -43,9 +47,12 @@ export function loadCausal(
 ): Promise<CausalModel> {
   const { shape, epsilon, tied } = architecture;
   const { vocabSize, contextLength, width } = shape;
-  const body = weights.has("transformer.wte.weight") ? "transformer." : "";
+  const body = ["wte", "wpe"].some((name) => weights.has(`transformer.${name}.weight`)) ? "transformer." : "";
+  const table = `${body}wte.weight`, hasHead = weights.has(HEAD);
+  const headOnly = tied && hasHead && !weights.has(table);
+  const shared = headOnly || tied && (!hasHead || await weights.equal?.(table, HEAD, [vocabSize, width]));
   checkLast(weights, `${body}h.${shape.layers}.ln_1.weight`, shape.layers);
-  return Uploads.collect(weights, backend, options, async (uploads) => {
+  return await Uploads.collect(weights, backend, options, async (uploads) => {
     const norm = async (name: string) => ({
       gain: await uploads.vector(`${name}.weight`, width),
       shift: await uploads.vector(`${name}.bias`, width),
@@ -53,7 +60,7 @@ export function loadCausal(
     });
     // a position's entry is added to every token's: held at full precision, as it is small
     const positions = await uploads.matrix(`${body}wpe.weight`, contextLength, width, "f32");
-    const embedding = await uploads.matrix(`${body}wte.weight`, vocabSize, width);
+    const embedding = await uploads.matrix(headOnly ? HEAD : table, vocabSize, width);
     const blocks: Block[] = [];
     for (let i = 0; i < shape.layers; i++) {
       const name = `${body}h.${i}`;
@@ -64,7 +71,7 @@ export function loadCausal(
       });
     }
     const finalNorm = await norm(`${body}ln_f`);
-    const head = tied ? embedding : await uploads.matrix("lm_head.weight", vocabSize, width);
+    const head = shared ? embedding : await uploads.matrix(HEAD, vocabSize, width);
     const all = { embedding, positions, blocks, finalNorm, head };
     return new CausalTransformer(backend, shape, all, uploads, options.chunkRows);
   });

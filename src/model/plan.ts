@@ -52,6 +52,7 @@ export function withoutMatrices(weights: Weights, read: Weights["read"]): Weight
     read,
     rows: (name, shape) => weights.rows(name, shape),
     transposed: (name, shape) => weights.transposed(name, shape),
+    equal: async (one, other, shape) => await weights.equal?.(one, other, shape) ?? false,
   };
 }
 

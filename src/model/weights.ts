@@ -34,6 +34,12 @@ export interface Weights {
    * @throws {CheckpointError} as {@linkcode Weights.rows}
    */
   transposed(name: string, shape: readonly [number, number]): AsyncIterable<Float32Array>;
+  /**
+   * Whether two matrices hold the same values, for those that were stored twice. @default they do not
+   * @param shape [rows, columns] that both tensors must have
+   * @throws {CheckpointError} as {@linkcode Weights.read}
+   */
+  equal?(one: string, other: string, shape: readonly [number, number]): Promise<boolean>;
 }
 
 /** A checkpoint that cannot be loaded; the message names file, tensor, what was found and what was expected. */
