@@ -6,17 +6,20 @@
  */
 
 import assert from "node:assert/strict";
+import { type TensorData, writeSafetensors } from "../fixtures/write_safetensors.ts";
 import { parseCommandLine, UsageError, type Values } from "../src/cli/args.ts";
 import { engineOptions, generateOptions, readText } from "../src/cli/command.ts";
 import { report } from "../src/cli/compare.ts";
 import { describe, show } from "../src/cli/generate.ts";
+import { inspect } from "../src/cli/inspect.ts";
 import { describeMachine } from "../src/cli/machine.ts";
 import { measure } from "../src/cli/measure.ts";
 import { Output, printable, readInput, table, type Terminal } from "../src/cli/terminal.ts";
 import type { Round } from "../src/decode/loop.ts";
 import { StatisticsCollector } from "../src/decode/metrics.ts";
 import type { Engine, GenerateOptions } from "../src/engine.ts";
-import { visible } from "./helpers.ts";
+import { openCheckpoint } from "../src/hub/checkpoint.ts";
+import { fixture, tensorsOf, visible, withFolder } from "./helpers.ts";
 
 /** A sink in memory. */
 function memory(
@@ -290,6 +293,42 @@ Deno.test("standard input is text, whole and not without end", async () => {
 Deno.test("tables align", () => {
   assert.deepEqual(table([["a", "b", "c"], ["long", "1", "22"]], 1), ["a     b   c", "long  1  22"]);
   assert.deepEqual(table([["a", "bc"], ["long", "d"]], 2), ["a     bc", "long  d"]);
+});
+
+Deno.test("inspect counts what the model is made of, and tells a head of its own", async () => {
+  using checkpoint = await openCheckpoint(fixture("parity/gpt2-bare"));
+  const tensors = await tensorsOf(checkpoint);
+  const inspected = async (head: TensorData, fields: object = {}): Promise<string> => {
+    const files = {
+      "config.json": JSON.stringify({ ...checkpoint.config, ...fields }),
+      "model.safetensors": writeSafetensors([...tensors, head]),
+    };
+    const sink = memory(false);
+    await withFolder(files, (folder) => {
+      return inspect.run({ command: "inspect", words: [folder], values: {} }, {
+        ...terminal(),
+        out: new Output(sink),
+      });
+    });
+    return sink.text;
+  };
+  // its masks are no parameters
+  const own = tensors.filter(({ name }) => !/\.attn\.(masked_)?bias$/.test(name));
+  assert.ok(own.length < tensors.length);
+  const parameters = own.reduce((sum, { data }) => sum + (data as Float32Array).length, 0);
+  const embedding = tensors.find(({ name }) => name === "wte.weight")!;
+  const head = { ...embedding, name: "lm_head.weight" };
+  const tied = await inspected(head);
+  assert.match(tied, /^head +the embedding$/m);
+  assert.match(tied, new RegExp(`^parameters +${parameters}$`, "m"));
+  const other = { ...head, data: (head.data as Float32Array).map((x) => -x) };
+  const differing = await inspected(other);
+  assert.match(
+    differing,
+    /^head +its own, as lm_head\.weight differs from the embedding: .* should be false$/m,
+  );
+  assert.match(differing, new RegExp(`^parameters +${parameters + other.data.length}$`, "m"));
+  assert.match(await inspected(other, { tie_word_embeddings: false }), /^head +its own$/m);
 });
 
 Deno.test("the machine is described as far as permissions go, without asking", {

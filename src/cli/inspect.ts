@@ -31,9 +31,11 @@ interface Inspection extends ModelShape {
   readonly architecture: string;
   /** Whether it can be a target, a drafter, or both. */
   readonly use: string;
-  /** Number of elements of all tensors in the files. */
+  /** How the head of an autoregressive model relates to its embedding; null for others. */
+  readonly head: string | null;
+  /** Number of elements of the tensors that the model reads: without masks, and a shared matrix once. */
   readonly parameters: number;
-  /** Their bytes in the files. */
+  /** Bytes of all tensors in the files. */
   readonly storedBytes: number;
   /** Whether there is a tokenizer in the folder or beside it. */
   readonly tokenizer: boolean;
@@ -92,9 +94,10 @@ export const inspect: Command = {
 async function examine(checkpoint: Checkpoint, target: string | URL | undefined): Promise<Inspection> {
   const weightBytes: Partial<Record<Dtype, number>> = {};
   let loaded!: LoadedModel;
+  const names = new Set<string>();
   for (const dtype of dtypes) {
     const plan = new Plan(UNPADDED), its = target === undefined ? undefined : await loadTarget(target, dtype);
-    loaded = await loadUnread(checkpoint, plan, dtype, its);
+    loaded = await loadUnread(checkpoint, plan, dtype, its, names);
     weightBytes[dtype] = plan.bytes;
   }
   const { shape } = loaded.model;
@@ -106,7 +109,11 @@ async function examine(checkpoint: Checkpoint, target: string | URL | undefined)
     architecture: loaded.kind === "diffusion" ? "sedd" : String(checkpoint.config.model_type),
     use: loaded.kind === "causal" ? "a target, or an autoregressive drafter" : describeDrafter(loaded.model),
     ...shape,
-    parameters: tensors.reduce((sum, tensor) => sum + tensor.shape.reduce((product, n) => product * n, 1), 0),
+    head: loaded.kind === "causal" ? describeHead(loaded.model, checkpoint) : null,
+    parameters: tensors.filter(({ name }) => names.has(name)).reduce(
+      (sum, { shape }) => sum + shape.reduce((product, n) => product * n, 1),
+      0,
+    ),
     storedBytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0),
     tokenizer: problem === null,
     tokenizerProblem: problem,
@@ -117,15 +124,23 @@ async function examine(checkpoint: Checkpoint, target: string | URL | undefined)
   };
 }
 
-/** Loads a checkpoint onto a device that only records what is requested. */
+/** Loads a checkpoint onto a device that only records what is requested, and collects the names of its tensors. */
 function loadUnread(
   checkpoint: Checkpoint,
   plan: Plan,
   dtype: Dtype,
   target?: CausalModel,
+  names: Set<string> = new Set(),
 ): Promise<LoadedModel> {
-  const headers = withoutMatrices(checkpoint, (name, shape) => checkpoint.read(name, shape));
-  return loadModel(headers, plan.device, { dtype, target });
+  const noted =
+    <Shape, Values>(read: (name: string, shape: Shape) => Values) => (name: string, shape: Shape) => {
+      names.add(name);
+      return read(name, shape);
+    };
+  const headers = withoutMatrices(checkpoint, noted((name, shape) => checkpoint.read(name, shape)));
+  const { rows, transposed } = headers;
+  const watched = { ...headers, rows: noted(rows), transposed: noted(transposed) };
+  return loadModel(watched, plan.device, { dtype, target });
 }
 
 /** The target that a drafter shares parts of, in the same precision. Its own needs do not count. */
@@ -134,6 +149,12 @@ async function loadTarget(folder: string | URL, dtype: Dtype): Promise<CausalMod
   const loaded = await loadUnread(checkpoint, new Plan(UNPADDED), dtype);
   if (loaded.kind === "causal") return loaded.model;
   throw new UsageError(`--target ${folder} is a diffusion model, expected an autoregressive one`);
+}
+
+function describeHead({ head, embedding }: CausalModel, { config }: Checkpoint): string {
+  if (head === embedding) return "the embedding";
+  if (config.tie_word_embeddings === false) return "its own";
+  return "its own, as lm_head.weight differs from the embedding: tie_word_embeddings in config.json should be false";
 }
 
 function describeDrafter({ prefixAttention, hiddenLayers, hasMarkovHead }: DiffusionModel): string {
@@ -158,8 +179,9 @@ function render(found: Inspection): string[] {
       found.tokenizerProblem === null ? "in the folder or beside it" : printable(found.tokenizerProblem),
     ],
     ["context", `${found.contextLength} tokens`],
-    ["parameters", `${found.parameters} in ${found.tensors.length} tensors`],
-    ["stored", `${megabytes(found.storedBytes)} as ${dtypes.join(", ")}`],
+    ...(found.head === null ? [] : [["head", found.head]]),
+    ["parameters", `${found.parameters}`],
+    ["stored", `${megabytes(found.storedBytes)} in ${found.tensors.length} tensors as ${dtypes.join(", ")}`],
     ["weights need", weights.join(", ")],
     ["a text needs", `${megabytes(found.cacheBytes)} of keys and values if it fills the context`],
   ], 2);
