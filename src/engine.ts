@@ -406,16 +406,18 @@ export class Engine implements Disposable {
     return unused.filter((name) => options[name] !== undefined && options[name] !== OFF[name]);
   }
 
-  #tokensOf(text: string | ArrayLike<number | bigint>): number[] {
+  #tokensOf(text: string | ArrayLike<number | bigint>): ArrayLike<number> {
+    const { contextLength, vocabSize } = this.target.shape;
     if (typeof text !== "string") {
       if (!Number.isSafeInteger(text?.length)) {
         throw new TypeError(
           `Cannot use the text: it is ${shown(text)}, expected a string or a list of token ids`,
         );
       }
+      // it will be refused for its length; a copy would block the event loop
+      if (text.length > contextLength) return text as ArrayLike<number>;
       return Array.from(text, (id) => typeof id === "bigint" ? Number(id) : id);
     }
-    const { contextLength, vocabSize } = this.target.shape;
     // a prefix is enough to refuse a text that is far too long; tokenizing all of it would block the event loop
     for (let length = 16 * contextLength; length < text.length; length *= 2) {
       if (encodeText(this.tokenizer, text.slice(0, length)).length > 2 * contextLength) {

@@ -11,6 +11,7 @@ import {
   type Tokenizer,
 } from "../mod.ts";
 import type { Rule } from "../src/decode/acceptance.ts";
+import { scoreTokens } from "../src/decode/score.ts";
 import { pullModel } from "../src/hub/models.ts";
 import { encodeText } from "../src/hub/tokenizer.ts";
 import { fixture } from "./helpers.ts";
@@ -64,6 +65,24 @@ Deno.test("prompts and tokenizers of the wrong kind are told apart from empty on
       message: `Cannot use the tokenizer: its ${message}`,
     });
   }
+});
+
+Deno.test("a list of far too many tokens is refused by its length alone", async () => {
+  await withEngine(async (engine) => {
+    const list = Object.defineProperty({ length: 4e9 }, 0, { get: () => assert.fail("it was read") });
+    const tokens = list as { length: number };
+    await assert.rejects(engine.generate(tokens), {
+      name: "RangeError",
+      message:
+        "Cannot decode: the prompt has 4000000000 tokens, expected at most 255, since the context is 256",
+    });
+    for (const score of [engine.score(tokens), scoreTokens(engine.target, tokens)]) {
+      await assert.rejects(score, {
+        name: "RangeError",
+        message: "Cannot score a text: it has 4000000000 tokens, expected 1 to 256, the target's context",
+      });
+    }
+  });
 });
 
 Deno.test("an engine is not loaded with options of the wrong kind, and the hub is not used", async () => {

@@ -37,12 +37,12 @@ export async function scoreTokens(
   signal?: AbortSignal,
 ): Promise<Score> {
   const { contextLength, vocabSize } = model.shape;
-  const ids = Array.from(tokens);
-  if (ids.length === 0 || ids.length > contextLength) {
+  if (!(tokens.length >= 1 && tokens.length <= contextLength)) {
     throw new RangeError(
-      `Cannot score a text: it has ${ids.length} tokens, expected 1 to ${contextLength}, the target's context`,
+      `Cannot score a text: it has ${tokens.length} tokens, expected 1 to ${contextLength}, the target's context`,
     );
   }
+  const ids = Array.from(tokens);
   using cache = model.newCache(ids.length);
   const logprobs: (number | null)[] = [null];
   let sum = 0, turn = performance.now();
