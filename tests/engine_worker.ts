@@ -1,7 +1,7 @@
 /**
  * An engine in a worker, for a program whose event loop must stay free: told what to load and to generate, it posts
- * chunks, each when it is told to go on after the one before, and an error if there is one; told `stop`, it stops. For
- * `worker_test.ts`.
+ * chunks, each when it is told to go on after the one before, and a {@linkcode Failure} if there is one; told `stop`, it
+ * stops. For `worker_test.ts`.
  *
  * @module
  */
@@ -15,6 +15,12 @@ export interface Order {
   readonly load: EngineOptions;
   readonly prompt: readonly number[];
   readonly generate: GenerateOptions;
+}
+
+/** What is posted of an error: a class and name of this library's own would be lost. */
+export interface Failure {
+  readonly name: string;
+  readonly message: string;
 }
 
 /** The next message. */
@@ -32,6 +38,7 @@ self.onmessage = async ({ data: { load, prompt, generate } }: MessageEvent<Order
     }
     self.postMessage("done");
   } catch (error) {
-    self.postMessage(error);
+    const { name, message } = error as Error;
+    self.postMessage({ name, message } satisfies Failure);
   }
 };

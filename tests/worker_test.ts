@@ -1,6 +1,6 @@
 /**
  * Engines in workers: the same API there, on the CPU (whose threads are workers of the worker) and on a GPU (whose
- * context is the thread's), with chunks and errors that can be posted.
+ * context is the thread's), with chunks that can be posted, and errors by name and message.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { type Chunk, loadEngine } from "../mod.ts";
 import { onStandIn, withStandInNamed } from "./cuda/standin.ts";
-import type { Order } from "./engine_worker.ts";
+import type { Failure, Order } from "./engine_worker.ts";
 import { fixture } from "./helpers.ts";
 
 const LOAD = {
@@ -24,12 +24,12 @@ const PROMPT = [5, 6, 7, 8];
 async function posted(
   order: Order,
   answer: "go on" | "stop" = "go on",
-): Promise<{ chunks: Chunk[]; end: unknown; turns: number }> {
+): Promise<{ chunks: Chunk[]; end: "done" | Failure; turns: number }> {
   const worker = new Worker(new URL("engine_worker.ts", import.meta.url), { type: "module" });
-  const chunks: Chunk[] = [], { promise, resolve, reject } = Promise.withResolvers<unknown>();
+  const chunks: Chunk[] = [], { promise, resolve, reject } = Promise.withResolvers<"done" | Failure>();
   worker.onerror = (event) => reject(new Error(event.message));
-  worker.onmessage = ({ data }) => {
-    if (data === "done" || data instanceof Error) return resolve(data);
+  worker.onmessage = ({ data }: MessageEvent<Chunk | "done" | Failure>) => {
+    if (data === "done" || "message" in data) return resolve(data);
     chunks.push(data);
     worker.postMessage(answer);
   };
@@ -61,15 +61,30 @@ async function worksOn(device: "wasm" | "cuda"): Promise<void> {
     assert.equal(chunks.at(-1)!.stats.acceptedTokens, stats.acceptedTokens);
   }
   const stopped = await posted({ load, prompt: PROMPT, generate: GENERATE }, "stop");
-  assert.equal((stopped.end as Error).name, "AbortError");
+  assert.equal((stopped.end as Failure).name, "AbortError");
   assert.equal(stopped.chunks.length, 1);
   const wrong = await posted({ load, prompt: [], generate: GENERATE });
-  assert.match((wrong.end as Error).message, /^Cannot decode: the prompt is empty/);
+  assert.deepEqual(wrong.end, {
+    name: "RangeError",
+    message: "Cannot decode: the prompt is empty, expected at least one token",
+  });
+  const nowhere = fileURLToPath(fixture("nowhere"));
+  const missing = await posted({
+    load: { ...load, target: nowhere },
+    prompt: PROMPT,
+    generate: GENERATE,
+  });
+  assert.deepEqual(missing.end, {
+    name: "CheckpointError",
+    message:
+      `Cannot load checkpoint "${nowhere}": there is no such folder, expected one, or the name of a model on a hub as ` +
+      "owner/name",
+  });
 }
 
 Deno.test("an engine in a worker: WebAssembly", () => worksOn("wasm"));
 
 onStandIn("an engine in a worker: CUDA", async (standIn) => {
   await withStandInNamed(standIn.path, () => worksOn("cuda")); // a worker looks for the library itself
-  assert.equal(standIn.calls("cuDevicePrimaryCtxRetain"), 4);
+  assert.equal(standIn.calls("cuDevicePrimaryCtxRetain"), 5);
 });
