@@ -406,6 +406,15 @@ export class Engine implements Disposable {
     return unused.filter((name) => options[name] !== undefined && options[name] !== OFF[name]);
   }
 
+  /**
+   * γ of the chosen drafter without the option `gamma`; 0 for plain decoding.
+   *
+   * @throws {TypeError} if the drafter was not loaded
+   */
+  defaultGamma(options: Pick<GenerateOptions, "drafter"> = {}): number {
+    return this.#find(options)?.gamma ?? 0;
+  }
+
   #tokensOf(text: string | ArrayLike<number | bigint>): ArrayLike<number> {
     const { contextLength, vocabSize } = this.target.shape;
     if (typeof text !== "string") {

@@ -122,21 +122,39 @@ Deno.test("an option that no drafter has a use for is one line and exit code 2",
       "plain decoding, without a --drafter, does not use --steps",
     ],
   ];
-  for (const [line, unused] of lines) {
+  const once = "has no effect with 1 step: add --steps 2 or more";
+  const short: typeof lines = [
+    [["generate", "--order", "random"], `--order ${once}`],
+    [["generate", "--order", "confidence", "--gamma", "auto"], `--order ${once}`],
+    [["generate", "--drafter", "sedd", "--context-cache", "draft"], `--context-cache draft ${once}`],
+    [["generate", "--sigma", "schedule", "--steps", "1"], `--sigma schedule ${once}`],
+    [
+      ["generate", "--steps", "4", "--gamma", "1"],
+      "--steps has no effect on drafts of 1 token: add --gamma 2 or more",
+    ],
+    // two are this drafter's own
+    [["generate", "--hot-start"], "--hot-start has no effect on drafts of 2 tokens: add --gamma 3 or more"],
+    [
+      ["compare", "--drafter", "sedd,gpt2", "--steps", "2"],
+      "--steps has no effect on drafts of 1 token: add --gamma 2 or more",
+    ],
+  ];
+  for (const [line, unused] of [...lines, ...short]) {
     assert.deepEqual(await run([...line, PROMPT]), { code: 2, out: "", err: `error: ${unused}\n` });
   }
   // nor is one refused that any of several drafters has a use for
   const few = ["--max-tokens", "4", "--repetitions", "1"];
-  const { code } = await run([
-    "compare",
-    PROMPT,
-    "--drafter",
-    "sedd,ngram",
-    "--context-cache",
-    "draft",
-    ...few,
-  ]);
-  assert.equal(code, 0);
+  for (
+    const line of [
+      ["compare", "--drafter", "sedd,ngram", "--context-cache", "draft", "--steps", "2", "--gamma", "2"],
+      ["compare", "--drafter", "sedd,sedd-causal", "--steps", "2"],
+    ]
+  ) {
+    const { code, err } = await run([...line, PROMPT, ...few]);
+    assert.deepEqual([code, err], [0, ""]);
+  }
+  const auto = ["--gamma", "auto", "--hot-start", "--steps", "2", "--order", "left-to-right"];
+  assert.equal((await run(["generate", PROMPT, "--max-tokens", "4", ...auto])).code, 0);
 });
 
 Deno.test("what cannot be done is one line and exit code 1", async () => {
@@ -392,7 +410,7 @@ Deno.test(
   async () => {
     // before the program runs, while it loads, drafts and verifies: wherever these moments fall on this machine
     await Promise.all([50, 200, 400, 700].map(async (delay) => {
-      const words = ["generate", PROMPT, "--drafter", "sedd", "--steps", "2", "--device", "reference"];
+      const words = ["generate", PROMPT, "--drafter", "sedd", "--gamma", "2", "--device", "reference"];
       for (const [signal, expected] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
         const child = command([...words, "--max-tokens", "200", "--seed", "1"]).spawn();
         await new Promise((resolve) => setTimeout(resolve, delay));

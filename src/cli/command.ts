@@ -197,21 +197,51 @@ export function generateOptions(values: Values): GenerateOptions {
 }
 
 /**
- * Throws if a given option is used by none of the engine's drafters (or by plain decoding, if there are none).
+ * Throws if a given option is used by none of the engine's drafters (or by plain decoding, if there are none), or has no
+ * effect because drafts have too few tokens or steps.
  * @throws {UsageError} naming these options
  */
-export function requireUse(engine: Engine, options: GenerateOptions): void {
+export function requireUse(
+  engine: Pick<Engine, "drafters" | "unused" | "defaultGamma">,
+  options: GenerateOptions,
+): void {
   const { drafters } = engine;
-  const [first, ...others] = (drafters.length > 0 ? drafters : [null]).map((drafter) =>
-    engine.unused({ ...options, drafter })
-  );
-  const unused = first.filter((name) => others.every((names) => names.includes(name)));
-  if (unused.length === 0) return;
-  const flags = unused.map((name) => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`);
-  const whose = drafters.length > 0
-    ? `drafting with ${drafters.join(", ")}`
-    : "plain decoding, without a --drafter,";
-  throw new UsageError(`${whose} does not use ${flags.join(", ")}`);
+  // by drafter: the options that do nothing, with a message if they would in another draft
+  const [first, ...others] = (drafters.length > 0 ? drafters : [null]).map((drafter) => {
+    const its = { ...options, drafter };
+    const unused = engine.unused(its).map((name) => [name, undefined] as const);
+    return new Map([...drafter === null ? [] : withoutEffect(its, engine.defaultGamma(its)), ...unused]);
+  });
+  const idle = [...first.keys()].filter((name) => others.every((its) => its.has(name)));
+  const reasonOf = (name: keyof GenerateOptions) =>
+    [first, ...others].map((its) => its.get(name)).find((reason) => reason !== undefined);
+  const unused = idle.filter((name) => reasonOf(name) === undefined);
+  if (unused.length > 0) {
+    const flags = unused.map((name) => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`);
+    const whose = drafters.length > 0
+      ? `drafting with ${drafters.join(", ")}`
+      : "plain decoding, without a --drafter,";
+    throw new UsageError(`${whose} does not use ${flags.join(", ")}`);
+  }
+  if (idle.length > 0) throw new UsageError(reasonOf(idle[0])!);
+}
+
+/** The options that have no effect on drafts of so few tokens or steps, each with a message. */
+function* withoutEffect(
+  { gamma: given, steps: asked, order = "left-to-right", contextCache, sigma, hotStart }: GenerateOptions,
+  defaultGamma: number,
+): Generator<readonly [name: keyof GenerateOptions, message: string]> {
+  const auto = given === "auto", gamma = auto ? Infinity : given ?? defaultGamma;
+  const short = `has no effect on drafts of ${gamma} token${gamma === 1 ? "" : "s"}`;
+  if (gamma < 2 && (asked ?? 1) > 1) yield ["steps", `--steps ${short}: add --gamma 2 or more`];
+  if (gamma < 3 && hotStart) yield ["hotStart", `--hot-start ${short}: add --gamma 3 or more`];
+  // T may be chosen with γ, but not in another order
+  const steps = asked ?? (auto && order === "left-to-right" ? Infinity : 1);
+  if (Math.min(steps, gamma) > 1) return;
+  const once = "has no effect with 1 step: add --steps 2 or more";
+  if (order !== "left-to-right") yield ["order", `--order ${once}`];
+  if (contextCache === "draft") yield ["contextCache", `--context-cache draft ${once}`];
+  if (sigma === "schedule") yield ["sigma", `--sigma schedule ${once}`];
 }
 
 /**
