@@ -115,7 +115,9 @@ export interface GenerateOptions extends Sampling, DiffusionDrafterOptions {
   /**
    * An integer, or its decimal text as in the statistics; only the low 64 bits count. The same seed and options give
    * the same text. In plain decoding and under `coupled` and `match`, a larger `maxTokens` continues the same text.
-   * Under other rules the last drafts change, and the end of the text may differ.
+   * Under other rules the last drafts change, and the end of the text may differ. Under `coupled` with several steps in
+   * another order than from left to right, a text whose stream was left after some round has to be continued with the
+   * same seed: where the round ended depended on the noise of later positions, so fresh noise would change the law.
    * @default a random one, reported in the statistics
    */
   readonly seed?: number | bigint | string | undefined;
