@@ -315,6 +315,20 @@ Deno.test("what was thought while others used the machine does not outlast them"
   }
 });
 
+Deno.test("a length that was thought too dear is tried now and then, and used once it is known to pay", () => {
+  const pair: Pair = { costs: [1, 1.3, 1.5, 1.6, 2.5], rate: (j) => [0.8, 0.75, 0.7, 0.7][j] };
+  const best = bestFixed(pair, 128, 60);
+  const profile = new CostProfile([1, 1.3, 2.2, 2.6, 3]); // measured in an unlucky moment
+  const policies = Array.from({ length: 40 }, () => new DraftController(profile));
+  const times = policies.map((policy, seed) => timeOf(pair, policy, 128, seed));
+  const mean = (some: number[]) => some.reduce((sum, time) => sum + time) / some.length / best;
+  assert.ok(mean(times.slice(0, 3)) > 1.08, `${mean(times.slice(0, 3))}: no unlucky moment`);
+  assert.ok(mean(times.slice(10)) < 1.05, `${mean(times.slice(10)).toFixed(3)} times the best`);
+  // costs that stand are not doubted
+  const fixed = new DraftController([1, 1.3, 2.2, 2.6, 3]);
+  for (let round = 0; round < 100; round++) assert.equal(fixed.next(8).gamma, 1);
+});
+
 Deno.test("what was accepted in one text is known in the next, unless its costs stand", () => {
   const pair: Pair = { costs: CPU_DIFFUSION, rate: () => 0 };
   const profile = new CostProfile(pair.costs);
@@ -471,7 +485,7 @@ Deno.test("costs are measured of drafts as long as might pay, and no longer", as
     const [cost, longest] of [
       [() => 1, 64], // one row or many
       [(gamma: number) => 1 + 0.1 * gamma, 16], // of nine of ten accepted, 8 would be the best
-      [(gamma: number) => 1 + gamma, 2], // none pays: a draft of one may be the exception, and is no reason to end
+      [(gamma: number) => 1 + gamma, 4], // none pays: but so few are soon measured
       [(gamma: number) => gamma < 4 ? 1 : 0.5 * Math.floor(Math.log2(gamma)) + 0.5, 32], // tiles of rows
     ] as const
   ) {

@@ -37,7 +37,8 @@ const STAKES = 3;
  * E[τ(γ, T)] = 1 + a₁ + a₁a₂ + … + a₁⋯a_γ, and a_j is the acceptance rate of position j given that all before it were
  * accepted.
  *
- * Observations decay, in plain rounds too, so a draft that failed is tried again later. But a draft is made only if the
+ * Observations decay, in plain rounds too, so a draft that failed is tried again later, and one draft in 32 is a token
+ * longer or shorter than looks best, to put wrong costs right. But a draft is made only if the
  * loss budget covers its failure: one failure for a draft of one token, three for a longer draft. According to the
  * known costs, drafting thus loses at most 1.5 % of the time of plain decoding (2.5 plain steps in a short text), plus
  * a quarter of a step per accepted token and the drafter's one reading of the prompt. A drafter that is slow to read
@@ -82,14 +83,23 @@ export class DraftController implements DraftPolicy {
         reached *= rate;
         expected += reached;
         const cost = this.#costs.cost(gamma, steps), promise = expected / cost;
-        const affordableMs = (1 + stake / (gamma === 1 ? 1 : STAKES)) * ms[0];
-        if (gamma < steps || cost + this.#readingMs > affordableMs) continue;
+        if (gamma < steps || !this.#affordable(gamma, cost, stake)) continue;
         if (promise > bestRate && (bestSteps === steps || promise > atLeast)) {
           [bestGamma, bestSteps, bestRate] = [gamma, steps, promise];
         }
       }
     }
+    if (this.#live && bestGamma > 0) {
+      const trial = Math.min(this.#costs.orTrial(bestGamma), longest);
+      const cost = this.#costs.cost(trial, bestSteps);
+      if (trial >= bestSteps && this.#affordable(trial, cost, stake)) bestGamma = trial;
+    }
     return stepChoices === undefined ? { gamma: bestGamma } : { gamma: bestGamma, steps: bestSteps };
+  }
+
+  /** Whether the loss budget covers the failure of a draft. */
+  #affordable(gamma: number, cost: number, stake: number): boolean {
+    return cost + this.#readingMs <= (1 + stake / (gamma === 1 ? 1 : STAKES)) * this.#costs.ms[0];
   }
 
   /**

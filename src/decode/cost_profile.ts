@@ -27,6 +27,10 @@ const TIME_WEIGHT = 0.1;
  * one bad hour must not leave long drafts looking expensive for ever.
  */
 const FOLLOW_WEIGHT = 0.25;
+/** Timed rounds during which the long-run cost of a length follows its average at once. */
+const NEW = 5;
+/** Drafts from one that is a token shorter or longer than the best to the next. */
+const TRIAL_EVERY = 32;
 /** Timed rounds of a length after which an unexpected time is attributed to the machine rather than to the profile. */
 const FAMILIAR = 8;
 /** Longer times are capped at this multiple of the expected one: a pause of the program says nothing about γ. */
@@ -57,6 +61,8 @@ export class CostProfile {
   /** [longest draft + 1] milliseconds of verifying γ tokens: an upper estimate. */
   readonly #verifyMs: Float64Array;
   readonly #first: ConstructorParameters<typeof CostProfile>;
+  /** Drafts so far. */
+  #drafts = 0;
 
   /**
    * Starts from measured costs.
@@ -105,6 +111,16 @@ export class CostProfile {
     this.#accepted = each();
   }
 
+  /**
+   * The γ to draft where `best` looks best: `best`, but now and then the next longer or shorter one. A wrong cost that
+   * keeps a length from being tried would otherwise never be corrected.
+   */
+  orTrial(best: number): number {
+    if (++this.#drafts % TRIAL_EVERY > 0) return best;
+    const shorter = best > 1 && this.#drafts / TRIAL_EVERY % 2 === 0;
+    return Math.min(shorter ? best - 1 : best + 1, this.ms.length - 1);
+  }
+
   /** A profile with the first costs of this one, which has learned nothing. */
   fresh(): CostProfile {
     return new CostProfile(...this.#first);
@@ -150,8 +166,9 @@ export class CostProfile {
     const timed = this.#timed[gamma]++;
     this.ms[gamma] += Math.max(TIME_WEIGHT, 1 / (timed + 2)) *
       (believed(ms, this.ms[gamma]) - this.ms[gamma]);
+    // the time of a length that is seldom tried returns to its long-run cost in between
     this.#ratios[gamma] += (this.ms[gamma] / this.ms[0] - this.#ratios[gamma]) /
-      Math.min(MEMORY, timed + 2);
+      Math.max(1, Math.min(MEMORY, timed - NEW));
     const step = this.ms[gamma] / this.#ratios[gamma], follow = FOLLOW_WEIGHT * timed / (timed + FAMILIAR);
     for (let other = 0; other < this.ms.length; other++) {
       if (other === gamma) continue;

@@ -21,8 +21,8 @@ const MEASURED_CONTEXT = 32;
 const MOST_TURNS = 7, PATIENCE_MS = 200;
 
 /**
- * Measures the cost of rounds by drafting and verifying a made-up text. γ is doubled for as long as a drafter with an
- * acceptance of 90 % would gain by it. Devices compute rows in tiles, so that a pass over one row more than a power of
+ * Measures the cost of rounds by drafting and verifying a made-up text. γ is doubled, at least to 4, for as long as a
+ * drafter with an acceptance of 90 % would gain by it. Devices compute rows in tiles, so that a pass over one row more than a power of
  * two costs much more: one token fewer than each power is measured too. Target and drafter forget their text.
  *
  * @param options how the following text is decoded
@@ -87,14 +87,14 @@ async function measure(
     const times = await twice(gamma);
     known.push([gamma, times]);
     const rate = (1 - 0.9 ** (gamma + 1)) / Math.min(...times); // one slow round must not end the search
-    if (gamma > 1 && rate < before) break;
+    if (gamma > 2 && rate < before) break;
     before = rate;
   }
   // repeated, taking turns, to reduce noise
   for (let turns = 2; turns < MOST_TURNS && performance.now() - began < PATIENCE_MS; turns++) {
     for (const [gamma, times] of known) times.push(await round(gamma));
   }
-  const costs = interpolated(known.map(([gamma, times]) => [gamma, lowerMedian(times)]));
+  const costs = interpolated(known.map(([gamma, times]) => [gamma, lowerQuartile(times)]));
   const stepMs = choices?.[1] === undefined ? 0 : await measureStep(choices[1]);
   target.truncate(0);
   drafter.reset();
@@ -109,13 +109,13 @@ async function measure(
       once.push((await timed(gamma)).draftMs);
       often.push((await timed(gamma, many)).draftMs);
     }
-    return Math.max(0, lowerMedian(often) - lowerMedian(once)) / (many - 1);
+    return Math.max(0, lowerQuartile(often) - lowerQuartile(once)) / (many - 1);
   }
 }
 
-/** The median; of two middle values, the lower one. */
-function lowerMedian(values: number[]): number {
-  return values.sort((a, b) => a - b)[(values.length - 1) >> 1];
+/** The first quartile, rounded down to one of the values: what disturbs a measurement only makes it longer. */
+function lowerQuartile(values: number[]): number {
+  return values.sort((a, b) => a - b)[(values.length - 1) >> 2];
 }
 
 /** Interpolates known values linearly, at 0, 1, … up to the last known one. */
