@@ -35,9 +35,12 @@ export function watchedWeights(checkpoint: Checkpoint, { onProgress, signal }: W
     0,
   );
   let loaded = 0, turn = performance.now();
-  const pass = async (values: Float32Array) => {
+  const between = async () => {
     turn = await takeTurns(turn);
     signal?.throwIfAborted();
+  };
+  const pass = async (values: Float32Array) => {
+    await between();
     loaded += values.length;
     onProgress?.({ folder, loaded, total });
     return values;
@@ -50,7 +53,7 @@ export function watchedWeights(checkpoint: Checkpoint, { onProgress, signal }: W
     read: async (name, shape) => await pass(await checkpoint.read(name, shape)),
     rows: (name, shape) => each(checkpoint.rows(name, shape), pass),
     transposed: (name, shape) => each(checkpoint.transposed(name, shape), pass),
-    equal: (one, other, shape) => checkpoint.equal(one, other, shape),
+    equal: (one, other, shape) => checkpoint.equal(one, other, shape, between),
   };
 }
 

@@ -359,8 +359,8 @@ onStandIn(
       [staged(0, 0n), dynamic],
       [staged(256, 4n), copy],
       [staged(256, 0n)], // after a block that had more, and what went beyond it
-      [beside(3)],
-      [beside(4), array],
+      [beside(2)],
+      [beside(3), array],
       [beside(-1), array],
       [beside(0)],
     ];

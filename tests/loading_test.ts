@@ -11,6 +11,7 @@ import { type TensorData, writeSafetensors } from "../fixtures/write_safetensors
 import { type EngineOptions, type GenerateOptions, loadEngine, type LoadProgress } from "../mod.ts";
 import { openCheckpoint } from "../src/hub/checkpoint.ts";
 import { listModels } from "../src/hub/models.ts";
+import { watchedWeights } from "../src/watched_weights.ts";
 import { fixture, tensorsOf, withFolder } from "./helpers.ts";
 
 Deno.test("loading tells how far it is, and a signal ends it anywhere", async () => {
@@ -230,4 +231,18 @@ Deno.test("a drafter that its target feeds is loaded with it, and follows the op
     name: "CheckpointError",
     message: /expected the width 384 of the target that it is loaded with$/,
   });
+});
+
+Deno.test("the comparison of a head with its embedding is ended by a signal, and may be made again", async () => {
+  using checkpoint = await openCheckpoint(fixture("parity/gpt2-untied/"));
+  const names = checkpoint.tensors().filter(({ name }) => /(wte|lm_head)\.weight$/.test(name));
+  const [{ name: one, shape: [rows, columns] }, { name: other }] = names;
+  const equal = (signal?: AbortSignal) =>
+    watchedWeights(checkpoint, { signal }).equal!(one, other, [rows, columns]);
+  await assert.rejects(equal(AbortSignal.abort(new Error("enough"))), /enough/);
+  assert.equal(await equal(), false);
+  await assert.rejects(
+    watchedWeights(checkpoint, {}).equal!(one, other, [rows, columns + 1]),
+    { name: "CheckpointError", message: /has shape/ },
+  );
 });

@@ -130,9 +130,10 @@ function dtypeOf(text: string | undefined): Dtype | undefined {
 
 /** Prints a quick report; writes any other. */
 async function publish(report: Report): Promise<void> {
-  if (report.quick) return console.log(markdown(report));
+  const text = markdown(report);
+  if (report.quick) return console.log(text);
   await Deno.writeTextFile(new URL("paper.json", FOLDER), `${JSON.stringify(report, null, 2)}\n`);
-  await Deno.writeTextFile(new URL("paper.md", FOLDER), markdown(report));
+  await Deno.writeTextFile(new URL("paper.md", FOLDER), text);
   for (const { file, svg } of chartsOf(report)) await Deno.writeTextFile(new URL(file, FOLDER), svg);
   await refreshReadme();
 }

@@ -178,7 +178,7 @@ function targetSection(run: TargetRun): string[] {
 }
 
 function taskSection(
-  { peakBytes = {} }: TargetRun,
+  { peakBytes }: TargetRun,
   { task, source, promptTokens, maxTokens, rows }: TaskRun,
 ): string[] {
   const number = task === "lm1b" ? 3 : 1;
@@ -207,7 +207,7 @@ function taskSection(
         "perplexity",
       ],
       ...rows.map((row) =>
-        measurementRow(row, rows[0], megabytes(peakBytes[row.options.drafter ?? rows[0].title]))
+        measurementRow(row, rows[0], megabytes(peakBytes?.[row.options.drafter ?? rows[0].title]))
       ),
     ]),
     "",
@@ -293,8 +293,8 @@ function syntheticSection({ date, machine, shapes, targets }: SyntheticRun): str
     "was accepted was drawn at random with the mean of the paper's α. The cost of a round is thus measured, and its yield",
     "is assumed: τ = 1 + α + … + α^γ, as if the paper's α held for drafts made in one step with so little context. It does",
     "not state its T, and drafts in one step are accepted less. The speed-up is τ over the time of a round in plain steps, both measured in the same turn: the",
-    "median of the turns, with minimum and maximum. Draft, verify and round are times in plain steps, medians (with quartiles). Texts start with",
-    `${promptTokens} tokens; SEDD (T = 1) sees the last ${draftContext}.`,
+    "median of the turns, with minimum and maximum. Draft, verify and round are times in plain steps, medians (with",
+    `quartiles). Texts start with ${promptTokens} tokens; SEDD (T = 1) sees the last ${draftContext}.`,
     `Each cell was run with the paper's γ and with γ = ${smallGamma}, which suits a CPU. A round costs the same in all tasks:`,
     "rows with the same drafter and γ share one measurement.",
     "",

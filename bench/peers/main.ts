@@ -118,8 +118,7 @@ async function start(engine: string, model: Model, dtype: string, ...file: strin
       late = true;
       peer.stop();
     }, 1000 * PATIENCE);
-    const { value } = await answers.next();
-    clearTimeout(timer);
+    const { value } = await answers.next().finally(() => clearTimeout(timer));
     if (value !== undefined) return JSON.parse(value);
     if (late) throw new Error(`no answer after ${PATIENCE} s`);
     const reason = (await errors).split("\n").find((line) => /rror/.test(line));
@@ -284,7 +283,8 @@ async function measure(model: Model, dtype: PeerDtype): Promise<PeerTable> {
   });
   const names = { pair: "the embedded target (11.5 M)", "124M": "GPT-2 124M's shape" };
   const texts = engines.flatMap(([engine]) => {
-    const tokens = engine.includes("+") ? undefined : answers.get(engine)!.get("one token")?.[0].tokens;
+    if (engine.includes("+") || failures.has(engine)) return [];
+    const tokens = answers.get(engine)!.get("one token")?.[0].tokens;
     return tokens === undefined ? [] : [[engine, String(tokens)] as const];
   });
   const same = texts.filter(([, text]) => text === texts[0][1]).map(([engine]) => engine);

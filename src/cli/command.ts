@@ -235,8 +235,8 @@ function* withoutEffect(
   const short = `has no effect on drafts of ${gamma} token${gamma === 1 ? "" : "s"}`;
   if (gamma < 2 && (asked ?? 1) > 1) yield ["steps", `--steps ${short}: add --gamma 2 or more`];
   if (gamma < 3 && hotStart) yield ["hotStart", `--hot-start ${short}: add --gamma 3 or more`];
-  // T may be chosen with γ, but not in another order
-  const steps = asked ?? (auto && order === "left-to-right" ? Infinity : 1);
+  // T may be chosen with γ, but not in another order or with a hot start
+  const steps = asked ?? (auto && order === "left-to-right" && !hotStart ? Infinity : 1);
   if (Math.min(steps, gamma) > 1) return;
   const once = "has no effect with 1 step: add --steps 2 or more";
   if (order !== "left-to-right") yield ["order", `--order ${once}`];

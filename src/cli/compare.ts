@@ -41,9 +41,9 @@ export const compare: Command = {
   details: [
     'A PROMPT of "-" is read from standard input. The default is three built-in prompts.',
     "Every method continues the same prompts with the same seeds, one per run. tokens/s is the speed of decoding",
-    "without the prompt: the median over all runs, and the quartiles. τ is the mean number of tokens per round,",
-    "including the corrected or bonus token. Milliseconds are per round. Under the rule coupled, the text must equal",
-    "plain decoding token for token. Whatever the rule of a row, each prompt is also continued under coupled and",
+    "without the prompt, the median over all runs; the speed-up is the median of the ratios to plain decoding, run by",
+    "run, and their quartiles. τ is the mean number of tokens per round, including the corrected or bonus token.",
+    "Milliseconds are per round. Under the rule coupled, the text must equal plain decoding token for token. Whatever the rule of a row, each prompt is also continued under coupled and",
     "compared; a difference is a failure. Each drafter gets only the options that it uses.",
     "--json prints {machine, settings, rows: [{method, tokensPerSecond, meanAcceptanceLength, …}]}.",
   ],

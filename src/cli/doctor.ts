@@ -11,7 +11,7 @@ import { describeGpus, type DriverDescription, NO_GPU } from "../backend/cuda/de
 import { UsageError } from "./args.ts";
 import type { Command } from "./command.ts";
 import { describeMachine } from "./machine.ts";
-import { NOT_TRIED, type OperationCheck, selfTest } from "./self_test.ts";
+import { isRight, NOT_TRIED, type OperationCheck, selfTest } from "./self_test.ts";
 import { table } from "./terminal.ts";
 
 /** What a device was found to compute. */
@@ -109,10 +109,6 @@ function cublasOf(backend: CudaBackend): CudaBackend["cublas"] {
   }
 }
 
-function isRight({ error, allowed }: OperationCheck): boolean {
-  return error <= allowed;
-}
-
 /** Whether an operation was tried and has no result. */
 function hasFailed({ problem }: OperationCheck): boolean {
   return problem !== undefined && problem !== NOT_TRIED;
@@ -146,7 +142,8 @@ function render({ machine, driver, auto, why, tests, unusable }: Diagnosis): str
     if (check === undefined) return "on the host"; // decisions that a device leaves to the host
     if (check.problem === NOT_TRIED) return "not tried";
     if (check.problem !== undefined) return "FAILED";
-    return isRight(check) ? check.error.toExponential(1) : `${check.error.toExponential(1)} WRONG`;
+    const error = check.error?.toExponential(1) ?? "no number";
+    return isRight(check) ? error : `${error} WRONG`;
   };
   const failed = tests.flatMap(({ device, operations }) =>
     operations.filter(hasFailed).map(({ operation, problem }) => `${device}, ${operation}: ${problem}`)

@@ -27,8 +27,8 @@ import { PhiloxSource, Purpose } from "../decode/random.ts";
 export interface OperationCheck {
   /** The operation and its input. */
   readonly operation: string;
-  /** The largest difference from the reference, relative to the largest value; infinite if there are no numbers. */
-  readonly error: number;
+  /** The largest difference from the reference, relative to the largest value; null if there is none that is a number. */
+  readonly error: number | null;
   /** The largest error that rounding explains; 0 if both must be equal. */
   readonly allowed: number;
   /** Why there is no result: the device's error, or {@linkcode NOT_TRIED}. */
@@ -215,17 +215,19 @@ export async function checkOperation(
   } catch (error) {
     return {
       operation,
-      error: Infinity,
+      error: null,
       allowed,
       problem: error instanceof Error ? error.message : String(error),
     };
   }
   const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-  const error = expected.reduce((most, value, i) => {
-    const off = Math.abs(found[i] - value) / largest;
-    return off <= most ? most : Number.isNaN(off) ? Infinity : off;
-  }, 0);
-  return { operation, error, allowed };
+  const error = expected.reduce((most, value, i) => Math.max(most, Math.abs(found[i] - value) / largest), 0);
+  return { operation, error: Number.isFinite(error) ? error : null, allowed };
+}
+
+/** Whether a result is as it should be. */
+export function isRight({ error, allowed }: OperationCheck): boolean {
+  return error !== null && error <= allowed;
 }
 
 /** Compares the operations of a device with the oracle, as {@linkcode checkOperation} does, until the device is lost. */
@@ -234,7 +236,7 @@ export async function selfTest(backend: Backend): Promise<OperationCheck[]> {
   let turn = performance.now(), lost = false;
   for (const one of casesOf(backend)) {
     if (lost) {
-      checks.push({ operation: one[0], error: Infinity, allowed: one[1], problem: NOT_TRIED });
+      checks.push({ operation: one[0], error: null, allowed: one[1], problem: NOT_TRIED });
       continue;
     }
     turn = await takeTurns(turn); // an interrupt is heard

@@ -38,11 +38,11 @@ const STAKES = 3;
  * accepted.
  *
  * Observations decay, in plain rounds too, so a draft that failed is tried again later, and one draft in 32 is a token
- * longer or shorter than looks best, to put wrong costs right. But a draft is made only if the
- * loss budget covers its failure: one failure for a draft of one token, three for a longer draft. According to the
- * known costs, drafting thus loses at most 1.5 % of the time of plain decoding (2.5 plain steps in a short text), plus
- * a quarter of a step per accepted token and the drafter's one reading of the prompt. A drafter that is slow to read
- * the tokens of plain steps is therefore given up sooner, and may not be tried again.
+ * longer or shorter than looks best, to put wrong costs right. But a draft is made only if the loss budget covers its
+ * failure: one failure for a draft of one token, three for a longer draft. According to the known costs, drafting thus
+ * loses at most 1.5 % of the time of plain decoding (2.5 plain steps in a short text), plus a quarter of a step per
+ * accepted token and the drafter's one reading of the prompt. A drafter that is slow to read the tokens of plain steps
+ * is therefore given up sooner, and may not be tried again.
  */
 export class DraftController implements DraftPolicy {
   readonly #costs: CostProfile;

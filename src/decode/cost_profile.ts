@@ -27,7 +27,7 @@ const TIME_WEIGHT = 0.1;
  * one bad hour must not leave long drafts looking expensive for ever.
  */
 const FOLLOW_WEIGHT = 0.25;
-/** Timed rounds during which the long-run cost of a length follows its average at once. */
+/** For about so many timed rounds, the long-run cost of a length is its average itself, and follows it slowly later. */
 const NEW = 5;
 /** Drafts from one that is a token shorter or longer than the best to the next. */
 const TRIAL_EVERY = 32;

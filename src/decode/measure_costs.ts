@@ -22,8 +22,9 @@ const MOST_TURNS = 7, PATIENCE_MS = 200;
 
 /**
  * Measures the cost of rounds by drafting and verifying a made-up text. γ is doubled, at least to 4, for as long as a
- * drafter with an acceptance of 90 % would gain by it. Devices compute rows in tiles, so that a pass over one row more than a power of
- * two costs much more: one token fewer than each power is measured too. Target and drafter forget their text.
+ * drafter with an acceptance of 90 % would gain by it. Devices compute rows in tiles, so that a pass over one row more
+ * than a power of two costs much more: one token fewer than each power is measured too. Target and drafter forget their
+ * text.
  *
  * @param options how the following text is decoded
  * @throws {Error} if target or drafter are in the middle of another text's round

@@ -21,7 +21,10 @@ export class SharedProfile {
   #profile: CostProfile;
   readonly #seeds = new Set<bigint>();
 
-  /** @param profile as it was measured */
+  /**
+   * Shares a profile.
+   * @param profile as it was measured
+   */
   constructor(profile: CostProfile) {
     this.#profile = profile;
   }

@@ -67,7 +67,7 @@ export class Checkpoint implements Weights, Disposable {
   readonly #entries: ReadonlyMap<string, Entry>;
   readonly #buffers: Buffers = new Buffers();
   /** Hashes of matrices that were compared, by name. */
-  readonly #hashes: Map<string, Promise<string>> = new Map();
+  readonly #hashes: Map<string, string> = new Map();
 
   /**
    * Most people want {@linkcode openCheckpoint}.
@@ -164,18 +164,36 @@ export class Checkpoint implements Weights, Disposable {
     }
   }
 
-  /** As {@linkcode Weights} says. Each is read in order, which a compressed file needs, and once. */
-  async equal(one: string, other: string, shape: readonly [number, number]): Promise<boolean> {
-    return await this.#hash(one, shape) === await this.#hash(other, shape);
+  /**
+   * As {@linkcode Weights} says. Each is read in order, which a compressed file needs, and once.
+   * @param between called, and waited for, between chunks
+   */
+  async equal(
+    one: string,
+    other: string,
+    shape: readonly [number, number],
+    between?: () => Promise<void>,
+  ): Promise<boolean> {
+    return await this.#hash(one, shape, between) === await this.#hash(other, shape, between);
   }
 
-  #hash(name: string, shape: readonly [number, number]): Promise<string> {
-    let hash = this.#hashes.get(name);
-    if (hash === undefined) {
-      hash = hashOf(this.rows(name, shape));
-      this.#hashes.set(name, hash);
+  async #hash(
+    name: string,
+    shape: readonly [number, number],
+    between: (() => Promise<void>) | undefined,
+  ): Promise<string> {
+    const rows = this.rows(name, shape); // checks the shape
+    let digest = this.#hashes.get(name);
+    if (digest === undefined) {
+      const hash = createHash("sha256");
+      for await (const { buffer, byteOffset, byteLength } of rows) {
+        hash.update(new Uint8Array(buffer, byteOffset, byteLength));
+        await between?.();
+      }
+      digest = hash.digest("hex");
+      this.#hashes.set(name, digest);
     }
-    return hash;
+    return digest;
   }
 
   /** Closes the files. */
@@ -245,14 +263,6 @@ export class Checkpoint implements Weights, Disposable {
 }
 
 /** A hash of all values. */
-async function hashOf(chunks: AsyncIterable<Float32Array>): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const { buffer, byteOffset, byteLength } of chunks) {
-    hash.update(new Uint8Array(buffer, byteOffset, byteLength));
-  }
-  return hash.digest("hex");
-}
-
 /** Chunk buffers that are reused: large garbage is collected late, and inflates peak memory. */
 class Buffers {
   readonly #free: Float32Array[] = [];

@@ -21,7 +21,7 @@ import { checkTokenizer } from "./tokenizer_check.ts";
  */
 export interface Tokenizer {
   /**
-   * Token ids of a text.
+   * Token ids of a text. {@linkcode encodeText} also calls it with beginnings of a long one, to see how long it takes.
    * @param options `add_special_tokens`: put a beginning or an end around it, if the checkpoint has such
    */
   encode(text: string, options?: { add_special_tokens?: boolean }): number[];

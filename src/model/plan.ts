@@ -42,7 +42,10 @@ export class Plan {
   }
 }
 
-/** A checkpoint whose matrices are checked and not read; `read` says what becomes of its other tensors. */
+/**
+ * A checkpoint whose matrices are checked and not read, unless two are to be compared; `read` says what becomes of its
+ * other tensors.
+ */
 export function withoutMatrices(weights: Weights, read: Weights["read"]): Weights {
   return {
     origin: weights.origin,

@@ -293,7 +293,7 @@ inline const char* run_block(const std::function<void()>& body, Index3 shape, si
 template <class T, size_t N> struct Shared {
   alignas(16) unsigned char before[ARRAY_GUARD];
   alignas(16) T values[N];
-  alignas(16) unsigned char after[ARRAY_GUARD];
+  unsigned char after[ARRAY_GUARD];
   uint64_t serial = 0;
   T (&enter())[N] {
     if (serial != block().serial) {

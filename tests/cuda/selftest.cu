@@ -65,9 +65,9 @@ SD_KERNEL(64, selftest_stuck, float* out) {
   out[threadIdx.x] = shfl(out[threadIdx.x], 0);
 }
 
-// Writes one number at a place of an array of 4 in shared memory, perhaps beside it.
+// Writes one number at a place of an array of 3 in shared memory, perhaps beside it.
 SD_KERNEL(1, selftest_beside, float* out, int place) {
-  SD_SHARED(float, values, 4);
+  SD_SHARED(float, values, 3);
   values[place] = 1;
   *out = values[place];
 }

@@ -72,7 +72,8 @@ export class StandIn {
    * Runs `body` on another machine: `devices`, how many; `memory`, bytes of each; `major` and `minor`, their compute
    * capability; `version`, of the driver; `reversed`, 1 to run blocks and unordered threads from last to first;
    * `refuses`, 1 or 2 to record no launches that are dependent, and to say so at the launch or when all is recorded;
-   * `loses`, 1 to leave out the second of blocks along z, which are those that share a sum. `major.1` is that of device 1 alone, and so on. A program that loads the stand-in itself is told the same by
+   * `loses`, 1 to leave out the second of blocks along z, which are those that share a sum. `major.1` is that of device 1
+   * alone, and so on. A program that loads the stand-in itself is told the same by
    * `SPECDIFF_STANDIN=devices=2,major.1=7`.
    */
   async withMachine(machine: Readonly<Record<string, number>>, body: () => unknown): Promise<void> {

@@ -3,7 +3,7 @@
  * stages to turn, with sums that blocks share, then speculation, for many rounds. The embedded pair has attention over
  * several chunks, that is merged, and prompts of many rows; the smallest models there are have sizes that nothing
  * divides. Options: `--rounds`, `--seconds`; whichever comes first ends it, after a text of each. Prints the rounds made.
- * Without it, `main.ts` makes the same rounds, all of them.
+ * `main.ts` also makes these rounds without compute-sanitizer.
  *
  * @module
  */
