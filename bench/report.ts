@@ -408,7 +408,6 @@ type OtherReport = Measured & {
   readonly date: string;
   readonly machine?: Machine;
   readonly targets?: readonly { readonly machine: Machine }[];
-  readonly cpu?: string;
 };
 
 /** The other reports, and whether they are up to date. */
@@ -420,7 +419,7 @@ function otherReports(upToDate: UpToDate): string {
       const trained = embeddedDrafters.filter((drafter) => !upToDate(report, drafter));
       return [
         `[\`deno task ${command}\`](bench/reports/${name}.md)`,
-        `${report.date}, ${machine === undefined ? report.cpu ?? "unknown" : processor(machine)}`,
+        `${report.date}, ${machine === undefined ? "unknown" : processor(machine)}`,
         which(report),
         report.weights === undefined
           ? "not recorded"
