@@ -132,8 +132,11 @@ Deno.test("an option that no drafter has a use for is one line and exit code 2",
       ["generate", "--steps", "4", "--gamma", "1"],
       "--steps has no effect on drafts of 1 token: add --gamma 2 or more",
     ],
-    // two are this drafter's own
-    [["generate", "--hot-start"], "--hot-start has no effect on drafts of 2 tokens: add --gamma 3 or more"],
+    // one is this drafter's own
+    [
+      ["generate", "--drafter", "sedd", "--hot-start"],
+      "--hot-start has no effect on drafts of 1 token: add --gamma 3 or more",
+    ],
     [
       ["compare", "--drafter", "sedd,gpt2", "--steps", "2"],
       "--steps has no effect on drafts of 1 token: add --gamma 2 or more",

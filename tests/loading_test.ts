@@ -91,9 +91,9 @@ Deno.test("what suits a drafter its configuration says, by whatever name it is l
   for (const [i, name] of names.entries()) {
     const named = await of(name);
     assert.deepEqual(await of(folders[i]), named);
-    assert.deepEqual([named.rule, named.draftedPerPosition.length], ["block", name === "sedd" ? 1 : 2]);
-    const other = await of(folders[i], { rule: "ratio", gamma: 3 });
-    assert.deepEqual([other.rule, other.draftedPerPosition.length], ["ratio", 3]);
+    assert.deepEqual([named.rule, named.draftedPerPosition.length], ["block", name === "sedd" ? 1 : 3]);
+    const other = await of(folders[i], { rule: "ratio", gamma: 4 });
+    assert.deepEqual([other.rule, other.draftedPerPosition.length], ["ratio", 4]);
   }
   // how much a drafter sees shows in what is drafted
   const seeing = (draftContext?: number) => of("sedd", { draftContext, maxTokens: 100 });
