@@ -1,5 +1,5 @@
 // Kernels that show whether the emulation of `emulator.h` does what a GPU does. They are part of the stand-in
-// only; each is compared with plain loops in `tests/ffi_test.ts`.
+// only; each is compared with plain loops in `tests/emulator_test.ts`.
 
 #include "device.cuh"
 
