@@ -58,6 +58,9 @@ Deno.test("help and version go to standard output", async () => {
   for (const word of ["--show-draft", "--allow-read", "Exit codes", "Examples"]) {
     assert.ok(generate.out.includes(word), word);
   }
+  const options = generate.out.slice(generate.out.indexOf("\nOptions:"), generate.out.indexOf("\nExamples:"));
+  for (const line of options.split("\n")) assert.ok(line.length <= 110 && !line.endsWith(" "), line);
+  assert.match(options, /^ {2}--drafter NAME +a folder, .*\n {25}takes several/m);
   assert.match(version.out, /^specdiff \d+\.\d+\.\d+\n$/);
   assert.equal(program.err + generate.err + version.err, "");
 });

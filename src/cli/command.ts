@@ -79,6 +79,9 @@ const EXIT_CODES = [
   "  143  terminated (SIGTERM)",
 ];
 
+/** The most characters of a line about an option. */
+const LINE = 110;
+
 /** The help of a command. */
 export function commandHelp(command: Command): string {
   const options = [...command.options, "help" as const].map(describeOption);
@@ -89,12 +92,16 @@ export function commandHelp(command: Command): string {
     ...[command.summary, ...command.details].map((line) => `  ${line}`),
     "",
     "Options:",
-    // a long list of values gets its own line
-    ...options.flatMap(({ usage, help }) =>
-      usage.length > width
-        ? [`  ${usage}`, `  ${" ".repeat(width)}  ${help}`]
-        : [`  ${usage.padEnd(width)}  ${help}`]
-    ),
+    ...options.flatMap(({ usage, help }) => {
+      const lines = help.match(new RegExp(`.{1,${LINE - width - 4}}(?: |$)`, "g"))!;
+      // a long list of values gets its own line
+      const [first, ...rest] = usage.length > width
+        ? [usage, ...lines]
+        : [`${usage.padEnd(width)}  ${lines[0]}`, ...lines.slice(1)];
+      return [first, ...rest.map((line) => " ".repeat(width + 2) + line)].map((line) =>
+        `  ${line}`.trimEnd()
+      );
+    }),
     "",
     "Examples:",
     ...command.examples.map((example) => `  specdiff ${example}`),
